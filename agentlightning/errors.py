@@ -1,0 +1,138 @@
+"""Every error of the package, in one tree, classified by the boundary that was crossed.
+
+```
+AgentLightningError
+├── ConfigurationError         what the user asked for cannot work          (ValueError)
+│   └── MissingExtra           an optional dependency is not installed      (ImportError)
+├── StoreError                 the store refused or failed
+│   ├── NotFound          404  no such rollout, attempt, resources, worker  (ValueError)
+│   ├── IllegalTransition 409  the lifecycle has no such step               (ValueError)
+│   ├── LeaseLost         409  the attempt is no longer its worker's to end
+│   ├── InvalidValue      422  a value the store cannot keep                (ValueError)
+│   └── StoreClosed       503  the store was closed
+├── AgentError                 the agent's code, its signature or its answer
+│   ├── InvalidAgent           a signature that cannot be called            (ValueError)
+│   ├── InvalidResult          a return value that means nothing     (TypeError, ValueError)
+│   ├── MissingResource        the agent asks for a resource nobody gave    (ValueError)
+│   └── RolloutCancelled       the step was stopped before the agent ended
+├── ModelError                 the model, its server or its tokens
+│   ├── BackendUnreachable 502 nobody answers at the model's address
+│   ├── InvalidRequest     400 the model server cannot serve this request   (ValueError)
+│   │   └── PromptTooLong  400 the prompt leaves no room in the context
+│   ├── UnsupportedModel       an architecture the engine cannot run        (ValueError)
+│   └── PolicyMismatch         engine and learner disagree on log-probs
+└── ExecutionError             a run could not go on
+```
+
+Classes that v0.3 programs catch as a built-in error keep that built-in as a base. `status` is the HTTP
+status with which a server reports the error.
+"""
+
+from __future__ import annotations
+
+
+class AgentLightningError(Exception):
+    """Base of every error this package raises on purpose."""
+
+    status: int = 500
+
+
+class ConfigurationError(AgentLightningError, ValueError):
+    """What was asked for cannot work; the message says what to change."""
+
+    status = 422
+
+
+class MissingExtra(ConfigurationError, ImportError):
+    """An optional dependency is needed but not installed."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(f"{purpose} needs `{package}`: pip install -e '.[{extra}]' in a checkout of agentlightning")
+
+
+class StoreError(AgentLightningError):
+    """The store refused an operation or failed at it."""
+
+
+class NotFound(StoreError, ValueError):
+    """The store holds nothing under this id."""
+
+    status = 404
+
+
+class IllegalTransition(StoreError, ValueError):
+    """The lifecycle has no such step from the present state."""
+
+    status = 409
+
+
+class LeaseLost(StoreError):
+    """The attempt was ended or superseded; its worker may no longer change its status."""
+
+    status = 409
+
+
+class InvalidValue(StoreError, ValueError):
+    """A value that cannot be kept; the message holds the path to it."""
+
+    status = 422
+
+
+class StoreClosed(StoreError):
+    """The store was closed before or during the operation."""
+
+    status = 503
+
+
+class AgentError(AgentLightningError):
+    """The agent's code, its signature or its answer is at fault."""
+
+
+class InvalidAgent(AgentError, ValueError):
+    """A function or class that cannot be called as an agent."""
+
+
+class InvalidResult(AgentError, TypeError, ValueError):
+    """A return value of an agent that means neither reward nor spans."""
+
+
+class MissingResource(AgentError, ValueError):
+    """The agent asks for a resource that its rollout does not have."""
+
+
+class RolloutCancelled(AgentError):
+    """The step was stopped by its event before the agent ended."""
+
+
+class ModelError(AgentLightningError):
+    """The model, its server or its tokens are at fault."""
+
+    status = 500
+
+
+class BackendUnreachable(ModelError):
+    """Nobody answers at the address of the model."""
+
+    status = 502
+
+
+class InvalidRequest(ModelError, ValueError):
+    """A request that the model server cannot serve."""
+
+    status = 400
+
+
+class PromptTooLong(InvalidRequest):
+    """The prompt leaves no room for an answer in the model's context."""
+
+
+class UnsupportedModel(ModelError, ValueError):
+    """The engine cannot run this architecture."""
+
+
+class PolicyMismatch(ModelError):
+    """Engine and learner give different log-probabilities for the same weights."""
+
+
+class ExecutionError(AgentLightningError):
+    """A run could not go on."""

@@ -1,0 +1,111 @@
+"""An HTTP server inside a running event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from agentlightning.errors import ConfigurationError
+
+
+class EmbeddedServer:
+    """Serves an ASGI app on the event loop that calls `start`, and leaves signals to the program.
+
+    The socket is bound by `start` itself, so the address is known, and connections are accepted, once it returns.
+
+    Args:
+        app: The ASGI application.
+        host: Address to bind; loopback by default.
+        port: Port to bind; 0 picks a free one.
+        drain_seconds: How long `stop` waits for requests in flight before it cuts them off.
+    """
+
+    def __init__(self, app: ASGIApp, host: str = "127.0.0.1", port: int = 0, drain_seconds: int = 2) -> None:
+        self._app = app
+        self._host = host
+        self._port = port
+        self._drain_seconds = drain_seconds
+        self._socket: socket.socket | None = None
+        self._server: _Server | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def url(self) -> str:
+        """The address that `start` bound, such as `http://127.0.0.1:4747`."""
+        if self._socket is None:
+            raise ConfigurationError("the server has no address before it is started")
+        host, port = self._socket.getsockname()[:2]
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    @property
+    def running(self) -> bool:
+        """Whether the server accepts connections."""
+        return self._task is not None and not self._task.done()
+
+    async def start(self) -> None:
+        """Bind and serve; returns when connections are accepted.
+
+        Raises:
+            ConfigurationError: The address cannot be bound.
+        """
+        if self.running:
+            return
+        self._socket = _bind(self._host, self._port)
+        self._server = _Server(
+            uvicorn.Config(
+                self._app,
+                log_level="warning",
+                access_log=False,
+                timeout_graceful_shutdown=self._drain_seconds,
+            )
+        )
+        self._task = asyncio.create_task(self._server.serve(sockets=[self._socket]), name="agl-http-server")
+        ready = asyncio.create_task(self._server.ready.wait())
+        await asyncio.wait({ready, self._task}, return_when=asyncio.FIRST_COMPLETED)
+        if not ready.done():
+            ready.cancel()
+            self._task.result()
+            raise ConfigurationError(f"the server at {self.url} ended while it started")
+
+    async def stop(self) -> None:
+        """Refuse new connections, let requests in flight end within `drain_seconds`, and close."""
+        if self._server is None or self._task is None:
+            return
+        self._server.should_exit = True
+        await self._task
+        self._server = self._task = None
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server that says when it is ready and installs no signal handlers: Ctrl+C belongs to the program."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ready = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.ready.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, port))
+    except OSError as error:
+        bound.close()
+        raise ConfigurationError(
+            f"cannot listen on {host}:{port} ({error.strerror}); choose another port, or 0 for a free one"
+        ) from error
+    return bound
