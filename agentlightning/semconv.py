@@ -31,7 +31,7 @@ class LightningResourceAttributes(Enum):
 
 
 class LightningSpanAttributes(Enum):
-    """Keys and key prefixes on spans. `REWARD`, `LINK`, `TAG`, `OPERATION_INPUT` and `OPERATION_OUTPUT` are prefixes."""
+    """Keys on spans; `REWARD`, `LINK`, `TAG`, `OPERATION_INPUT` and `OPERATION_OUTPUT` are prefixes of keys."""
 
     REWARD = "agentlightning.reward"
     LINK = "agentlightning.link"
