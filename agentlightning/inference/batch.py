@@ -1,0 +1,76 @@
+"""Rows that decode together: they join after their prefill and leave when they are done."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from agentlightning.inference.cache import BatchCache
+from agentlightning.inference.decoder import Decoder
+from agentlightning.inference.padding import group_by_length, left_pad
+from agentlightning.inference.request import Request
+from agentlightning.inference.sampling import BatchSampling
+
+
+class Batch:
+    """The running requests and their cache.
+
+    Args:
+        decoder: The model.
+
+    Attributes:
+        rows: The running requests, in the order of the cache's rows.
+    """
+
+    def __init__(self, decoder: Decoder) -> None:
+        self.rows: list[Request] = []
+        self._decoder = decoder
+        self._cache = BatchCache(decoder.layers)
+        # Of the present rows; None after a change.
+        self._sampling: BatchSampling | None = None
+
+    @torch.inference_mode()
+    def join(self, requests: Sequence[Request], version: int) -> None:
+        """Prefill `requests`, sample their first tokens with weights `version`, and add them as rows."""
+        for group in group_by_length(requests, lambda request: len(request.prompt)):
+            padded = left_pad([request.prompt for request in group], self._decoder.device)
+            cache = self._decoder.new_cache()
+            logits_B1V = self._decoder.forward(*padded, cache, keep=1)
+            sampling = BatchSampling([request.params for request in group], self._decoder.device)
+            _accept(group, sampling, logits_B1V[:, -1], version)
+            self._cache.join(cache, [len(request.prompt) for request in group])
+            self.rows.extend(group)
+        self._sampling = None
+        self.drop_done()
+
+    @torch.inference_mode()
+    def step(self, version: int) -> None:
+        """Sample one token for every row with weights `version`."""
+        if self._sampling is None:
+            device = self._decoder.device
+            self._sampling = BatchSampling([row.params for row in self.rows], device)
+        cache = self._cache
+        token_ids_B1 = torch.tensor([[row.token_ids[-1]] for row in self.rows], device=self._decoder.device)
+        starts_B1 = torch.tensor(cache.starts, device=self._decoder.device)[:, None]
+        columns_T = torch.arange(cache.begin, cache.end + 1, device=self._decoder.device)
+        logits_B1V = self._decoder.forward(token_ids_B1, columns_T >= starts_B1, cache.end - starts_B1, cache)
+        cache.advance()
+        _accept(self.rows, self._sampling, logits_B1V[:, -1], version)
+        self.drop_done()
+
+    def drop_done(self) -> None:
+        """Let rows leave that are complete, failed or cancelled."""
+        # From the end, so that the last row, which takes the place of one that leaves, is known to stay.
+        for index in range(len(self.rows) - 1, -1, -1):
+            if self.rows[index].done:
+                self._cache.leave(index)
+                self.rows[index] = self.rows[-1]
+                self.rows.pop()
+                self._sampling = None
+
+
+def _accept(rows: Sequence[Request], sampling: BatchSampling, logits_BV: torch.Tensor, version: int) -> None:
+    token_ids, logprobs = sampling.sample(logits_BV, [row.draw() for row in rows])
+    for row, token_id, logprob in zip(rows, token_ids, logprobs, strict=True):
+        row.accept(token_id, logprob, version)
