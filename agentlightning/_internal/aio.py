@@ -23,7 +23,7 @@ class StopFlag(Protocol):
 class Subscribable(Protocol):
     """A stop event that calls back, so that waiting for it costs neither a thread nor a poll."""
 
-    def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
+    def subscribe(self, callback: Callable[[], object]) -> Callable[[], None]:
         """Call `callback` once the flag goes up, at once if it is up; returns what unsubscribes."""
         ...
 

@@ -1,1 +1,15 @@
-"""TODO."""
+"""Execution strategies: where the algorithm and the runners of a run live, and how they end."""
+
+from agentlightning.execution.base import AlgorithmBundle, ExecutionStrategy, RunnerBundle
+from agentlightning.execution.events import ExecutionEvent, MultiprocessingEvent, ThreadingEvent
+from agentlightning.execution.shared_memory import SharedMemoryExecutionStrategy
+
+__all__ = [
+    "AlgorithmBundle",
+    "ExecutionEvent",
+    "ExecutionStrategy",
+    "MultiprocessingEvent",
+    "RunnerBundle",
+    "SharedMemoryExecutionStrategy",
+    "ThreadingEvent",
+]

@@ -36,7 +36,7 @@ class ThreadingEvent:
     def __init__(self) -> None:
         self._event = threading.Event()
         self._lock = threading.Lock()
-        self._callbacks: list[Callable[[], None]] = []
+        self._callbacks: list[Callable[[], object]] = []
 
     def set(self) -> None:
         """Raise the flag and call everybody who subscribed."""
@@ -58,7 +58,7 @@ class ThreadingEvent:
         """Block until the flag is up or `timeout` seconds are over; returns whether it is up."""
         return self._event.wait(timeout)
 
-    def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
+    def subscribe(self, callback: Callable[[], object]) -> Callable[[], None]:
         """Call `callback` once when the flag goes up, at once if it is up; returns what unsubscribes."""
         with self._lock:
             if not self._event.is_set():
@@ -67,7 +67,7 @@ class ThreadingEvent:
         callback()
         return lambda: None
 
-    def _unsubscribe(self, callback: Callable[[], None]) -> None:
+    def _unsubscribe(self, callback: Callable[[], object]) -> None:
         with self._lock:
             if callback in self._callbacks:
                 self._callbacks.remove(callback)

@@ -1,0 +1,101 @@
+"""Algorithms: what decides which tasks are run, and what is learned from them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from agentlightning.adapter import TraceAdapter
+from agentlightning.errors import ConfigurationError
+from agentlightning.llm_proxy import LLMProxy
+from agentlightning.store import LightningStore
+from agentlightning.types import Dataset, NamedResources
+
+if TYPE_CHECKING:
+    from agentlightning.trainer import Trainer
+
+T = TypeVar("T")
+
+
+class Algorithm:
+    """Base of all algorithms: override `run`, and find what you need through the getters.
+
+    `Trainer.fit` sets store, adapter, gateway and initial resources before it calls `run`. To use an algorithm
+    without a trainer, call the setters yourself.
+    """
+
+    _trainer: Trainer | None = None
+    _store: LightningStore | None = None
+    _adapter: TraceAdapter[Any] | None = None
+    _llm_proxy: LLMProxy | None = None
+    _initial_resources: NamedResources | None = None
+
+    def run(
+        self, train_dataset: Dataset[Any] | None = None, val_dataset: Dataset[Any] | None = None
+    ) -> Awaitable[None] | None:
+        """Do the work; may be a coroutine function.
+
+        Args:
+            train_dataset: Tasks to learn from.
+            val_dataset: Tasks to measure with.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must override run()")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call `run`."""
+        return self.run(*args, **kwargs)
+
+    def is_async(self) -> bool:
+        """Whether `run` is a coroutine function."""
+        return inspect.iscoroutinefunction(self.run)
+
+    def set_trainer(self, trainer: Trainer) -> None:
+        """Set the trainer that runs this algorithm."""
+        self._trainer = trainer
+
+    def get_trainer(self) -> Trainer:
+        """Return the trainer; raises `ConfigurationError` when there is none."""
+        return _present(self._trainer, "trainer")
+
+    def set_store(self, store: LightningStore) -> None:
+        """Set the store."""
+        self._store = store
+
+    def get_store(self) -> LightningStore:
+        """Return the store; raises `ConfigurationError` when there is none."""
+        return _present(self._store, "store")
+
+    def set_adapter(self, adapter: TraceAdapter[Any]) -> None:
+        """Set the adapter that turns spans into training data."""
+        self._adapter = adapter
+
+    def get_adapter(self) -> TraceAdapter[Any]:
+        """Return the adapter; raises `ConfigurationError` when there is none."""
+        return _present(self._adapter, "adapter")
+
+    def set_llm_proxy(self, llm_proxy: LLMProxy | None) -> None:
+        """Set the gateway."""
+        self._llm_proxy = llm_proxy
+
+    def get_llm_proxy(self) -> LLMProxy | None:
+        """Return the gateway, or None."""
+        return self._llm_proxy
+
+    def set_initial_resources(self, resources: NamedResources) -> None:
+        """Set the resources to begin with."""
+        self._initial_resources = resources
+
+    def get_initial_resources(self) -> NamedResources | None:
+        """Return the resources to begin with, or None."""
+        return self._initial_resources
+
+
+class FastAlgorithm(Algorithm):
+    """Base of algorithms quick enough for `Trainer.dev`."""
+
+
+def _present(value: T | None, name: str) -> T:
+    if value is None:
+        raise ConfigurationError(f"the algorithm has no {name}: run it through Trainer.fit, or call set_{name}() first")
+    return value

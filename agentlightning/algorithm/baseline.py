@@ -1,0 +1,100 @@
+"""The algorithm that learns nothing: it runs every task and reports what came back."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from agentlightning.algorithm.base import FastAlgorithm
+from agentlightning.emitter import find_final_reward
+from agentlightning.errors import ConfigurationError
+from agentlightning.types import Dataset, EnqueueRolloutRequest, Rollout, RolloutMode, Span
+
+logger = logging.getLogger(__name__)
+
+
+class Baseline(FastAlgorithm):
+    """Runs all tasks, training ones first, and logs status, spans and reward of each.
+
+    Args:
+        n_epochs: How often to run all tasks.
+        train_split: Accepted for v0.3, which never used it either.
+        polling_interval: Accepted for v0.3; the store wakes the algorithm.
+        max_queue_length: The most rollouts that wait in the queue at a time.
+        span_verbosity: What to log of each span: its attribute `keys`, also their values, or nothing.
+
+    Raises:
+        ConfigurationError: A number is out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        n_epochs: int = 1,
+        train_split: float = 0.5,
+        polling_interval: float = 5.0,
+        max_queue_length: int = 4,
+        span_verbosity: Literal["keys", "key_values", "none"] = "keys",
+    ) -> None:
+        if not 0.0 < train_split < 1.0:
+            raise ConfigurationError(f"train_split must lie between 0 and 1, not {train_split}")
+        if n_epochs < 1 or max_queue_length < 1:
+            raise ConfigurationError("n_epochs and max_queue_length must be at least 1")
+        self.n_epochs = n_epochs
+        self.max_queue_length = max_queue_length
+        self.span_verbosity: Literal["keys", "key_values", "none"] = span_verbosity
+
+    async def run(  # pyright: ignore[reportIncompatibleMethodOverride]  # a coroutine function is awaitable's producer
+        self, train_dataset: Dataset[Any] | None = None, val_dataset: Dataset[Any] | None = None
+    ) -> None:
+        """Run every task of both datasets `n_epochs` times.
+
+        Args:
+            train_dataset: Tasks to run in mode `train`.
+            val_dataset: Tasks to run in mode `val`.
+        """
+        resources = await self.get_store().update_resources("default", self.get_initial_resources() or {})
+        tasks: list[tuple[RolloutMode, Any]] = [("train", task) for task in _items(train_dataset)]
+        tasks += [("val", task) for task in _items(val_dataset)]
+        for _ in range(self.n_epochs):
+            await self._run_epoch(tasks, resources.resources_id)
+
+    async def _run_epoch(self, tasks: Sequence[tuple[RolloutMode, Any]], resources_id: str) -> None:
+        """Keep `max_queue_length` rollouts under way until all are done."""
+        free = asyncio.Semaphore(self.max_queue_length)
+
+        async def run_one(mode: RolloutMode, task: Any) -> None:
+            async with free:
+                await self._run_task(mode, task, resources_id)
+
+        async with asyncio.TaskGroup() as group:
+            for mode, task in tasks:
+                group.create_task(run_one(mode, task))
+
+    async def _run_task(self, mode: RolloutMode, task: Any, resources_id: str) -> None:
+        store = self.get_store()
+        request = EnqueueRolloutRequest(input=task, mode=mode, resources_id=resources_id)
+        rollout_id = (await store.enqueue_many_rollouts([request]))[0].rollout_id
+        (rollout,) = await store.wait_for_rollouts(rollout_ids=[rollout_id])
+        spans = await store.query_spans(rollout_id, "latest")
+        self._report(rollout, list(spans))
+
+    def _report(self, rollout: Rollout, spans: list[Span]) -> None:
+        logger.info(
+            "Rollout %s %s with %d spans and reward %s",
+            rollout.rollout_id,
+            rollout.status,
+            len(spans),
+            find_final_reward(spans),
+        )
+        if self.span_verbosity == "none":
+            return
+        for span in spans:
+            shown = span.attributes if self.span_verbosity == "key_values" else sorted(span.attributes)
+            logger.info("  %d %s %s", span.sequence_id, span.name, shown)
+
+
+def _items(dataset: Dataset[Any] | None) -> list[Any]:
+    return [] if dataset is None else [dataset[index] for index in range(len(dataset))]

@@ -1,0 +1,130 @@
+"""Coroutines run to their end from synchronous code: in this thread, or in one with a loop of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeAlias
+
+CoroutineFactory: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    """Return what makes event loops here: uvloop's where it exists."""
+    if sys.platform == "win32":
+        return asyncio.new_event_loop
+    import uvloop
+
+    return uvloop.new_event_loop
+
+
+class Cancellable:
+    """A coroutine that any thread may cancel: before it runs, while it runs, or too late."""
+
+    def __init__(self, factory: CoroutineFactory) -> None:
+        self._factory = factory
+        self._lock = threading.Lock()
+        self._cancel: Callable[[], object] | None = None
+        self._cancelled = False
+
+    async def run(self) -> None:
+        """Run the coroutine.
+
+        Raises:
+            asyncio.CancelledError: `cancel` was called.
+        """
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        with self._lock:
+            if self._cancelled:
+                raise asyncio.CancelledError
+            self._cancel = lambda: loop.call_soon_threadsafe(task.cancel)
+        try:
+            await self._factory()
+        finally:
+            with self._lock:
+                self._cancel = None
+
+    def cancel(self) -> None:
+        """Cancel the coroutine if it has not ended."""
+        with self._lock:
+            self._cancelled = True
+            if self._cancel is not None:
+                self._cancel()
+
+
+class LoopThread:
+    """Runs a coroutine in a thread with its own event loop.
+
+    The thread is a daemon: a coroutine that ignores its cancellation cannot keep the program from exiting.
+
+    Args:
+        coroutine: What to run.
+        name: The thread's name.
+        on_error: Called in that thread when the coroutine raised; the error itself is kept in `error`.
+    """
+
+    def __init__(self, coroutine: Cancellable, name: str, on_error: Callable[[], None] | None = None) -> None:
+        self.error: BaseException | None = None
+        self._coroutine = coroutine
+        self._on_error = on_error
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def cancel(self) -> None:
+        """Cancel the coroutine."""
+        self._coroutine.cancel()
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait for the end; returns whether it came in `timeout` seconds."""
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        try:
+            run_in_this_thread(self._coroutine)
+        except asyncio.CancelledError:
+            pass  # `cancel` asked for it
+        except BaseException as error:  # noqa: BLE001  # handed over to the thread that joins
+            self.error = error
+            if self._on_error is not None:
+                self._on_error()
+
+
+def run_in_this_thread(coroutine: Cancellable) -> None:
+    """Run the coroutine on a new event loop of this thread."""
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        runner.run(coroutine.run())
+
+
+def run_blocking(coroutine: Cancellable) -> None:
+    """Run the coroutine and block until it ends, also where an event loop runs already (a notebook).
+
+    `KeyboardInterrupt` cancels the coroutine and is raised once it has cleaned up; a second one is raised at once.
+    """
+    if not _loop_is_running():
+        run_in_this_thread(coroutine)
+        return
+    thread = LoopThread(coroutine, "agl-main")
+    thread.start()
+    try:
+        thread.join()
+    except KeyboardInterrupt:
+        thread.cancel()
+        thread.join()
+        raise
+    if thread.error is not None:
+        raise thread.error
+
+
+def _loop_is_running() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
