@@ -77,7 +77,7 @@ class Engine:
         self._decoder = Decoder(model, device)
         self._tokenizer = tokenizer
         self._max_batch_size = max_batch_size
-        self.end_token_ids = _end_token_ids(model, tokenizer)
+        self._end_token_ids = _end_token_ids(model, tokenizer)
         self._batch = Batch(self._decoder)
         self._waiting: deque[Request] = deque()
         self._generator = random.Random()
@@ -91,6 +91,11 @@ class Engine:
     def context_length(self) -> int:
         """Most tokens of prompt and answer together."""
         return self._decoder.context_length
+
+    @property
+    def end_token_ids(self) -> frozenset[int]:
+        """The tokens that end an answer: the model's and the tokenizer's."""
+        return self._end_token_ids
 
     @property
     def weights_version(self) -> int:
@@ -188,7 +193,7 @@ class Engine:
             prompt,
             params,
             room=self.context_length - len(prompt),
-            end_token_ids=self.end_token_ids,
+            end_token_ids=self._end_token_ids,
             generator=self._generator if params.seed is None else random.Random(params.seed),
             tokenizer=self._tokenizer,
         )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 
 from agentlightning.inference.sampler import Completion, FinishReason, SamplingParams
-from agentlightning.inference.tokenizer import Tokenizer
+from agentlightning.inference.tokenizer import Tokenizer, decode_exactly
 
 
 class Request:
@@ -80,5 +80,5 @@ class Request:
 
     def _stop_string_appeared(self) -> bool:
         assert self._tokenizer is not None
-        tail = self._tokenizer.decode(self.token_ids[-self._window :])
+        tail = decode_exactly(self._tokenizer, self.token_ids[-self._window :])
         return any(stop in tail for stop in self.params.stop)

@@ -89,6 +89,11 @@ class Sampler(Protocol):
         """Version of the weights in use."""
         ...
 
+    @property
+    def end_token_ids(self) -> frozenset[int]:
+        """The tokens that end an answer."""
+        ...
+
     async def generate(self, prompt_token_ids: Sequence[int], params: SamplingParams) -> Completion:
         """Sample one answer."""
         ...
