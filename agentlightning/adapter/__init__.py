@@ -1,1 +1,16 @@
-"""TODO."""
+"""Adapters turn spans into what algorithms read: model calls, triplets, training rows."""
+
+from agentlightning.adapter.base import Adapter, OtelTraceAdapter, TraceAdapter
+from agentlightning.adapter.llm_call import llm_calls
+from agentlightning.adapter.trajectory import MergeCounters, TraceToTrajectories, Trajectories, merge_calls
+
+__all__ = [
+    "Adapter",
+    "MergeCounters",
+    "OtelTraceAdapter",
+    "TraceAdapter",
+    "TraceToTrajectories",
+    "Trajectories",
+    "llm_calls",
+    "merge_calls",
+]

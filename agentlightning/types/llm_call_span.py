@@ -1,0 +1,170 @@
+"""How a model call stands in the attributes of a span: the one place that writer and reader share.
+
+The gateway writes with `encode_call`, adapters read with `decode_calls`. The request is kept as the text that was
+sent, so messages, tools and sampling parameters are stored once; token ids and log-probabilities are plain lists.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, cast
+
+from agentlightning.types.llm_call import LLMCall
+from agentlightning.types.tracer import Attributes, Span
+
+PROMPT_TOKEN_IDS: Final = "prompt_token_ids"
+RESPONSE_TOKEN_IDS: Final = "response_token_ids"
+LOGPROBS: Final = "agentlightning.llm_call.logprobs"
+REQUEST: Final = "agentlightning.llm_call.request"
+MESSAGES: Final = "agentlightning.llm_call.messages"
+WEIGHTS_VERSION: Final = "agentlightning.llm_call.weights_version"
+REQUEST_MODEL: Final = "gen_ai.request.model"
+RESPONSE_ID: Final = "gen_ai.response.id"
+FINISH_REASONS: Final = "gen_ai.response.finish_reasons"
+INPUT_TOKENS: Final = "gen_ai.usage.input_tokens"
+OUTPUT_TOKENS: Final = "gen_ai.usage.output_tokens"
+
+_OPERATION_OUTPUT: Final = "agentlightning.operation.output"
+_PROMPT_KEYS: Final = (PROMPT_TOKEN_IDS, f"{_OPERATION_OUTPUT}.prompt_token_ids")
+_RESPONSE_KEYS: Final = (
+    RESPONSE_TOKEN_IDS,
+    f"{_OPERATION_OUTPUT}.response_token_ids.0",
+    f"{_OPERATION_OUTPUT}.choices.0.token_ids",
+    f"{_OPERATION_OUTPUT}.choices.0.provider_specific_fields.token_ids",
+)
+_RESPONSE_ID_KEYS: Final = (RESPONSE_ID, f"{_OPERATION_OUTPUT}.id")
+_NOT_SAMPLING: Final = frozenset({"model", "messages", "prompt", "tools", "stream"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CapturedChoice:
+    """One answer of a call.
+
+    Attributes:
+        token_ids: The sampled tokens; empty when the backend names none.
+        logprobs: Natural-log probability of each sampled token, or None.
+        finish_reason: Why sampling ended.
+        message: The answer as received.
+    """
+
+    token_ids: list[int]
+    logprobs: list[float] | None
+    finish_reason: str | None
+    message: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CapturedCall:
+    """One call as it went over the wire.
+
+    Attributes:
+        request: The request's JSON text as the agent sent it.
+        model: The model's name as requested.
+        prompt_token_ids: The tokens the model was given; empty when the backend names none.
+        choices: The answers; empty when the call failed.
+        response_id: The id the backend gave the answer.
+        weights_version: Version of the weights that sampled, or None.
+        input_tokens: The backend's count of prompt tokens, or None.
+        output_tokens: The backend's count of sampled tokens, or None.
+    """
+
+    request: str
+    model: str | None = None
+    prompt_token_ids: list[int] = field(default_factory=list[int])
+    choices: list[CapturedChoice] = field(default_factory=list[CapturedChoice])
+    response_id: str | None = None
+    weights_version: int | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+
+
+def encode_call(call: CapturedCall) -> Attributes:
+    """Return the span attributes of a call; the choices behind the first have their index in the key."""
+    optional = {
+        REQUEST_MODEL: call.model,
+        RESPONSE_ID: call.response_id,
+        WEIGHTS_VERSION: call.weights_version,
+        INPUT_TOKENS: call.input_tokens,
+        OUTPUT_TOKENS: call.output_tokens,
+    }
+    attributes: Attributes = {key: value for key, value in optional.items() if value is not None}
+    attributes[REQUEST] = call.request
+    if not call.choices:
+        return attributes
+    attributes[FINISH_REASONS] = [choice.finish_reason or "" for choice in call.choices]
+    attributes[MESSAGES] = json.dumps([choice.message for choice in call.choices], ensure_ascii=False)
+    attributes[PROMPT_TOKEN_IDS] = call.prompt_token_ids
+    for index, choice in enumerate(call.choices):
+        attributes[_indexed(RESPONSE_TOKEN_IDS, index)] = choice.token_ids
+        if choice.logprobs is not None:
+            attributes[_indexed(LOGPROBS, index)] = choice.logprobs
+    return attributes
+
+
+def decode_calls(span: Span) -> list[LLMCall]:
+    """Read the calls of a span, one record per choice; empty for a span that holds no answer of a model.
+
+    Spans of other sources count if they carry token ids under one of the keys of agent-lightning v0.3.
+    """
+    attributes = span.attributes
+    if MESSAGES in attributes:
+        messages: list[dict[str, Any]] = json.loads(cast("str", attributes[MESSAGES]))
+    elif any(key in attributes for key in _RESPONSE_KEYS):
+        messages = [{}]
+    else:
+        return []
+    request = _request(attributes)
+    return [_choice(span, request, index, message) for index, message in enumerate(messages)]
+
+
+def _choice(span: Span, request: dict[str, Any], index: int, message: dict[str, Any]) -> LLMCall:
+    attributes = span.attributes
+    response_keys = _RESPONSE_KEYS if index == 0 else (_indexed(RESPONSE_TOKEN_IDS, index),)
+    token_ids = _token_ids(attributes, response_keys)
+    logprobs = cast("Sequence[float] | None", attributes.get(_indexed(LOGPROBS, index)))
+    finish_reasons = cast("Sequence[str]", attributes.get(FINISH_REASONS) or ())
+    sampling = {key: value for key, value in request.items() if key not in _NOT_SAMPLING}
+    return LLMCall(
+        rollout_id=span.rollout_id,
+        attempt_id=span.attempt_id,
+        sequence_id=span.sequence_id,
+        start_time=span.start_time or 0.0,
+        end_time=span.end_time or 0.0,
+        prompt_token_ids=_token_ids(attributes, _PROMPT_KEYS),
+        response_token_ids=token_ids,
+        response_logprobs=list(logprobs) if logprobs is not None and len(logprobs) == len(token_ids) else None,
+        temperature=1.0 if sampling.get("temperature") is None else float(sampling["temperature"]),
+        sampling=sampling,
+        finish_reason=(finish_reasons[index] or None) if index < len(finish_reasons) else None,
+        weights_version=cast("int | None", attributes.get(WEIGHTS_VERSION)),
+        model=cast("str | None", attributes.get(REQUEST_MODEL)),
+        response_id=cast("str | None", _first(attributes, _RESPONSE_ID_KEYS)),
+        choice=index,
+        messages=request.get("messages") or [],
+        message=message,
+        tools=request.get("tools"),
+        span_id=span.span_id,
+    )
+
+
+def _request(attributes: Attributes) -> dict[str, Any]:
+    text = attributes.get(REQUEST)
+    return json.loads(text) if isinstance(text, str) else {}
+
+
+def _token_ids(attributes: Attributes, keys: Sequence[str]) -> list[int]:
+    value = _first(attributes, keys)
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        return []
+    token_ids = list(cast("Sequence[Any]", value))
+    return token_ids if all(type(token_id) is int for token_id in token_ids) else []
+
+
+def _first(attributes: Attributes, keys: Sequence[str]) -> Any:
+    return next((attributes[key] for key in keys if key in attributes), None)
+
+
+def _indexed(key: str, index: int) -> str:
+    return key if index == 0 else f"{key}.{index}"

@@ -1,0 +1,98 @@
+"""The normaliser reads what the gateway writes, and what other sources wrote."""
+
+from __future__ import annotations
+
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentlightning import semconv
+from agentlightning.adapter import TraceToTrajectories, llm_calls
+from agentlightning.types import Attributes, Span, TraceStatus
+from agentlightning.types.llm_call_span import CapturedCall, CapturedChoice, encode_call
+
+token_lists = st.lists(st.integers(0, 1000), min_size=1, max_size=5)
+choices = st.lists(token_lists, min_size=1, max_size=3)
+
+
+def captured(prompt: list[int], answers: list[list[int]], response_id: str | None = "id") -> Attributes:
+    request = {"model": "m", "messages": [{"role": "user", "content": "häy"}], "temperature": 0.5, "n": len(answers)}
+    call = CapturedCall(
+        request=json.dumps(request),
+        model="m",
+        prompt_token_ids=prompt,
+        choices=[
+            CapturedChoice(token_ids=ids, logprobs=[-0.5] * len(ids), finish_reason="stop", message={"content": str(i)})
+            for i, ids in enumerate(answers)
+        ],
+        response_id=response_id,
+        weights_version=7,
+    )
+    return encode_call(call)
+
+
+def make_span(
+    attributes: Attributes, sequence_id: int = 1, name: str = semconv.AGL_LLM_CALL, start: float = 1.0
+) -> Span:
+    return Span.from_attributes(
+        attributes=attributes, rollout_id="r", attempt_id="a", sequence_id=sequence_id, name=name, start_time=start
+    )
+
+
+@given(token_lists, choices)
+def test_what_is_written_is_read_one_record_per_choice(prompt: list[int], answers: list[list[int]]) -> None:
+    span = Span.model_validate_json(make_span(captured(prompt, answers)).model_dump_json())
+    calls = llm_calls([span])
+    assert [call.response_token_ids for call in calls] == answers
+    assert [call.response_logprobs for call in calls] == [[-0.5] * len(ids) for ids in answers]
+    assert [call.choice for call in calls] == list(range(len(answers)))
+    assert [call.message for call in calls] == [{"content": str(i)} for i in range(len(answers))]
+    for call in calls:
+        assert call.prompt_token_ids == prompt
+        assert (call.temperature, call.sampling) == (0.5, {"temperature": 0.5, "n": len(answers)})
+        assert (call.finish_reason, call.weights_version, call.model, call.response_id) == ("stop", 7, "m", "id")
+        assert call.messages == [{"role": "user", "content": "häy"}]
+
+
+@given(st.permutations([(1, 5.0), (2, 1.0), (2, 2.0), (3, 0.5)]))
+def test_calls_are_ordered_by_sequence_then_start(order: list[tuple[int, float]]) -> None:
+    spans = [make_span(captured([1], [[2]], None), number, start=start) for number, start in order]
+    assert [(call.sequence_id, call.start_time) for call in llm_calls(spans)] == sorted(order)
+
+
+def test_failed_calls_and_other_spans_are_left_out() -> None:
+    failed = make_span(captured([1], [[2]]))
+    failed.status = TraceStatus(status_code="ERROR", description="HTTP 500")
+    unanswered = make_span(encode_call(CapturedCall(request="{}")))
+    assert llm_calls([failed, unanswered, make_span({"agentlightning.reward.0.value": 1.0}, name="reward")]) == []
+
+
+def test_of_two_sources_of_one_call_the_one_with_tokens_wins() -> None:
+    gateway = make_span(captured([1], [[]], "x"), 1)
+    other = make_span({"prompt_token_ids": [1], "response_token_ids": [2], "gen_ai.response.id": "x"}, 2, "sdk")
+    assert [call.response_token_ids for call in llm_calls([gateway, other])] == [[2]]
+    gateway = make_span(captured([1], [[3]], "x"), 1)
+    assert [call.response_token_ids for call in llm_calls([gateway, other])] == [[3]]
+
+
+def test_a_backend_that_repeats_its_response_id_loses_no_call() -> None:
+    spans = [make_span(captured([1], [[2]], "same"), number) for number in (1, 2)]
+    assert len(llm_calls(spans)) == 2
+
+
+def test_the_keys_of_other_writers_are_read() -> None:
+    prefix = "agentlightning.operation.output"
+    span = make_span(
+        {f"{prefix}.prompt_token_ids": [1, 2], f"{prefix}.choices.0.token_ids": [3], f"{prefix}.id": "x"}, name="op"
+    )
+    (call,) = llm_calls([span])
+    assert (call.prompt_token_ids, call.response_token_ids, call.response_id) == ([1, 2], [3], "x")
+    assert (call.temperature, call.response_logprobs) == (1.0, None)
+
+
+def test_spans_become_training_rows() -> None:
+    spans = [make_span(captured([1], [[2]], "x"), 1), make_span(captured([1, 2, 3], [[4]], "y"), 2)]
+    (row,) = TraceToTrajectories()(spans)
+    assert (row.token_ids, row.mask) == ([1, 2, 3, 4], [False, True, False, True])
+    assert row.weights_versions == [-1, 7, -1, 7]
