@@ -1,1 +1,6 @@
-"""TODO."""
+"""The trainer: one call that runs an algorithm and its runners on a store, wherever they live."""
+
+from agentlightning.trainer.components import ComponentSpec, build_component
+from agentlightning.trainer.trainer import Trainer
+
+__all__ = ["ComponentSpec", "Trainer", "build_component"]
