@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from agentlightning.adapter import TraceAdapter
 from agentlightning.errors import ConfigurationError
-from agentlightning.llm_proxy import LLMProxy
 from agentlightning.store import LightningStore
 from agentlightning.types import Dataset, NamedResources
 
 if TYPE_CHECKING:
+    from agentlightning.llm_proxy import LLMProxy
     from agentlightning.trainer import Trainer
 
 T = TypeVar("T")

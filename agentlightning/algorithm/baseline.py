@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
 from typing import Any, Literal
 
 from agentlightning.algorithm.base import FastAlgorithm
 from agentlightning.emitter import find_final_reward
 from agentlightning.errors import ConfigurationError
-from agentlightning.types import Dataset, EnqueueRolloutRequest, Rollout, RolloutMode, Span
+from agentlightning.types import Dataset, EnqueueRolloutRequest, Rollout, Span
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +21,7 @@ class Baseline(FastAlgorithm):
         n_epochs: How often to run all tasks.
         train_split: Accepted for v0.3, which never used it either.
         polling_interval: Accepted for v0.3; the store wakes the algorithm.
-        max_queue_length: The most rollouts that wait in the queue at a time.
+        max_queue_length: Accepted for v0.3; the queue may be as long as it likes.
         span_verbosity: What to log of each span: its attribute `keys`, also their values, or nothing.
 
     Raises:
@@ -40,10 +39,9 @@ class Baseline(FastAlgorithm):
     ) -> None:
         if not 0.0 < train_split < 1.0:
             raise ConfigurationError(f"train_split must lie between 0 and 1, not {train_split}")
-        if n_epochs < 1 or max_queue_length < 1:
-            raise ConfigurationError("n_epochs and max_queue_length must be at least 1")
+        if n_epochs < 1:
+            raise ConfigurationError(f"n_epochs must be at least 1, not {n_epochs}")
         self.n_epochs = n_epochs
-        self.max_queue_length = max_queue_length
         self.span_verbosity: Literal["keys", "key_values", "none"] = span_verbosity
 
     async def run(  # pyright: ignore[reportIncompatibleMethodOverride]  # a coroutine function is awaitable's producer
@@ -56,27 +54,17 @@ class Baseline(FastAlgorithm):
             val_dataset: Tasks to run in mode `val`.
         """
         resources = await self.get_store().update_resources("default", self.get_initial_resources() or {})
-        tasks: list[tuple[RolloutMode, Any]] = [("train", task) for task in _items(train_dataset)]
-        tasks += [("val", task) for task in _items(val_dataset)]
+        requests = [
+            EnqueueRolloutRequest(input=task, mode=mode, resources_id=resources.resources_id)
+            for mode, dataset in (("train", train_dataset), ("val", val_dataset))
+            for task in _items(dataset)
+        ]
         for _ in range(self.n_epochs):
-            await self._run_epoch(tasks, resources.resources_id)
+            rollouts = await self.get_store().enqueue_many_rollouts(requests)
+            await asyncio.gather(*(self._report_when_finished(rollout.rollout_id) for rollout in rollouts))
 
-    async def _run_epoch(self, tasks: Sequence[tuple[RolloutMode, Any]], resources_id: str) -> None:
-        """Keep `max_queue_length` rollouts under way until all are done."""
-        free = asyncio.Semaphore(self.max_queue_length)
-
-        async def run_one(mode: RolloutMode, task: Any) -> None:
-            async with free:
-                await self._run_task(mode, task, resources_id)
-
-        async with asyncio.TaskGroup() as group:
-            for mode, task in tasks:
-                group.create_task(run_one(mode, task))
-
-    async def _run_task(self, mode: RolloutMode, task: Any, resources_id: str) -> None:
+    async def _report_when_finished(self, rollout_id: str) -> None:
         store = self.get_store()
-        request = EnqueueRolloutRequest(input=task, mode=mode, resources_id=resources_id)
-        rollout_id = (await store.enqueue_many_rollouts([request]))[0].rollout_id
         (rollout,) = await store.wait_for_rollouts(rollout_ids=[rollout_id])
         spans = await store.query_spans(rollout_id, "latest")
         self._report(rollout, list(spans))

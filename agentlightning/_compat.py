@@ -1,0 +1,67 @@
+"""Names and module paths of agent-lightning v0.3 that moved or ended, in two tables."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.abc
+import importlib.machinery
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any, Final
+
+MOVED_MODULES: Final[dict[str, str]] = {
+    "agentlightning.algorithm.fast": "agentlightning.algorithm.baseline",
+    "agentlightning.trainer.init_utils": "agentlightning.trainer.components",
+    "agentlightning.utils.id": "agentlightning._internal.ids",
+    "agentlightning.utils.otel": "agentlightning.types.attributes",
+}
+"""Old module path to the module where its public names live now."""
+
+ENDED_NAMES: Final[dict[str, str]] = {
+    "AgentLightningClient": "LightningStore and LitAgentRunner",
+    "AgentLightningServer": "LightningStore and Trainer",
+    "CollectionBasedLightningStore": "SqliteLightningStore or InMemoryLightningStore",
+    "DevTaskLoader": "Trainer.dev",
+    "GenericResponse": "the models of agentlightning.types",
+    "LegacyAgentRunner": "LitAgentRunner",
+    "RolloutLegacy": "Rollout",
+    "RolloutRawResultLegacy": "RolloutRawResult",
+    "Task": "Rollout, whose `input` is the task",
+    "TaskIfAny": "LightningStore.dequeue_rollout, which returns None when there is no task",
+    "VERL": "GRPO",
+    "lightning_cli": "the `agl` command, or typer",
+}
+"""Public names that ended, and what takes their place."""
+
+
+def raise_ended(name: str) -> None:
+    """Raise `ImportError` naming the replacement if `name` ended."""
+    if name in ENDED_NAMES:
+        raise ImportError(f"agentlightning.{name} of v0.3 does not exist here; use {ENDED_NAMES[name]}")
+
+
+class _MovedModuleFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Imports an old module path as a module that reads its names from the new one."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname == "agentlightning.utils":
+            return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
+        return importlib.machinery.ModuleSpec(fullname, self) if fullname in MOVED_MODULES else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        home = MOVED_MODULES.get(module.__name__)
+        if home is not None:
+            module.__dict__["__getattr__"] = lambda name: _read(home, name)
+
+
+def _read(home: str, name: str) -> Any:
+    return getattr(importlib.import_module(home), name)
+
+
+def install() -> None:
+    """Let old module paths be imported; doing it twice does nothing."""
+    if not any(isinstance(finder, _MovedModuleFinder) for finder in sys.meta_path):
+        sys.meta_path.append(_MovedModuleFinder())

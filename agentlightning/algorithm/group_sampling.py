@@ -1,0 +1,90 @@
+"""Tasks run in groups, and what came back of each rollout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from agentlightning.adapter import Trajectories, llm_calls, merge_calls
+from agentlightning.emitter import find_final_reward
+from agentlightning.errors import ExecutionError
+from agentlightning.store import LightningStore
+from agentlightning.types import EnqueueRolloutRequest, Rollout, RolloutMode
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutSample:
+    """One finished rollout as an algorithm sees it.
+
+    Attributes:
+        rollout: The rollout.
+        reward: Its final reward; None when the rollout failed or rewarded nothing.
+        error: Why it failed; None when it succeeded.
+        trajectories: The training rows of its latest attempt, with their counters.
+    """
+
+    rollout: Rollout
+    reward: float | None
+    error: str | None
+    trajectories: Trajectories
+
+
+async def sample_groups(
+    store: LightningStore,
+    tasks: Sequence[Any],
+    *,
+    group_size: int,
+    mode: RolloutMode,
+    resources_id: str,
+    timeout: float,
+) -> list[list[RolloutSample]]:
+    """Run every task `group_size` times and wait for all.
+
+    Args:
+        store: Where the rollouts go.
+        tasks: What to run.
+        group_size: Rollouts per task.
+        mode: The mode of the rollouts.
+        resources_id: The resources they run with.
+        timeout: Seconds for all of them together.
+
+    Returns:
+        One list per task, in order, of its `group_size` samples.
+
+    Raises:
+        ExecutionError: Some rollouts had not finished in time; they are cancelled.
+    """
+    requests = [
+        EnqueueRolloutRequest(input=task, mode=mode, resources_id=resources_id)
+        for task in tasks
+        for _ in range(group_size)
+    ]
+    ids = [rollout.rollout_id for rollout in await store.enqueue_many_rollouts(requests)]
+    finished = await store.wait_for_rollouts(rollout_ids=ids, timeout=timeout)
+    if len(finished) < len(ids):
+        await _cancel(store, set(ids) - {rollout.rollout_id for rollout in finished})
+        raise ExecutionError(
+            f"{len(ids) - len(finished)} of {len(ids)} rollouts had not finished after {timeout} s: "
+            "give the agent a timeout of its own, or raise rollout_timeout"
+        )
+    samples = [await _sample(store, rollout) for rollout in finished]
+    return [samples[start : start + group_size] for start in range(0, len(samples), group_size)]
+
+
+async def _sample(store: LightningStore, rollout: Rollout) -> RolloutSample:
+    spans = await store.query_spans(rollout.rollout_id, "latest")
+    error = None if rollout.status == "succeeded" else await _error_of(store, rollout)
+    reward = find_final_reward(spans.items) if error is None else None
+    return RolloutSample(rollout, reward, error, merge_calls(llm_calls(spans.items)))
+
+
+async def _error_of(store: LightningStore, rollout: Rollout) -> str:
+    attempt = await store.get_latest_attempt(rollout.rollout_id)
+    error = (attempt.metadata or {}).get("error", {}) if attempt else {}
+    return f"{error.get('type', rollout.status)}: {error.get('message', 'no reason was recorded')}"
+
+
+async def _cancel(store: LightningStore, rollout_ids: set[str]) -> None:
+    for rollout_id in rollout_ids:
+        await store.update_rollout(rollout_id, status="cancelled")

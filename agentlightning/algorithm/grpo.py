@@ -1,0 +1,345 @@
+"""GRPO: learn from how the rollouts of one task compare with each other (DeepSeekMath, arXiv:2402.03300)."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import random
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Literal, TypeAlias
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from agentlightning.algorithm.base import Algorithm
+from agentlightning.algorithm.group_sampling import RolloutSample, sample_groups
+from agentlightning.algorithm.metrics_log import MetricsListener, MetricsLog
+from agentlightning.algorithm.policy_server import PolicyServer
+from agentlightning.errors import ConfigurationError, ExecutionError
+from agentlightning.learner import (
+    Learner,
+    Normalization,
+    StepMetrics,
+    group_advantages,
+    load_model,
+    load_tokenizer,
+    save_checkpoint,
+)
+from agentlightning.types import Dataset, TrainingRow
+
+FailurePolicy: TypeAlias = Literal["zero", "drop"]
+"""What a failed rollout does to its group: it counts as reward 0, or the whole group is left out."""
+
+_CANARY_ROWS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """How the policy did on the validation tasks.
+
+    Attributes:
+        version: Weights version that was evaluated.
+        temperature: Sampling temperature; 0 is greedy.
+        rewards: Reward of each task, in order; a failed or unrewarded rollout counts 0.
+        failed: Rollouts that failed.
+        turns: Mean number of model calls per task.
+        tokens: Sampled tokens in all.
+        seconds: Wall-clock time.
+    """
+
+    version: int
+    temperature: float
+    rewards: list[float]
+    failed: int
+    turns: float
+    tokens: int
+    seconds: float
+
+    @property
+    def mean_reward(self) -> float:
+        """Mean reward; the success rate where rewards are 0 or 1."""
+        return fmean(self.rewards)
+
+
+class GRPO(Algorithm):
+    """Trains the model behind an agent with group-relative policy optimisation.
+
+    Each step runs `batch_size` tasks `group_size` times on the present policy, compares the rewards within each
+    group, and makes one update. The validation tasks are run before the first and after the last step; nothing is
+    chosen by them, so they may be a test set.
+
+    Args:
+        model: A local Hugging Face folder, or a model that is loaded already and is then trained in place.
+        tokenizer: Needed with a loaded model; a folder brings its own.
+        device: Where engine and learner compute; `auto` takes a GPU if there is one.
+        steps: How many updates to make.
+        batch_size: Tasks a step.
+        group_size: Rollouts a task.
+        temperature: Sampling temperature of training; what the learner divides logits by.
+        max_tokens: Longest answer to one call; None leaves it to the agent and the context.
+        learning_rate: AdamW's rate after the warm-up.
+        warmup_steps: Steps of linear warm-up.
+        max_grad_norm: Gradient norm above which gradients are scaled down.
+        clip_ratio: PPO's clip range.
+        normalization: What the loss is a mean of: `token` or `rollout`.
+        failures: What a failed rollout does to its group.
+        evaluate_temperatures: Temperatures at which the validation tasks are run.
+        rollout_timeout: Seconds that all rollouts of a step (or an evaluation) have together.
+        max_batch_size: The most answers that are sampled at a time.
+        seed: Order of the tasks and sampling of the answers.
+        output: Folder for `metrics.jsonl` and `checkpoint/`; None writes neither.
+        on_metrics: Called with each record of the metrics.
+
+    Attributes:
+        evaluations: What the validation tasks gave, in order; filled by `run`.
+
+    Raises:
+        ConfigurationError: A value is out of range, or the tokenizer is missing.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | PreTrainedModel,
+        *,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        device: str = "auto",
+        steps: int = 50,
+        batch_size: int = 8,
+        group_size: int = 8,
+        temperature: float = 1.0,
+        max_tokens: int | None = None,
+        learning_rate: float = 2e-4,
+        warmup_steps: int = 5,
+        max_grad_norm: float = 1.0,
+        clip_ratio: float = 0.2,
+        normalization: Normalization = "token",
+        failures: FailurePolicy = "zero",
+        evaluate_temperatures: Sequence[float] = (1.0,),
+        rollout_timeout: float = 600.0,
+        max_batch_size: int = 64,
+        seed: int = 0,
+        output: str | Path | None = None,
+        on_metrics: MetricsListener | None = None,
+    ) -> None:
+        if steps < 0 or batch_size < 1:
+            raise ConfigurationError("steps must be at least 0 and batch_size at least 1")
+        if group_size < 2:
+            raise ConfigurationError(f"group_size must be at least 2 (a group is compared within), not {group_size}")
+        if temperature <= 0:
+            raise ConfigurationError(f"temperature must be positive (training needs variety), not {temperature}")
+        if isinstance(model, PreTrainedModel) and tokenizer is None:
+            raise ConfigurationError("a loaded model needs its tokenizer: GRPO(model, tokenizer=...)")
+        self._model = model
+        self._tokenizer = tokenizer
+        self._device = device
+        self._steps = steps
+        self._batch_size = batch_size
+        self._group_size = group_size
+        self._temperature = temperature
+        self._max_tokens = max_tokens
+        self._learner_options: dict[str, Any] = {
+            "learning_rate": learning_rate,
+            "warmup_steps": warmup_steps,
+            "max_grad_norm": max_grad_norm,
+            "clip_ratio": clip_ratio,
+            "normalization": normalization,
+        }
+        self._failures: FailurePolicy = failures
+        self._evaluate_temperatures = tuple(evaluate_temperatures)
+        self._rollout_timeout = rollout_timeout
+        self._max_batch_size = max_batch_size
+        self._seed = seed
+        self._output = Path(output) if output is not None else None
+        self._on_metrics = on_metrics
+        self.evaluations: list[Evaluation] = []
+
+    async def run(  # pyright: ignore[reportIncompatibleMethodOverride]  # a coroutine function, which `run` allows
+        self, train_dataset: Dataset[Any] | None = None, val_dataset: Dataset[Any] | None = None
+    ) -> None:
+        """Evaluate, train, evaluate.
+
+        Args:
+            train_dataset: Tasks to learn from; needed unless `steps` is 0.
+            val_dataset: Tasks to evaluate on; None skips the evaluations.
+
+        Raises:
+            ConfigurationError: There is nothing to train on.
+            ExecutionError: All rollouts of a step failed, or some did not finish in time.
+            PolicyMismatch: Engine and learner disagree after an update.
+        """
+        if self._steps and not train_dataset:
+            raise ConfigurationError("GRPO needs tasks: fit(agent, train_dataset)")
+        learner, tokenizer = await asyncio.to_thread(self._load)
+        served = copy.deepcopy(learner.model)
+        metrics_path = self._output / "metrics.jsonl" if self._output else None
+        with MetricsLog(metrics_path, self._on_metrics) as metrics:
+            server = PolicyServer(served, tokenizer, self.get_store(), self.get_llm_proxy(), self._max_batch_size)
+            async with server:
+                await self._evaluate(server, val_dataset, metrics)
+                try:
+                    await self._train(server, learner, train_dataset, metrics)
+                finally:
+                    await self._save(learner, tokenizer)
+                await self._evaluate(server, val_dataset, metrics)
+
+    def _load(self) -> tuple[Learner, PreTrainedTokenizerBase]:
+        model = load_model(self._model, self._device)
+        tokenizer = self._tokenizer or load_tokenizer(str(self._model))
+        return Learner(model, **self._learner_options), tokenizer
+
+    async def _train(
+        self, server: PolicyServer, learner: Learner, dataset: Dataset[Any] | None, metrics: MetricsLog
+    ) -> None:
+        batches = _batches(dataset or [], self._batch_size, random.Random(self._seed))
+        resources_id = await server.publish(self._sampling(self._temperature))
+        for step in range(1, self._steps + 1):
+            started = time.monotonic()
+            groups = await sample_groups(
+                self.get_store(),
+                next(batches),
+                group_size=self._group_size,
+                mode="train",
+                resources_id=resources_id,
+                timeout=self._rollout_timeout,
+            )
+            sampled = time.monotonic()
+            learned = await self._learn(server, learner, groups)
+            metrics.write(self._step_record(step, groups, learned, started, sampled))
+
+    async def _learn(
+        self, server: PolicyServer, learner: Learner, groups: list[list[RolloutSample]]
+    ) -> StepMetrics | None:
+        """Update the policy from one step's groups; None when no group says anything."""
+        groups = self._complete_groups(groups)
+        rewards = [[sample.reward or 0.0 for sample in group] for group in groups]
+        advantages = {
+            sample.rollout.rollout_id: advantage
+            for group, values in zip(groups, group_advantages(rewards), strict=True)
+            for sample, advantage in zip(group, values, strict=True)
+        }
+        rows = [row for group in groups for sample in group for row in sample.trajectories.rows]
+        if not rows:
+            return None
+        learned = await asyncio.to_thread(learner.step, rows, advantages)
+        await server.update(learner.state_dict(), learner.version)
+        await self._check(server, learner, rows[:_CANARY_ROWS])
+        return learned
+
+    async def _check(self, server: PolicyServer, learner: Learner, rows: list[TrainingRow]) -> None:
+        whole = [
+            replace(row, mask=[i > 0 for i in range(len(row.mask))], temperatures=[1.0] * len(row.mask)) for row in rows
+        ]
+        expected = await asyncio.to_thread(learner.logprobs, whole)
+        await server.check([row.token_ids for row in rows], expected)
+
+    def _complete_groups(self, groups: list[list[RolloutSample]]) -> list[list[RolloutSample]]:
+        errors = [sample.error for group in groups for sample in group if sample.error is not None]
+        if len(errors) == sum(map(len, groups)):
+            raise ExecutionError(f"all {len(errors)} rollouts of a step failed; the first one with {errors[0]}")
+        if self._failures == "zero":
+            return groups
+        return [group for group in groups if all(sample.error is None for sample in group)]
+
+    async def _evaluate(self, server: PolicyServer, dataset: Dataset[Any] | None, metrics: MetricsLog) -> None:
+        if not dataset:
+            return
+        tasks = [dataset[index] for index in range(len(dataset))]
+        for temperature in self._evaluate_temperatures:
+            started = time.monotonic()
+            resources_id = await server.publish(self._sampling(temperature))
+            groups = await sample_groups(
+                self.get_store(),
+                tasks,
+                group_size=1,
+                mode="val",
+                resources_id=resources_id,
+                timeout=self._rollout_timeout,
+            )
+            samples = [group[0] for group in groups]
+            evaluation = Evaluation(
+                version=server.engine.weights_version,
+                temperature=temperature,
+                rewards=[sample.reward or 0.0 for sample in samples],
+                failed=sum(sample.error is not None for sample in samples),
+                turns=fmean(sample.trajectories.counters.calls for sample in samples),
+                tokens=sum(_sampled_tokens(sample) for sample in samples),
+                seconds=time.monotonic() - started,
+            )
+            self.evaluations.append(evaluation)
+            metrics.write(_evaluation_record(evaluation))
+
+    async def _save(self, learner: Learner, tokenizer: PreTrainedTokenizerBase) -> None:
+        if self._output is not None:
+            await asyncio.to_thread(save_checkpoint, self._output / "checkpoint", learner, tokenizer)
+
+    def _sampling(self, temperature: float) -> dict[str, Any]:
+        sampling: dict[str, Any] = {"temperature": temperature}
+        if self._max_tokens is not None:
+            sampling["max_tokens"] = self._max_tokens
+        return sampling
+
+    def _step_record(
+        self,
+        step: int,
+        groups: list[list[RolloutSample]],
+        learned: StepMetrics | None,
+        started: float,
+        sampled: float,
+    ) -> dict[str, Any]:
+        samples = [sample for group in groups for sample in group]
+        now = time.monotonic()
+        tokens = sum(_sampled_tokens(sample) for sample in samples)
+        return {
+            "kind": "step",
+            "step": step,
+            "steps": self._steps,
+            "reward": fmean(sample.reward or 0.0 for sample in samples),
+            "rollouts": len(samples),
+            "failed": sum(sample.error is not None for sample in samples),
+            "turns": fmean(sample.trajectories.counters.calls for sample in samples),
+            "rows": sum(len(sample.trajectories.rows) for sample in samples),
+            "broken_prefixes": sum(sample.trajectories.counters.broken_prefixes for sample in samples),
+            "tokens": tokens,
+            "tokens_per_second": tokens / (sampled - started),
+            "rollouts_per_second": len(samples) / (sampled - started),
+            "sampling_seconds": sampled - started,
+            "learning_seconds": now - sampled,
+            "loss": learned.loss if learned else None,
+            "grad_norm": learned.grad_norm if learned else None,
+            "clip_fraction": learned.clip_fraction if learned else None,
+            "mean_ratio": learned.mean_ratio if learned else None,
+            "learning_rate": learned.learning_rate if learned else None,
+        }
+
+
+def _evaluation_record(evaluation: Evaluation) -> dict[str, Any]:
+    return {
+        "kind": "evaluation",
+        "version": evaluation.version,
+        "temperature": evaluation.temperature,
+        "reward": evaluation.mean_reward,
+        "rollouts": len(evaluation.rewards),
+        "failed": evaluation.failed,
+        "turns": evaluation.turns,
+        "tokens": evaluation.tokens,
+        "seconds": evaluation.seconds,
+    }
+
+
+def _sampled_tokens(sample: RolloutSample) -> int:
+    return sum(sum(row.mask) for row in sample.trajectories.rows)
+
+
+def _batches(dataset: Dataset[Any], size: int, rng: random.Random) -> Iterator[list[Any]]:
+    """Yield batches without end; every task comes once before any comes again."""
+    waiting: list[Any] = []
+    while True:
+        while len(waiting) < size:
+            order = list(range(len(dataset)))
+            rng.shuffle(order)
+            waiting += [dataset[index] for index in order]
+        yield waiting[:size]
+        waiting = waiting[size:]
