@@ -1,1 +1,7 @@
-"""TODO."""
+"""Tracers: what an agent does becomes spans, each in the trace of the task that did it."""
+
+from agentlightning.tracer.base import Tracer, clear_active_tracer, get_active_tracer, set_active_tracer
+from agentlightning.tracer.dummy import DummyTracer
+from agentlightning.tracer.otel import OtelTracer
+
+__all__ = ["DummyTracer", "OtelTracer", "Tracer", "clear_active_tracer", "get_active_tracer", "set_active_tracer"]

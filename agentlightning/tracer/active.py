@@ -1,0 +1,133 @@
+"""The active trace: whose spans are recorded here, carried by the OpenTelemetry context."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Final, Protocol
+
+from opentelemetry import context as otel_context
+from opentelemetry.context import Context
+
+from agentlightning.types import Span
+
+if TYPE_CHECKING:
+    from agentlightning.tracer.base import Tracer
+    from agentlightning.tracer.writer import SpanWriter
+
+logger = logging.getLogger(__name__)
+
+TRACE_KEY: Final = otel_context.create_key("agentlightning-trace")
+LAST_TRACE: Final[ContextVar[ActiveTrace | None]] = ContextVar("agentlightning-last-trace", default=None)
+"""The trace that the calling task opened last; still set when it is over."""
+
+
+class MakeSpan(Protocol):
+    """Builds a span once its identity is known."""
+
+    def __call__(self, *, rollout_id: str, attempt_id: str, sequence_id: int) -> Span:
+        """Build the span."""
+        ...
+
+
+class SpanRecord:
+    """A span from its start, when its place in the order is reserved, to its being written.
+
+    Attributes:
+        index: Counts the spans of a trace in the order in which they started, from 1.
+        sequence_id: The place in the rollout's order; None until the store has given it.
+        make: Builds the span; None until it has ended.
+        error: Why the store did not take it.
+    """
+
+    __slots__ = ("_span", "error", "index", "make", "sequence_id", "trace")
+
+    def __init__(self, trace: ActiveTrace, index: int, sequence_id: int | None) -> None:
+        self.trace = trace
+        self.index = index
+        self.sequence_id = sequence_id
+        self.make: MakeSpan | None = None
+        self.error: Exception | None = None
+        self._span: Span | None = None
+
+    def span(self, sequence_id: int) -> Span:
+        """Return the ended span; it is built once for each sequence id."""
+        assert self.make is not None
+        if self._span is None or self._span.sequence_id != sequence_id:
+            trace = self.trace
+            self._span = self.make(
+                rollout_id=trace.rollout_id or "", attempt_id=trace.attempt_id or "", sequence_id=sequence_id
+            )
+        return self._span
+
+
+class ActiveTrace:
+    """The spans of one `trace_context`.
+
+    Args:
+        tracer: Whose trace it is.
+        rollout_id: Whose spans they are; None for a local trace.
+        attempt_id: Likewise.
+        writer: Takes the spans to the store; None keeps them here only.
+    """
+
+    def __init__(
+        self, tracer: Tracer, rollout_id: str | None, attempt_id: str | None, writer: SpanWriter | None
+    ) -> None:
+        self.tracer = tracer
+        self.rollout_id = rollout_id
+        self.attempt_id = attempt_id
+        self._writer = writer
+        self._indices = itertools.count(1)
+        self._ended: list[SpanRecord] = []
+
+    def start(self, sequence_id: int | None = None) -> SpanRecord:
+        """Record that a span started, from any thread, and queue the reservation of its sequence id.
+
+        Args:
+            sequence_id: The place it has already; None reserves one.
+        """
+        index = next(self._indices)
+        record = SpanRecord(self, index, sequence_id if self._writer else sequence_id or index)
+        if self._writer and sequence_id is None:
+            self._writer.reserve(record)
+        return record
+
+    def end(self, record: SpanRecord, make: MakeSpan) -> None:
+        """Record that a span ended, from any thread, and queue it for the store."""
+        record.make = make
+        self._ended.append(record)
+        if self._writer:
+            self._writer.write(record)
+
+    def add(self, make: MakeSpan, sequence_id: int | None = None) -> None:
+        """Record a span that has started and ended."""
+        self.end(self.start(sequence_id), make)
+
+    async def flush(self) -> None:
+        """Return when the store has every span that ended before this call.
+
+        Raises:
+            StoreError: It did not take one, or did not answer in time.
+        """
+        if self._writer:
+            await self._writer.flush()
+            error = next((record.error for record in self._ended if record.error), None)
+            if error:
+                raise error
+
+    def spans(self) -> list[Span]:
+        """Return the ended spans by (sequence id, start); what the store has not placed yet comes last."""
+        ended = self._ended.copy()
+        last = max((record.sequence_id or 0 for record in ended), default=0)
+        spans = [
+            record.span(last + record.index if record.sequence_id is None else record.sequence_id) for record in ended
+        ]
+        return sorted(spans, key=lambda span: (span.sequence_id, span.start_time or 0.0))
+
+
+def active_trace(context: Context | None = None) -> ActiveTrace | None:
+    """Return the trace of a context, by default the current one."""
+    trace = otel_context.get_value(TRACE_KEY, context)
+    return trace if isinstance(trace, ActiveTrace) else None
