@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from agentlightning.adapter import Trajectories, llm_calls, merge_calls
@@ -28,6 +29,16 @@ class RolloutSample:
     reward: float | None
     error: str | None
     trajectories: Trajectories
+
+    @property
+    def turns(self) -> int:
+        """How many model calls it made."""
+        return self.trajectories.counters.calls
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens were sampled for it."""
+        return sum(sum(row.mask) for row in self.trajectories.rows)
 
 
 async def sample_groups(
@@ -88,3 +99,21 @@ async def _error_of(store: LightningStore, rollout: Rollout) -> str:
 async def _cancel(store: LightningStore, rollout_ids: set[str]) -> None:
     for rollout_id in rollout_ids:
         await store.update_rollout(rollout_id, status="cancelled")
+
+
+def describe_groups(groups: Sequence[Sequence[RolloutSample]], seconds: float) -> dict[str, Any]:
+    """Return the figures of one round of sampling that took `seconds`."""
+    samples = [sample for group in groups for sample in group]
+    tokens = sum(sample.tokens for sample in samples)
+    return {
+        "reward": fmean(sample.reward or 0.0 for sample in samples),
+        "rollouts": len(samples),
+        "failed": sum(sample.error is not None for sample in samples),
+        "turns": fmean(sample.turns for sample in samples),
+        "rows": sum(len(sample.trajectories.rows) for sample in samples),
+        "broken_prefixes": sum(sample.trajectories.counters.broken_prefixes for sample in samples),
+        "tokens": tokens,
+        "tokens_per_second": tokens / seconds,
+        "rollouts_per_second": len(samples) / seconds,
+        "sampling_seconds": seconds,
+    }

@@ -7,16 +7,16 @@ import copy
 import random
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any, Literal, TypeAlias
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from agentlightning.algorithm.base import Algorithm
-from agentlightning.algorithm.group_sampling import RolloutSample, sample_groups
+from agentlightning.algorithm.group_sampling import RolloutSample, describe_groups, sample_groups
 from agentlightning.algorithm.metrics_log import MetricsListener, MetricsLog
+from agentlightning.algorithm.policy_evaluation import Evaluation, evaluate_policy
 from agentlightning.algorithm.policy_server import PolicyServer
 from agentlightning.errors import ConfigurationError, ExecutionError
 from agentlightning.learner import (
@@ -34,34 +34,6 @@ FailurePolicy: TypeAlias = Literal["zero", "drop"]
 """What a failed rollout does to its group: it counts as reward 0, or the whole group is left out."""
 
 _CANARY_ROWS = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """How the policy did on the validation tasks.
-
-    Attributes:
-        version: Weights version that was evaluated.
-        temperature: Sampling temperature; 0 is greedy.
-        rewards: Reward of each task, in order; a failed or unrewarded rollout counts 0.
-        failed: Rollouts that failed.
-        turns: Mean number of model calls per task.
-        tokens: Sampled tokens in all.
-        seconds: Wall-clock time.
-    """
-
-    version: int
-    temperature: float
-    rewards: list[float]
-    failed: int
-    turns: float
-    tokens: int
-    seconds: float
-
-    @property
-    def mean_reward(self) -> float:
-        """Mean reward; the success rate where rewards are 0 or 1."""
-        return fmean(self.rewards)
 
 
 class GRPO(Algorithm):
@@ -207,7 +179,9 @@ class GRPO(Algorithm):
             )
             sampled = time.monotonic()
             learned = await self._learn(server, learner, groups)
-            metrics.write(self._step_record(step, groups, learned, started, sampled))
+            record = {"kind": "step", "step": step, "steps": self._steps} | describe_groups(groups, sampled - started)
+            record["learning_seconds"] = time.monotonic() - sampled
+            metrics.write(record | (asdict(learned) if learned else {}))
 
     async def _learn(
         self, server: PolicyServer, learner: Learner, groups: list[list[RolloutSample]]
@@ -248,28 +222,16 @@ class GRPO(Algorithm):
             return
         tasks = [dataset[index] for index in range(len(dataset))]
         for temperature in self._evaluate_temperatures:
-            started = time.monotonic()
-            resources_id = await server.publish(self._sampling(temperature))
-            groups = await sample_groups(
+            evaluation = await evaluate_policy(
                 self.get_store(),
                 tasks,
-                group_size=1,
-                mode="val",
-                resources_id=resources_id,
-                timeout=self._rollout_timeout,
-            )
-            samples = [group[0] for group in groups]
-            evaluation = Evaluation(
                 version=server.engine.weights_version,
                 temperature=temperature,
-                rewards=[sample.reward or 0.0 for sample in samples],
-                failed=sum(sample.error is not None for sample in samples),
-                turns=fmean(sample.trajectories.counters.calls for sample in samples),
-                tokens=sum(_sampled_tokens(sample) for sample in samples),
-                seconds=time.monotonic() - started,
+                resources_id=await server.publish(self._sampling(temperature)),
+                timeout=self._rollout_timeout,
             )
             self.evaluations.append(evaluation)
-            metrics.write(_evaluation_record(evaluation))
+            metrics.write(evaluation.record())
 
     async def _save(self, learner: Learner, tokenizer: PreTrainedTokenizerBase) -> None:
         if self._output is not None:
@@ -280,57 +242,6 @@ class GRPO(Algorithm):
         if self._max_tokens is not None:
             sampling["max_tokens"] = self._max_tokens
         return sampling
-
-    def _step_record(
-        self,
-        step: int,
-        groups: list[list[RolloutSample]],
-        learned: StepMetrics | None,
-        started: float,
-        sampled: float,
-    ) -> dict[str, Any]:
-        samples = [sample for group in groups for sample in group]
-        now = time.monotonic()
-        tokens = sum(_sampled_tokens(sample) for sample in samples)
-        return {
-            "kind": "step",
-            "step": step,
-            "steps": self._steps,
-            "reward": fmean(sample.reward or 0.0 for sample in samples),
-            "rollouts": len(samples),
-            "failed": sum(sample.error is not None for sample in samples),
-            "turns": fmean(sample.trajectories.counters.calls for sample in samples),
-            "rows": sum(len(sample.trajectories.rows) for sample in samples),
-            "broken_prefixes": sum(sample.trajectories.counters.broken_prefixes for sample in samples),
-            "tokens": tokens,
-            "tokens_per_second": tokens / (sampled - started),
-            "rollouts_per_second": len(samples) / (sampled - started),
-            "sampling_seconds": sampled - started,
-            "learning_seconds": now - sampled,
-            "loss": learned.loss if learned else None,
-            "grad_norm": learned.grad_norm if learned else None,
-            "clip_fraction": learned.clip_fraction if learned else None,
-            "mean_ratio": learned.mean_ratio if learned else None,
-            "learning_rate": learned.learning_rate if learned else None,
-        }
-
-
-def _evaluation_record(evaluation: Evaluation) -> dict[str, Any]:
-    return {
-        "kind": "evaluation",
-        "version": evaluation.version,
-        "temperature": evaluation.temperature,
-        "reward": evaluation.mean_reward,
-        "rollouts": len(evaluation.rewards),
-        "failed": evaluation.failed,
-        "turns": evaluation.turns,
-        "tokens": evaluation.tokens,
-        "seconds": evaluation.seconds,
-    }
-
-
-def _sampled_tokens(sample: RolloutSample) -> int:
-    return sum(sum(row.mask) for row in sample.trajectories.rows)
 
 
 def _batches(dataset: Dataset[Any], size: int, rng: random.Random) -> Iterator[list[Any]]:

@@ -12,7 +12,7 @@ from agentlightning.errors import ConfigurationError, ExecutionError
 from agentlightning.execution import ExecutionEvent, SharedMemoryExecutionStrategy, ThreadingEvent
 from agentlightning.store import LightningStore
 
-STORE = cast(LightningStore, object())
+STORE = cast("LightningStore", object())
 
 
 async def until_stopped(store: LightningStore, worker_id: int, event: ExecutionEvent) -> None:

@@ -1,0 +1,59 @@
+"""The commands of `agl`, and how their errors reach the terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+import agentlightning
+from agentlightning.cli.demo import demo
+from agentlightning.errors import AgentLightningError
+
+INTERRUPTED = 130
+"""The shell's exit code for Ctrl+C: 128 + SIGINT."""
+
+app = typer.Typer(
+    name="agl",
+    help="Train any AI agent with almost no change to the agent.",
+    epilog="Start with `agl demo`: it trains a small tool-using agent on this machine in about two minutes.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+app.command()(demo)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(agentlightning.__version__)
+
+
+@app.callback()
+def agl(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show what the parts log, not only errors.")] = False,
+) -> None:
+    """Train any AI agent with almost no change to the agent."""
+    from agentlightning.logging import setup_logging
+
+    setup_logging("INFO" if verbose else "ERROR")
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code; an error of this package becomes one line."""
+    try:
+        code = app(args=list(argv) if argv is not None else None, standalone_mode=False)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except typer.Exit as done:
+        return done.exit_code
+    except typer.Abort:
+        return INTERRUPTED
+    except AgentLightningError as error:
+        print(f"agl: {error}", file=sys.stderr)  # noqa: T201  # the command's own output
+        return 1
+    return code if isinstance(code, int) else 0

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import agentlightning as agl
+from agentlightning import _compat
+from agentlightning._internal.lazy import names_for_type_checkers
+from tests.api import public_api
+
+HOMES = names_for_type_checkers(Path(agl.__file__))
+ROOT = Path(__file__).parents[1]
+
+
+def test_every_public_name_can_be_imported() -> None:
+    assert {name for name in HOMES if getattr(agl, name, None) is None} == set()
+    assert set(HOMES) <= set(dir(agl))
+
+
+def test_public_names_and_signatures_are_those_of_api_txt() -> None:
+    assert public_api() == (ROOT / "api.txt").read_text(), "if the change is meant, run `make api` and review the diff"
+
+
+def test_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="Nonsense"):
+        _ = agl.Nonsense
+
+
+@pytest.mark.parametrize("name", sorted(_compat.ENDED_NAMES))
+def test_ended_name_says_what_replaces_it(name: str) -> None:
+    with pytest.raises(ImportError, match="use "):
+        getattr(agl, name)
+
+
+@pytest.mark.parametrize(("old", "new"), sorted(_compat.MOVED_MODULES.items()))
+def test_old_module_path_reads_from_the_new_one(old: str, new: str) -> None:
+    import importlib
+
+    module, home = importlib.import_module(old), importlib.import_module(new)
+    public = [name for name in vars(home) if not name.startswith("_")]
+    assert public
+    assert all(getattr(module, name) is getattr(home, name) for name in public)
+
+
+def test_importing_the_package_loads_no_heavy_library() -> None:
+    code = "import sys, agentlightning; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    heavy = {"torch", "transformers", "starlette", "uvicorn", "aiohttp", "pydantic", "opentelemetry", "openai"}
+    assert heavy & set(loaded.stdout.split()) == set()
