@@ -10,12 +10,15 @@ from agentlightning.store.base import (
     is_queuing,
     is_running,
 )
+from agentlightning.store.sqlite import InMemoryLightningStore, SqliteLightningStore
 
 __all__ = [
     "UNSET",
+    "InMemoryLightningStore",
     "LightningStore",
     "LightningStoreCapabilities",
     "LightningStoreStatistics",
+    "SqliteLightningStore",
     "Unset",
     "is_finished",
     "is_queuing",

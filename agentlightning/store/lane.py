@@ -1,0 +1,271 @@
+"""A lane: operations that run on SQLite connections in threads of their own, in groups that commit together.
+
+Operations are coroutines, so that a database with an asynchronous driver can await the same code. On SQLite nothing
+they await ever suspends: the lane runs each one to its end with a single `send`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from queue import SimpleQueue
+from typing import Any, Final, Literal, TypeAlias, TypeVar
+
+from agentlightning.errors import StoreClosed, StoreError
+from agentlightning.store.events import call_in_loop
+from agentlightning.store.sql.transaction import Changes, Row, Transaction, Value
+
+T = TypeVar("T")
+Operation: TypeAlias = Callable[[Transaction], Coroutine[Any, Any, T]]
+Undo: TypeAlias = Callable[[Transaction, T], Coroutine[Any, Any, None]]
+
+_CLOSE_SECONDS: Final = 10.0
+_GROUP: Final = 256
+"""The most operations that commit together: it bounds how long the first of them waits for the last."""
+
+
+class SqliteTransaction:
+    """A transaction on a SQLite connection."""
+
+    __slots__ = ("_connection", "changes", "now")
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self.now = time.time()
+        self.changes = Changes()
+
+    async def fetch(self, sql: str, params: Sequence[Value] = ()) -> list[Row]:
+        """Return all rows."""
+        return self._connection.execute(sql, params).fetchall()
+
+    async def fetch_one(self, sql: str, params: Sequence[Value] = ()) -> Row | None:
+        """Return the first row, or None."""
+        # All rows, for a statement that is not read to its end stays open: `UPDATE … RETURNING` would block COMMIT.
+        rows = self._connection.execute(sql, params).fetchall()
+        return rows[0] if rows else None
+
+    async def execute(self, sql: str, params: Sequence[Value] = ()) -> int:
+        """Return how many rows changed."""
+        return self._connection.execute(sql, params).rowcount
+
+    async def execute_many(self, sql: str, rows: Sequence[Sequence[Value]]) -> None:
+        """Run a statement once for each row."""
+        self._connection.executemany(sql, rows)
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    """An operation on its way through a lane; without a caller when it is the undoing of another."""
+
+    operation: Operation[Any]
+    caller: asyncio.Future[Any] | None = None
+    undo: Undo[Any] | None = None
+    result: Any = None
+    error: Exception | None = None
+    succeeded: bool = False
+    delivered: bool = False
+    changes: Changes = field(default_factory=Changes)
+
+    @property
+    def cancelled(self) -> bool:
+        return self.caller is not None and self.caller.cancelled()
+
+
+class Lane:
+    """Runs operations on connections, one thread each, which the lane closes in the end.
+
+    Args:
+        name: The threads' name.
+        connections: Connections in autocommit mode, usable from any thread.
+        mode: "write" groups what arrives together, in order, into one transaction; "read" runs each operation in a
+            snapshot of its own.
+        publish: Called with what a transaction changed, after its commit and before its callers hear of it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        connections: Iterable[sqlite3.Connection],
+        mode: Literal["write", "read"],
+        publish: Callable[[Iterable[Changes]], None],
+    ) -> None:
+        self._begin = "BEGIN IMMEDIATE" if mode == "write" else "BEGIN"
+        self._group = _GROUP if mode == "write" else 1
+        self._publish = publish
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._state = threading.Condition()  # guards the next two; never held across an await
+        self._accepted = 0
+        self._closed = False
+        self._threads = [
+            threading.Thread(target=self._work, args=(connection,), name=name, daemon=True)
+            for connection in connections
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    async def run(self, operation: Operation[T], undo: Undo[T] | None = None) -> T:
+        """Run an operation; returns once it is committed.
+
+        Args:
+            operation: Skipped if the caller is cancelled before its turn.
+            undo: Runs with the result if the caller is cancelled too late for skipping, so that nobody hears of it.
+
+        Raises:
+            StoreClosed: The lane is closed.
+            StoreError: The database failed.
+        """
+        job = _Job(operation, asyncio.get_running_loop().create_future(), undo)
+        with self._state:
+            if self._closed:
+                raise StoreClosed("the store is closed")
+            self._put(job)
+        assert job.caller is not None
+        try:
+            return await job.caller
+        except asyncio.CancelledError:
+            if job.delivered:  # cancelled between the answer and the caller's next step
+                self._take_back(job)
+            raise
+
+    async def close(self) -> None:
+        """Finish what was accepted and end the threads.
+
+        Raises:
+            StoreError: They did not end in time.
+        """
+        with self._state:
+            self._closed = True
+        try:
+            await asyncio.to_thread(self._drain)
+        finally:
+            self.stop()
+        await asyncio.to_thread(self._join)
+
+    def stop(self) -> None:
+        """Refuse further work and let the threads end after what is queued, without waiting for them."""
+        with self._state:
+            self._closed = True
+        for _ in self._threads:
+            self._jobs.put(None)
+
+    def _put(self, job: _Job) -> None:
+        self._accepted += 1
+        self._jobs.put(job)
+
+    def _drain(self) -> None:
+        with self._state:
+            self._state.wait_for(lambda: self._accepted == 0, _CLOSE_SECONDS)
+
+    def _join(self) -> None:
+        for thread in self._threads:
+            thread.join(_CLOSE_SECONDS)
+            if thread.is_alive():
+                raise StoreError(f"the thread {thread.name} is still busy after {_CLOSE_SECONDS} s")
+
+    def _work(self, connection: sqlite3.Connection) -> None:
+        try:
+            while group := self._next_group():
+                self._commit(connection, group)
+                self._deliver(group)
+                group.clear()  # an idle lane keeps no results alive
+        finally:
+            connection.close()
+
+    def _next_group(self) -> list[_Job]:
+        """Wait for a job and take what else is there; nothing when the thread shall end."""
+        job = self._jobs.get()
+        group: list[_Job] = []
+        while job is not None:
+            group.append(job)
+            if len(group) == self._group or self._jobs.empty():
+                return group
+            job = self._jobs.get()
+        if group:
+            self._jobs.put(None)  # for the next round
+        return group
+
+    def _commit(self, connection: sqlite3.Connection, group: list[_Job]) -> None:
+        try:
+            connection.execute(self._begin)
+            for job in group:
+                if not job.cancelled:
+                    self._run(connection, job)
+            connection.execute("COMMIT")
+            self._publish(job.changes for job in group if job.succeeded)
+        except Exception as error:  # noqa: BLE001  # whatever failed, every caller must hear of it, or it waits forever
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            for job in group:
+                job.succeeded, job.error = False, _as_store_error(error)
+
+    def _run(self, connection: sqlite3.Connection, job: _Job) -> None:
+        connection.execute("SAVEPOINT job")
+        transaction = SqliteTransaction(connection)
+        try:
+            job.result = _run_to_end(job.operation(transaction))
+        except Exception as error:  # noqa: BLE001  # it is the caller's, and goes there
+            connection.execute("ROLLBACK TO job")
+            job.error = _as_store_error(error) if isinstance(error, sqlite3.Error) else error
+        else:
+            job.succeeded, job.changes = True, transaction.changes
+        connection.execute("RELEASE job")
+
+    def _deliver(self, group: list[_Job]) -> None:
+        """Answer the callers, with one call into each of their loops."""
+        by_loop: defaultdict[asyncio.AbstractEventLoop | None, list[_Job]] = defaultdict(list)
+        for job in group:
+            by_loop[job.caller.get_loop() if job.caller else None].append(job)
+        for loop, jobs in by_loop.items():
+            if loop is None or not call_in_loop(loop, self._answer, jobs):
+                for job in jobs:
+                    self._take_back(job)
+                self._forget(len(jobs))
+
+    def _answer(self, jobs: list[_Job]) -> None:
+        """Runs in the callers' loop."""
+        for job in jobs:
+            assert job.caller is not None
+            if job.caller.cancelled():
+                self._take_back(job)
+            elif job.error is not None:
+                job.caller.set_exception(job.error)
+            else:
+                job.delivered = True
+                job.caller.set_result(job.result)
+        self._forget(len(jobs))
+
+    def _take_back(self, job: _Job) -> None:
+        """Undo what nobody heard of; closing waits for it."""
+        if job.undo is not None and job.succeeded:
+            with self._state:
+                self._put(_Job(partial(_call_undo, job.undo, job.result)))
+
+    def _forget(self, count: int) -> None:
+        with self._state:
+            self._accepted -= count
+            if self._accepted == 0:
+                self._state.notify_all()
+
+
+async def _call_undo(undo: Undo[Any], result: Any, tx: Transaction) -> None:
+    await undo(tx, result)
+
+
+def _run_to_end(operation: Coroutine[Any, Any, T]) -> T:
+    try:
+        operation.send(None)
+    except StopIteration as end:
+        return end.value
+    raise AssertionError("an operation of the store awaited something other than its transaction")
+
+
+def _as_store_error(error: Exception) -> Exception:
+    failure = StoreError(f"the database failed: {error}")
+    failure.__cause__ = error
+    return failure

@@ -1,0 +1,230 @@
+"""Attempts: claiming rollouts, trying again, and how attempts end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, Literal
+
+from agentlightning._internal.ids import generate_id
+from agentlightning.errors import InvalidValue, LeaseLost, NotFound
+from agentlightning.store.base import UNSET
+from agentlightning.store.sql import workers
+from agentlightning.store.sql.codec import (
+    ATTEMPT_FIELDS,
+    ROLLOUT_FIELDS,
+    attempt_of,
+    columns,
+    encode_mapping,
+    rollout_of,
+)
+from agentlightning.store.sql.filters import Conditions, Paging, fetch_page, time_key
+from agentlightning.store.sql.moves import (
+    ATTEMPT_STATE,
+    ROLLOUT_STATE,
+    AttemptState,
+    RolloutState,
+    find_attempt,
+    find_rollout,
+    follow_latest_attempt,
+    move_attempt,
+    move_rollout,
+)
+from agentlightning.store.sql.transaction import Row, Transaction, Value
+from agentlightning.types import Attempt, AttemptedRollout, AttemptStatus, PaginatedResult
+from agentlightning.types.lifecycle import ATTEMPT_STATUSES, LIVE, RolloutEvent, attempt_event_setting, next_rollout
+
+_SELECT: Final = f"SELECT {columns(ATTEMPT_FIELDS, 'a')} FROM attempts a"
+_SELECT_ROLLOUT: Final = f"SELECT {columns(ROLLOUT_FIELDS, 'r')}, r.latest_attempt_id, r.config FROM rollouts r"
+_INSERT: Final = f"""
+    INSERT INTO attempts ({", ".join(ATTEMPT_FIELDS)}) VALUES ({", ".join("?" for _ in ATTEMPT_FIELDS)})
+"""
+_QUEUED_BEFORE: Final[tuple[RolloutEvent, RolloutEvent]] = ("set_queuing", "set_requeuing")
+"""The event that puts a rollout back where it was before its first attempt, and before a later one."""
+_SORTABLE: Final = {
+    "attempt_id": "a.attempt_id",
+    "sequence_id": "a.sequence_id",
+    "start_time": "a.start_time",
+    "end_time": time_key("a.end_time"),
+    "status": "a.status",
+    "worker_id": "a.worker_id",
+    "last_heartbeat_time": time_key("a.last_heartbeat_time"),
+}
+
+
+async def create_attempt(
+    tx: Transaction, rollout_id: str, worker_id: str | None, *, dequeued: bool, sequence_id: int = 1
+) -> Attempt:
+    """Write a new attempt as its rollout's latest; its worker starts on it."""
+    row = (rollout_id, f"at-{generate_id(8)}", sequence_id, tx.now, None, "preparing", worker_id, None, None)
+    await tx.execute(_INSERT, row)
+    await tx.execute("UPDATE rollouts SET latest_attempt_id = ? WHERE rollout_id = ?", (row[1], rollout_id))
+    await workers.take(tx, worker_id, rollout_id, row[1], dequeued=dequeued)
+    return attempt_of(row)
+
+
+async def start_attempt(tx: Transaction, rollout_id: str, worker_id: str | None) -> AttemptedRollout:
+    """Start another attempt, whatever the rollout's status."""
+    row = await tx.fetch_one(f"{_SELECT_ROLLOUT} WHERE r.rollout_id = ?", (rollout_id,))
+    if row is None:
+        raise NotFound(f"Rollout {rollout_id} not found")
+    return await _attempt_again(tx, row, "restart", worker_id)
+
+
+async def dequeue_many_rollouts(tx: Transaction, limit: int, worker_id: str | None) -> list[AttemptedRollout]:
+    """Claim the oldest rollouts of the queue."""
+    rows = await tx.fetch(
+        f"{_SELECT_ROLLOUT} WHERE r.status IN ('queuing', 'requeuing') ORDER BY r.queue_position LIMIT ?", (limit,)
+    )
+    if not rows:
+        await workers.found_no_work(tx, worker_id)
+    return [await _attempt_again(tx, row, "claim", worker_id) for row in rows]
+
+
+async def _attempt_again(
+    tx: Transaction, row: Row, event: Literal["claim", "restart"], worker_id: str | None
+) -> AttemptedRollout:
+    """Give the rollout of a row of `_SELECT_ROLLOUT` its next attempt."""
+    *columns_of_rollout, latest_attempt_id, config = row
+    before = rollout_of(columns_of_rollout)
+    rollout = RolloutState(before.rollout_id, before.status, latest_attempt_id, config)
+    await move_rollout(tx, rollout, event)
+    sequence_id = 1 if latest_attempt_id is None else await _next_sequence_id(tx, rollout.rollout_id)
+    attempt = await create_attempt(
+        tx, rollout.rollout_id, worker_id, dequeued=event == "claim", sequence_id=sequence_id
+    )
+    values: dict[str, Any] = {**dict(before), "status": rollout.status, "end_time": None, "attempt": attempt}
+    return AttemptedRollout.model_construct(**values)
+
+
+async def _next_sequence_id(tx: Transaction, rollout_id: str) -> int:
+    row = await tx.fetch_one("SELECT MAX(sequence_id) + 1 FROM attempts WHERE rollout_id = ?", (rollout_id,))
+    assert row is not None
+    return row[0]
+
+
+async def release_claims(tx: Transaction, claims: Sequence[AttemptedRollout]) -> None:
+    """Undo claims that nobody heard of: the attempts vanish, the rollouts stand at the head of the queue again."""
+    for claim in claims:
+        rollout = await find_rollout(tx, claim.rollout_id)
+        attempt = await find_attempt(tx, claim.rollout_id, claim.attempt.attempt_id)
+        if rollout is None or attempt is None or not _is_untouched(rollout, attempt):
+            continue
+        await tx.execute("DELETE FROM attempts WHERE rollout_id = ? AND attempt_id = ?", _key(attempt))
+        await tx.execute(
+            "UPDATE rollouts SET status = ?, latest_attempt_id = "
+            "(SELECT attempt_id FROM attempts a WHERE a.rollout_id = rollouts.rollout_id "
+            "ORDER BY sequence_id DESC LIMIT 1) WHERE rollout_id = ?",
+            (next_rollout(rollout.status, _QUEUED_BEFORE[attempt.sequence_id > 1]).status, rollout.rollout_id),
+        )
+        await workers.follow(tx, attempt.worker_id, *_key(attempt), "failed")
+        tx.changes.enqueued += 1
+
+
+def _is_untouched(rollout: RolloutState, attempt: AttemptState) -> bool:
+    return (rollout.status, rollout.latest_attempt_id, attempt.status) == ("preparing", attempt.attempt_id, "preparing")
+
+
+def _key(attempt: AttemptState) -> tuple[str, str]:
+    return attempt.rollout_id, attempt.attempt_id
+
+
+async def query_attempts(tx: Transaction, rollout_id: str, paging: Paging) -> PaginatedResult[Attempt]:
+    """Return a page of a rollout's attempts."""
+    conditions = Conditions("and")
+    conditions.exact("a.rollout_id", rollout_id)
+    order = paging.order(_SORTABLE, "a.sequence_id")
+    rows, total = await fetch_page(tx, _SELECT, "attempts a", conditions.sql(), conditions.params, order, paging)
+    return PaginatedResult[Attempt].model_construct(
+        items=[attempt_of(row) for row in rows], limit=paging.limit, offset=paging.offset, total=total
+    )
+
+
+def check_attempt_status(status: AttemptStatus) -> None:
+    """Refuse what is no status.
+
+    Raises:
+        InvalidValue: With the statuses there are.
+    """
+    if status is not UNSET and status not in ATTEMPT_STATUSES:
+        raise InvalidValue(f"status is {status!r}: use one of {', '.join(ATTEMPT_STATUSES)}")
+
+
+def encode_changes(
+    worker_id: str | None, last_heartbeat_time: float | None, metadata: dict[str, Any] | None
+) -> dict[str, Value]:
+    """Check and encode the fields that `update_attempt` was given, as column and value.
+
+    Raises:
+        InvalidValue: A value that cannot be kept.
+    """
+    changes: dict[str, Value] = {}
+    if worker_id is not UNSET:
+        changes["worker_id"] = worker_id
+    if last_heartbeat_time is not UNSET:
+        changes["last_heartbeat_time"] = last_heartbeat_time
+    if metadata is not UNSET:
+        changes["metadata"] = encode_mapping(metadata, "metadata")
+    return changes
+
+
+async def update_attempt(
+    tx: Transaction, rollout_id: str, attempt_id: str, status: AttemptStatus, changes: dict[str, Value]
+) -> Attempt:
+    """Change an attempt's fields; a status that is passed for the latest attempt moves its rollout and worker."""
+    rollout, attempt = await existing_attempt(tx, rollout_id, attempt_id)
+    if changes:
+        assignments = ", ".join(f"{column} = ?" for column in changes)
+        await tx.execute(
+            f"UPDATE attempts SET {assignments} WHERE rollout_id = ? AND attempt_id = ?",
+            (*changes.values(), *_key(attempt)),
+        )
+    if changes.get("worker_id", attempt.worker_id) != attempt.worker_id:
+        await _hand_over(tx, rollout, attempt, changes["worker_id"])
+    if status is not UNSET:
+        await _set_status(tx, rollout, attempt, status)
+    row = await tx.fetch_one(f"{_SELECT} WHERE a.rollout_id = ? AND a.attempt_id = ?", _key(attempt))
+    assert row is not None
+    return attempt_of(row)
+
+
+async def _hand_over(tx: Transaction, rollout: RolloutState, attempt: AttemptState, worker_id: Any) -> None:
+    """The attempt belongs to another worker from now on."""
+    await workers.follow(tx, attempt.worker_id, *_key(attempt), "failed")
+    attempt.worker_id = worker_id
+    if attempt.status in LIVE and attempt.attempt_id == rollout.latest_attempt_id:
+        await workers.take(tx, worker_id, *_key(attempt), dequeued=False)
+
+
+async def _set_status(tx: Transaction, rollout: RolloutState, attempt: AttemptState, status: AttemptStatus) -> None:
+    before, is_latest = attempt.status, attempt.attempt_id == rollout.latest_attempt_id
+    if status != before and before == "unresponsive" and not is_latest:
+        raise LeaseLost(f"attempt {attempt.attempt_id} was silent and a newer one took its place")
+    await move_attempt(tx, attempt, attempt_event_setting(status))
+    # Told twice that it ended, an attempt moves nothing the second time: its rollout may have been restarted since.
+    if is_latest and (status != before or status in LIVE):
+        await follow_latest_attempt(tx, rollout, attempt)
+
+
+async def existing_attempt(tx: Transaction, rollout_id: str, attempt_id: str) -> tuple[RolloutState, AttemptState]:
+    """Return the states of a rollout and of one of its attempts, which may be "latest".
+
+    Raises:
+        NotFound: No such rollout or attempt.
+    """
+    row = await tx.fetch_one(
+        f"""
+        SELECT {ROLLOUT_STATE}, {ATTEMPT_STATE} FROM rollouts r LEFT JOIN attempts a
+        ON a.rollout_id = r.rollout_id AND a.attempt_id = CASE ? WHEN 'latest' THEN r.latest_attempt_id ELSE ? END
+        WHERE r.rollout_id = ?
+        """,
+        (attempt_id, attempt_id, rollout_id),
+    )
+    if row is None:
+        raise NotFound(f"Rollout {rollout_id} not found")
+    if row[4] is None:
+        raise NotFound(
+            f"No attempts found for rollout {rollout_id}"
+            if attempt_id == "latest"
+            else f"Attempt {attempt_id} not found for rollout {rollout_id}"
+        )
+    return RolloutState(*row[:4]), AttemptState(*row[4:])

@@ -1,0 +1,109 @@
+"""Conditions, order and pages of the queries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pydantic_core import to_json
+
+from agentlightning.errors import InvalidValue
+from agentlightning.store.sql.transaction import Row, Transaction, Value
+
+
+@dataclass(slots=True)
+class Conditions:
+    """Conditions that were asked for, joined by one logic; a condition whose value is None was not asked for."""
+
+    logic: Literal["and", "or"]
+    clauses: list[str] = field(default_factory=list[str])
+    params: list[Value] = field(default_factory=list[Value])
+
+    def __post_init__(self) -> None:
+        if self.logic not in ("and", "or"):
+            raise InvalidValue(f"filter_logic is {self.logic!r}: use 'and' or 'or'")
+
+    def exact(self, column: str, value: str | None) -> None:
+        """The column equals the value."""
+        if value is not None:
+            self.clauses.append(f"{column} = ?")
+            self.params.append(value)
+
+    def contains(self, column: str, value: str | None) -> None:
+        """The column holds the value as a substring; case counts."""
+        if value is not None:
+            self.clauses.append(f"instr({column}, ?) > 0")
+            self.params.append(value)
+
+    def within(self, column: str, values: Sequence[str] | None) -> None:
+        """The column equals one of the values; no values match nothing."""
+        if values is not None:
+            self.clauses.append(f"{column} IN (SELECT value FROM json_each(?))")
+            self.params.append(to_json(list(values)).decode())
+
+    def sql(self) -> str:
+        """Return the conditions as one, true when there are none."""
+        return f"({f' {self.logic.upper()} '.join(self.clauses)})" if self.clauses else "TRUE"
+
+
+@dataclass(slots=True, frozen=True)
+class Paging:
+    """The order of a query and the part of it to return.
+
+    Attributes:
+        sort_by: The field to sort by; None for the order of insertion.
+        limit: How many to return; -1 for all.
+    """
+
+    sort_by: str | None
+    sort_order: Literal["asc", "desc"]
+    limit: int
+    offset: int
+
+    def __post_init__(self) -> None:
+        if self.sort_order not in ("asc", "desc"):
+            raise InvalidValue(f"sort_order is {self.sort_order!r}: use 'asc' or 'desc'")
+        if self.limit < -1 or self.offset < 0:
+            raise InvalidValue(f"limit is {self.limit} and offset {self.offset}: use -1 or more, and 0 or more")
+
+    def order(self, sortable: Mapping[str, str], ties: str) -> str:
+        """Return the ORDER BY terms; `ties` orders equal keys.
+
+        Raises:
+            InvalidValue: The field cannot be sorted by.
+        """
+        if self.sort_by is None:
+            return ties
+        if self.sort_by not in sortable:
+            raise InvalidValue(f"Invalid sort_by: {self.sort_by}, allowed fields are: {', '.join(sortable)}")
+        return f"{sortable[self.sort_by]} {self.sort_order.upper()}, {ties}"
+
+
+def time_key(column: str) -> str:
+    """Return what to sort a time by: one that has not come yet is later than all others."""
+    return f"COALESCE({column}, 1e308)"
+
+
+async def fetch_page(
+    tx: Transaction, select: str, table: str, where: str, params: Sequence[Value], order: str, paging: Paging
+) -> tuple[list[Row], int]:
+    """Return the rows of a page and the number of matches on all pages.
+
+    Args:
+        tx: The transaction.
+        select: Columns, and joins after `FROM` that keep one row for each row of `table`.
+        table: The table that is counted, with its alias.
+        where: Conditions on the table's own columns.
+        params: Parameters of the conditions.
+        order: ORDER BY terms.
+        paging: Limit and offset.
+    """
+    rows = await tx.fetch(
+        f"{select} WHERE {where} ORDER BY {order} LIMIT ? OFFSET ?", [*params, paging.limit, paging.offset]
+    )
+    past_the_end = not rows and paging.offset > 0
+    if not past_the_end and (paging.limit < 0 or len(rows) < paging.limit):
+        return rows, paging.offset + len(rows)
+    counted = await tx.fetch_one(f"SELECT COUNT(*) FROM {table} WHERE {where}", params)
+    return rows, counted[0] if counted else 0

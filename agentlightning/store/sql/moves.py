@@ -1,0 +1,134 @@
+"""Changes of status: the one place where a rollout or an attempt takes a step of the lifecycle table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from agentlightning.store.sql import workers
+from agentlightning.store.sql.codec import config_of
+from agentlightning.store.sql.transaction import Row, Transaction
+from agentlightning.types import AttemptStatus, RolloutConfig, RolloutStatus
+from agentlightning.types.lifecycle import (
+    LIVE,
+    AttemptEvent,
+    Effect,
+    RolloutEvent,
+    attempt_event_setting,
+    event_of_latest_attempt,
+    next_attempt,
+    next_rollout,
+)
+
+
+@dataclass(slots=True)
+class RolloutState:
+    """What the lifecycle needs to know of a rollout."""
+
+    rollout_id: str
+    status: RolloutStatus
+    latest_attempt_id: str | None
+    config_json: bytes
+
+    @property
+    def config(self) -> RolloutConfig:
+        """The rollout's configuration."""
+        return config_of(self.config_json)
+
+
+@dataclass(slots=True)
+class AttemptState:
+    """What the lifecycle needs to know of an attempt."""
+
+    rollout_id: str
+    attempt_id: str
+    sequence_id: int
+    status: AttemptStatus
+    worker_id: str | None
+
+
+ROLLOUT_STATE: Final = "r.rollout_id, r.status, r.latest_attempt_id, r.config"
+ATTEMPT_STATE: Final = "a.rollout_id, a.attempt_id, a.sequence_id, a.status, a.worker_id"
+
+
+async def find_rollout(tx: Transaction, rollout_id: str) -> RolloutState | None:
+    """Return a rollout's state, or None."""
+    row = await tx.fetch_one(f"SELECT {ROLLOUT_STATE} FROM rollouts r WHERE r.rollout_id = ?", (rollout_id,))
+    return RolloutState(*row) if row else None
+
+
+async def find_attempt(tx: Transaction, rollout_id: str, attempt_id: str) -> AttemptState | None:
+    """Return an attempt's state, or None."""
+    row = await tx.fetch_one(
+        f"SELECT {ATTEMPT_STATE} FROM attempts a WHERE a.rollout_id = ? AND a.attempt_id = ?", (rollout_id, attempt_id)
+    )
+    return AttemptState(*row) if row else None
+
+
+async def move_rollout(tx: Transaction, rollout: RolloutState, event: RolloutEvent) -> None:
+    """Take a step of a rollout, with its effects.
+
+    Raises:
+        IllegalTransition: The lifecycle has no such step.
+    """
+    before = rollout.status
+    status, effects = next_rollout(before, event)
+    rollout.status = status
+    if status != before:
+        await tx.execute("UPDATE rollouts SET status = ? WHERE rollout_id = ?", (status, rollout.rollout_id))
+    if Effect.ENQUEUE in effects:
+        await tx.execute(
+            "UPDATE rollouts SET queue_position = ? WHERE rollout_id = ?",
+            (await reserve_queue_positions(tx, 1), rollout.rollout_id),
+        )
+        tx.changes.enqueued += 1
+    if Effect.END in effects:
+        await tx.execute("UPDATE rollouts SET end_time = ? WHERE rollout_id = ?", (tx.now, rollout.rollout_id))
+        tx.changes.rollouts.append((rollout.rollout_id, True))
+    if Effect.REOPEN in effects:
+        await tx.execute("UPDATE rollouts SET end_time = NULL WHERE rollout_id = ?", (rollout.rollout_id,))
+        tx.changes.rollouts.append((rollout.rollout_id, False))
+    if Effect.END_ATTEMPT in effects:
+        await _end_latest_attempt(tx, rollout)
+
+
+async def move_attempt(tx: Transaction, attempt: AttemptState, event: AttemptEvent) -> None:
+    """Take a step of an attempt, with its effects on the attempt alone.
+
+    Raises:
+        LeaseLost: The attempt has ended.
+    """
+    before = attempt.status
+    status, effects = next_attempt(before, event)
+    attempt.status = status
+    if status == before:
+        return
+    key = (attempt.rollout_id, attempt.attempt_id)
+    await tx.execute("UPDATE attempts SET status = ? WHERE rollout_id = ? AND attempt_id = ?", (status, *key))
+    if Effect.END in effects or Effect.REOPEN in effects:
+        end_time = tx.now if Effect.END in effects else None
+        await tx.execute("UPDATE attempts SET end_time = ? WHERE rollout_id = ? AND attempt_id = ?", (end_time, *key))
+
+
+async def follow_latest_attempt(tx: Transaction, rollout: RolloutState, attempt: AttemptState) -> None:
+    """Let the worker and the rollout follow the latest attempt's status."""
+    await workers.follow(tx, attempt.worker_id, attempt.rollout_id, attempt.attempt_id, attempt.status)
+    await move_rollout(tx, rollout, event_of_latest_attempt(attempt.status, attempt.sequence_id, rollout.config))
+
+
+async def reserve_queue_positions(tx: Transaction, count: int) -> int:
+    """Reserve places at the tail of the queue; returns the first."""
+    row: Row | None = await tx.fetch_one("UPDATE queue_tail SET position = position + ? RETURNING position", (count,))
+    assert row is not None
+    return row[0] - count + 1
+
+
+async def _end_latest_attempt(tx: Transaction, rollout: RolloutState) -> None:
+    if rollout.latest_attempt_id is None:
+        return
+    attempt = await find_attempt(tx, rollout.rollout_id, rollout.latest_attempt_id)
+    if attempt is None or attempt.status not in LIVE:
+        return
+    outcome: AttemptStatus = "succeeded" if rollout.status == "succeeded" else "failed"
+    await move_attempt(tx, attempt, attempt_event_setting(outcome))
+    await workers.follow(tx, attempt.worker_id, attempt.rollout_id, attempt.attempt_id, attempt.status)

@@ -1,0 +1,191 @@
+"""Spans: what happened in the attempts, and the numbers that order them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pydantic_core import from_json
+
+from agentlightning.errors import NotFound
+from agentlightning.store.sql.attempts import existing_attempt
+from agentlightning.store.sql.codec import encode
+from agentlightning.store.sql.filters import Conditions, Paging, fetch_page, time_key
+from agentlightning.store.sql.moves import AttemptState, RolloutState, follow_latest_attempt, move_attempt
+from agentlightning.store.sql.transaction import Row, Transaction
+from agentlightning.types import Event, Link, OtelResource, PaginatedResult, Span, SpanContext, TraceStatus
+from agentlightning.types.lifecycle import ENDED
+
+_INSERT: Final = """
+    INSERT INTO spans (rollout_id, attempt_id, span_id, sequence_id, start_time_ns, end_time, trace_id, parent_id,
+        name, body, late)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+_SORTABLE: Final = {
+    "rollout_id": "rollout_id",
+    "attempt_id": "attempt_id",
+    "sequence_id": "sequence_id",
+    "trace_id": "trace_id",
+    "span_id": "span_id",
+    "parent_id": "parent_id",
+    "name": "name",
+    "start_time": "start_time_ns",
+    "end_time": time_key("end_time"),
+}
+_WITHOUT_START: Final = 2**63 - 1
+
+
+@dataclass(slots=True, frozen=True)
+class EncodedSpan:
+    """A span, its key and its columns but for `late`."""
+
+    span: Span
+    key: tuple[str, str]
+    columns: tuple[Any, ...]
+
+
+def encode_span(span: Span) -> EncodedSpan:
+    """Encode a span for its row.
+
+    Raises:
+        InvalidValue: An attribute has no JSON form.
+    """
+    # The plain dict, not the model: its serializer would try each type of each attribute in turn.
+    body = encode(span.__dict__ | (span.__pydantic_extra__ or {}), f"span {span.span_id}")
+    columns = (
+        span.rollout_id,
+        span.attempt_id,
+        span.span_id,
+        span.sequence_id,
+        _start_time_ns(span),
+        span.end_time,
+        span.trace_id,
+        span.parent_id,
+        span.name,
+        body,
+    )
+    return EncodedSpan(span, (span.rollout_id, span.attempt_id), columns)
+
+
+def _start_time_ns(span: Span) -> int:
+    if span.start_time_ns is not None:
+        return span.start_time_ns
+    return _WITHOUT_START if span.start_time is None else round(span.start_time * 1e9)
+
+
+async def add_many_spans(tx: Transaction, spans: Sequence[EncodedSpan]) -> list[Span]:
+    """Write spans; returns the new ones."""
+    groups: dict[tuple[str, str], list[EncodedSpan]] = {}
+    for span in spans:
+        groups.setdefault(span.key, []).append(span)
+    return [span for key, group in groups.items() for span in await _add_to_attempt(tx, key, group)]
+
+
+async def _add_to_attempt(tx: Transaction, key: tuple[str, str], spans: list[EncodedSpan]) -> list[Span]:
+    rollout, attempt = await existing_attempt(tx, *key)
+    new = await _without_duplicates(tx, key, spans)
+    if not new:
+        return []
+    superseded = attempt.status == "unresponsive" and attempt.attempt_id != rollout.latest_attempt_id
+    late = attempt.status in ENDED or superseded
+    await tx.execute_many(_INSERT, [(*span.columns, late) for span in new])
+    await _raise_counter(tx, key[0], max(span.span.sequence_id for span in new))
+    await tx.execute(
+        "UPDATE attempts SET last_heartbeat_time = ? WHERE rollout_id = ? AND attempt_id = ?", (tx.now, *key)
+    )
+    if not late:
+        await _revive(tx, rollout, attempt)
+    return [span.span.model_copy(update={"late": True}) if late else span.span for span in new]
+
+
+async def _without_duplicates(tx: Transaction, key: tuple[str, str], spans: list[EncodedSpan]) -> list[EncodedSpan]:
+    """Return the first of each span id that the attempt does not hold yet."""
+    first = {span.span.span_id: span for span in reversed(spans)}
+    ids = Conditions("and")
+    ids.within("span_id", list(first))
+    held = await tx.fetch(
+        f"SELECT span_id FROM spans WHERE rollout_id = ? AND attempt_id = ? AND {ids.sql()}", (*key, *ids.params)
+    )
+    for (span_id,) in held:
+        del first[span_id]
+    return [span for span in spans if first.get(span.span.span_id) is span]
+
+
+async def _raise_counter(tx: Transaction, rollout_id: str, sequence_id: int) -> None:
+    await tx.execute(
+        "UPDATE rollouts SET span_counter = ? WHERE rollout_id = ? AND span_counter < ?",
+        (sequence_id, rollout_id, sequence_id),
+    )
+
+
+async def _revive(tx: Transaction, rollout: RolloutState, attempt: AttemptState) -> None:
+    """A span says that the attempt runs."""
+    before = attempt.status
+    await move_attempt(tx, attempt, "span")
+    if attempt.status != before and attempt.attempt_id == rollout.latest_attempt_id:
+        await follow_latest_attempt(tx, rollout, attempt)
+
+
+async def get_many_span_sequence_ids(tx: Transaction, rollout_ids: Sequence[str]) -> list[int]:
+    """Reserve the next sequence id of each rollout, in order."""
+    counts = Counter(rollout_ids)
+    last = {rollout_id: await _reserve(tx, rollout_id, count) for rollout_id, count in counts.items()}
+    numbers: list[int] = []
+    for rollout_id in reversed(rollout_ids):
+        numbers.append(last[rollout_id])
+        last[rollout_id] -= 1
+    return numbers[::-1]
+
+
+async def _reserve(tx: Transaction, rollout_id: str, count: int) -> int:
+    row = await tx.fetch_one(
+        "UPDATE rollouts SET span_counter = span_counter + ? WHERE rollout_id = ? RETURNING span_counter",
+        (count, rollout_id),
+    )
+    if row is None:
+        raise NotFound(f"Rollout {rollout_id} not found")
+    return row[0]
+
+
+async def query_spans(
+    tx: Transaction, rollout_id: str, attempt_id: str | None, conditions: Conditions, paging: Paging
+) -> PaginatedResult[Span]:
+    """Return a page of spans of a rollout, of all attempts or of one, which may be "latest"."""
+    where, params = f"rollout_id = ? AND {conditions.sql()}", [rollout_id, *conditions.params]
+    if attempt_id == "latest":
+        where += " AND attempt_id = (SELECT latest_attempt_id FROM rollouts WHERE rollout_id = ?)"
+        params.append(rollout_id)
+    elif attempt_id is not None:
+        where += " AND attempt_id = ?"
+        params.append(attempt_id)
+    order = paging.order(_SORTABLE, "start_time_ns, position")
+    rows, total = await fetch_page(tx, "SELECT body, late FROM spans", "spans", where, params, order, paging)
+    return PaginatedResult[Span].model_construct(
+        items=[_span_of(row) for row in rows], limit=paging.limit, offset=paging.offset, total=total
+    )
+
+
+def _span_of(row: Row) -> Span:
+    """Build a span; models are constructed, for validating would change what a lenient producer wrote."""
+    body, late = row
+    values = from_json(body)
+    values["status"] = TraceStatus.model_construct(**values["status"])
+    values["events"] = [Event.model_construct(**event) for event in values["events"]]
+    values["links"] = [_link_of(link) for link in values["links"]]
+    values["context"] = _context_of(values["context"])
+    values["parent"] = _context_of(values["parent"])
+    values["resource"] = OtelResource.model_construct(**values["resource"])
+    if late:
+        values["late"] = True
+    return Span.model_construct(**values)
+
+
+def _link_of(values: dict[str, Any]) -> Link:
+    values["context"] = _context_of(values["context"])
+    return Link.model_construct(**values)
+
+
+def _context_of(values: dict[str, Any] | None) -> SpanContext | None:
+    return None if values is None else SpanContext.model_construct(**values)

@@ -1,0 +1,297 @@
+"""The store's operations over SQL, whatever runs the transactions."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Literal, TypeVar
+
+from agentlightning.store.base import UNSET, LightningStore, LightningStoreCapabilities, LightningStoreStatistics
+from agentlightning.store.events import Signals
+from agentlightning.store.sql import (
+    attempts,
+    resources as resource_sets,
+    rollouts as tasks,
+    spans as traces,
+    statistics,
+    workers,
+)
+from agentlightning.store.sql.filters import Conditions, Paging
+from agentlightning.store.sql.transaction import Transaction
+from agentlightning.types import (
+    Attempt,
+    AttemptedRollout,
+    AttemptStatus,
+    EnqueueRolloutRequest,
+    NamedResources,
+    PaginatedResult,
+    ResourcesUpdate,
+    Rollout,
+    RolloutConfig,
+    RolloutMode,
+    RolloutStatus,
+    Span,
+    TaskInput,
+    Worker,
+    WorkerStatus,
+)
+
+T = TypeVar("T")
+
+
+class SqlLightningStore(LightningStore, ABC):
+    """Checks and encodes what callers give, and runs the operations; a subclass says how transactions run.
+
+    Args:
+        signals: What the subclass tells of commits.
+    """
+
+    def __init__(self, signals: Signals) -> None:
+        self._signals = signals
+        self._opened = time.monotonic()
+
+    @abstractmethod
+    async def write(
+        self,
+        operation: Callable[[Transaction], Coroutine[Any, Any, T]],
+        undo: Callable[[Transaction, T], Coroutine[Any, Any, None]] | None = None,
+    ) -> T:
+        """Run an operation that changes the store; `undo` runs if the caller is cancelled before it hears of it."""
+
+    @abstractmethod
+    async def read(self, operation: Callable[[Transaction], Coroutine[Any, Any, T]]) -> T:
+        """Run an operation that only looks; it sees everything that was acknowledged."""
+
+    @property
+    def capabilities(self) -> LightningStoreCapabilities:
+        """Callable from any thread and loop of this process."""
+        return {"thread_safe": True, "async_safe": True, "zero_copy": False, "otlp_traces": False}
+
+    async def statistics(self) -> LightningStoreStatistics:
+        """See `LightningStore.statistics`."""
+        totals = await self.read(statistics.totals)
+        return {"name": type(self).__name__, **totals, "uptime": time.monotonic() - self._opened}
+
+    async def start_rollout(
+        self,
+        input: TaskInput,
+        mode: RolloutMode | None = None,
+        resources_id: str | None = None,
+        config: RolloutConfig | None = None,
+        metadata: dict[str, Any] | None = None,
+        worker_id: str | None = None,
+    ) -> AttemptedRollout:
+        """See `LightningStore.start_rollout`."""
+        task = tasks.encode_task(input, mode, resources_id, config, metadata)
+        return await self.write(lambda tx: tasks.start_rollout(tx, task, worker_id))
+
+    async def enqueue_many_rollouts(self, rollouts: Sequence[EnqueueRolloutRequest]) -> Sequence[Rollout]:
+        """See `LightningStore.enqueue_many_rollouts`."""
+        encoded = [tasks.encode_task(r.input, r.mode, r.resources_id, r.config, r.metadata) for r in rollouts]
+        return await self.write(lambda tx: tasks.enqueue_many_rollouts(tx, encoded)) if encoded else []
+
+    async def dequeue_many_rollouts(
+        self, *, limit: int = 1, worker_id: str | None = None, wait: float = 0.0
+    ) -> Sequence[AttemptedRollout]:
+        """See `LightningStore.dequeue_many_rollouts`."""
+        if limit <= 0:
+            return []
+        if wait <= 0:
+            return await self._claim(limit, worker_id)
+        deadline = asyncio.get_running_loop().time() + wait
+        with self._signals.watch_queue() as watch:
+            while True:
+                self._signals.line_up(watch)
+                if claimed := await self._claim(limit, worker_id):
+                    return claimed
+                if not await watch.called(deadline):
+                    return []
+
+    async def _claim(self, limit: int, worker_id: str | None) -> list[AttemptedRollout]:
+        return await self.write(
+            lambda tx: attempts.dequeue_many_rollouts(tx, limit, worker_id), undo=attempts.release_claims
+        )
+
+    async def start_attempt(self, rollout_id: str, worker_id: str | None = None) -> AttemptedRollout:
+        """See `LightningStore.start_attempt`."""
+        return await self.write(lambda tx: attempts.start_attempt(tx, rollout_id, worker_id))
+
+    async def add_many_spans(self, spans: Sequence[Span]) -> Sequence[Span]:
+        """See `LightningStore.add_many_spans`."""
+        encoded = [traces.encode_span(span) for span in spans]
+        return await self.write(lambda tx: traces.add_many_spans(tx, encoded)) if encoded else []
+
+    async def get_many_span_sequence_ids(self, rollout_attempt_ids: Sequence[tuple[str, str]]) -> Sequence[int]:
+        """See `LightningStore.get_many_span_sequence_ids`."""
+        rollout_ids = [rollout_id for rollout_id, _ in rollout_attempt_ids]
+        return await self.write(lambda tx: traces.get_many_span_sequence_ids(tx, rollout_ids)) if rollout_ids else []
+
+    async def wait_for_rollouts(self, *, rollout_ids: list[str], timeout: float | None = None) -> list[Rollout]:
+        """See `LightningStore.wait_for_rollouts`."""
+        deadline = None if timeout is None else asyncio.get_running_loop().time() + timeout
+        time_is_up = timeout is not None and timeout <= 0
+        with self._signals.watch_rollouts(rollout_ids) as watch:
+            while True:
+                self._signals.expect(watch)
+                found, known = await self.read(lambda tx: tasks.finished_among(tx, rollout_ids))
+                finished = {rollout.rollout_id: rollout for rollout in found}
+                if time_is_up or len(finished) == len(known):
+                    return [finished[rollout_id] for rollout_id in rollout_ids if rollout_id in finished]
+                self._signals.settle(watch, (watch.rollout_ids - known) | finished.keys())
+                time_is_up = not await watch.called(deadline)
+
+    async def query_rollouts(
+        self,
+        *,
+        status_in: Sequence[RolloutStatus] | None = None,
+        rollout_id_in: Sequence[str] | None = None,
+        rollout_id_contains: str | None = None,
+        filter_logic: Literal["and", "or"] = "and",
+        sort_by: str | None = None,
+        sort_order: Literal["asc", "desc"] = "asc",
+        limit: int = -1,
+        offset: int = 0,
+        status: Sequence[RolloutStatus] | None = None,
+        rollout_ids: Sequence[str] | None = None,
+    ) -> PaginatedResult[Rollout | AttemptedRollout]:
+        """See `LightningStore.query_rollouts`."""
+        conditions = Conditions(filter_logic)
+        conditions.within("r.status", status if status_in is None else status_in)
+        conditions.within("r.rollout_id", rollout_ids if rollout_id_in is None else rollout_id_in)
+        conditions.contains("r.rollout_id", rollout_id_contains)
+        paging = Paging(sort_by, sort_order, limit, offset)
+        return await self.read(lambda tx: tasks.query_rollouts(tx, conditions, paging))
+
+    async def update_rollout(
+        self,
+        rollout_id: str,
+        input: TaskInput = UNSET,
+        mode: RolloutMode | None = UNSET,
+        resources_id: str | None = UNSET,
+        status: RolloutStatus = UNSET,
+        config: RolloutConfig = UNSET,
+        metadata: dict[str, Any] | None = UNSET,
+    ) -> Rollout:
+        """See `LightningStore.update_rollout`."""
+        tasks.check_rollout_status(status)
+        changes = tasks.encode_changes(input, mode, resources_id, config, metadata)
+        return await self.write(lambda tx: tasks.update_rollout(tx, rollout_id, status, changes))
+
+    async def query_attempts(
+        self,
+        rollout_id: str,
+        *,
+        sort_by: str | None = "sequence_id",
+        sort_order: Literal["asc", "desc"] = "asc",
+        limit: int = -1,
+        offset: int = 0,
+    ) -> PaginatedResult[Attempt]:
+        """See `LightningStore.query_attempts`."""
+        paging = Paging(sort_by, sort_order, limit, offset)
+        return await self.read(lambda tx: attempts.query_attempts(tx, rollout_id, paging))
+
+    async def update_attempt(
+        self,
+        rollout_id: str,
+        attempt_id: str | Literal["latest"],
+        status: AttemptStatus = UNSET,
+        worker_id: str | None = UNSET,
+        last_heartbeat_time: float | None = UNSET,
+        metadata: dict[str, Any] | None = UNSET,
+    ) -> Attempt:
+        """See `LightningStore.update_attempt`."""
+        attempts.check_attempt_status(status)
+        changes = attempts.encode_changes(worker_id, last_heartbeat_time, metadata)
+        return await self.write(lambda tx: attempts.update_attempt(tx, rollout_id, attempt_id, status, changes))
+
+    async def query_spans(
+        self,
+        rollout_id: str,
+        attempt_id: str | Literal["latest"] | None = None,
+        *,
+        trace_id: str | None = None,
+        trace_id_contains: str | None = None,
+        span_id: str | None = None,
+        span_id_contains: str | None = None,
+        parent_id: str | None = None,
+        parent_id_contains: str | None = None,
+        name: str | None = None,
+        name_contains: str | None = None,
+        filter_logic: Literal["and", "or"] = "and",
+        limit: int = -1,
+        offset: int = 0,
+        sort_by: str | None = "sequence_id",
+        sort_order: Literal["asc", "desc"] = "asc",
+    ) -> PaginatedResult[Span]:
+        """See `LightningStore.query_spans`."""
+        conditions = Conditions(filter_logic)
+        for column, exact, contained in (
+            ("trace_id", trace_id, trace_id_contains),
+            ("span_id", span_id, span_id_contains),
+            ("parent_id", parent_id, parent_id_contains),
+            ("name", name, name_contains),
+        ):
+            conditions.exact(column, exact)
+            conditions.contains(column, contained)
+        paging = Paging(sort_by, sort_order, limit, offset)
+        return await self.read(lambda tx: traces.query_spans(tx, rollout_id, attempt_id, conditions, paging))
+
+    async def query_resources(
+        self,
+        *,
+        resources_id: str | None = None,
+        resources_id_contains: str | None = None,
+        sort_by: str | None = None,
+        sort_order: Literal["asc", "desc"] = "asc",
+        limit: int = -1,
+        offset: int = 0,
+    ) -> PaginatedResult[ResourcesUpdate]:
+        """See `LightningStore.query_resources`."""
+        conditions = Conditions("and")
+        conditions.exact("resources_id", resources_id)
+        conditions.contains("resources_id", resources_id_contains)
+        paging = Paging(sort_by, sort_order, limit, offset)
+        return await self.read(lambda tx: resource_sets.query_resources(tx, conditions, paging))
+
+    async def get_latest_resources(self) -> ResourcesUpdate | None:
+        """See `LightningStore.get_latest_resources`."""
+        return await self.read(resource_sets.get_latest_resources)
+
+    async def add_resources(self, resources: NamedResources) -> ResourcesUpdate:
+        """See `LightningStore.add_resources`."""
+        body = resource_sets.encode_resources(resources)
+        return await self.write(lambda tx: resource_sets.write_resources(tx, None, body))
+
+    async def update_resources(self, resources_id: str, resources: NamedResources) -> ResourcesUpdate:
+        """See `LightningStore.update_resources`."""
+        body = resource_sets.encode_resources(resources)
+        return await self.write(lambda tx: resource_sets.write_resources(tx, resources_id, body))
+
+    async def query_workers(
+        self,
+        *,
+        status_in: Sequence[WorkerStatus] | None = None,
+        worker_id_contains: str | None = None,
+        filter_logic: Literal["and", "or"] = "and",
+        sort_by: str | None = None,
+        sort_order: Literal["asc", "desc"] = "asc",
+        limit: int = -1,
+        offset: int = 0,
+    ) -> PaginatedResult[Worker]:
+        """See `LightningStore.query_workers`."""
+        conditions = Conditions(filter_logic)
+        conditions.within("w.status", status_in)
+        conditions.contains("w.worker_id", worker_id_contains)
+        paging = Paging(sort_by, sort_order, limit, offset)
+        return await self.read(lambda tx: workers.query_workers(tx, conditions, paging))
+
+    async def get_worker_by_id(self, worker_id: str) -> Worker | None:
+        """See `LightningStore.get_worker_by_id`."""
+        return await self.read(lambda tx: workers.get_worker(tx, worker_id))
+
+    async def update_worker(self, worker_id: str, heartbeat_stats: dict[str, Any] = UNSET) -> Worker:
+        """See `LightningStore.update_worker`."""
+        stats = None if heartbeat_stats is UNSET else workers.encode_stats(heartbeat_stats)
+        return await self.write(lambda tx: workers.heartbeat(tx, worker_id, stats))

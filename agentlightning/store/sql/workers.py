@@ -1,0 +1,133 @@
+"""Workers: who runs what.
+
+A worker's state follows its current attempt only: the one it took last.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from agentlightning.store.sql.codec import WORKER_FIELDS, columns, encode_mapping, worker_of
+from agentlightning.store.sql.filters import Conditions, Paging, fetch_page, time_key
+from agentlightning.store.sql.transaction import Transaction
+from agentlightning.types import AttemptStatus, PaginatedResult, Worker
+from agentlightning.types.lifecycle import LIVE
+
+_SELECT: Final = f"SELECT {columns(WORKER_FIELDS, 'w')} FROM workers w"
+_SORTABLE: Final = {
+    "worker_id": "worker_id",
+    "status": "status",
+    "last_heartbeat_time": time_key("last_heartbeat_time"),
+    "last_dequeue_time": time_key("last_dequeue_time"),
+    "last_busy_time": time_key("last_busy_time"),
+    "last_idle_time": time_key("last_idle_time"),
+    "current_rollout_id": "current_rollout_id",
+    "current_attempt_id": "current_attempt_id",
+}
+_TAKE: Final = """
+    INSERT INTO workers (worker_id, status, last_busy_time, last_dequeue_time, current_rollout_id, current_attempt_id)
+    VALUES (?, 'busy', ?, ?, ?, ?)
+    ON CONFLICT (worker_id) DO UPDATE SET
+        status = 'busy',
+        last_busy_time = excluded.last_busy_time,
+        last_dequeue_time = COALESCE(excluded.last_dequeue_time, workers.last_dequeue_time),
+        current_rollout_id = excluded.current_rollout_id,
+        current_attempt_id = excluded.current_attempt_id
+"""
+_RESUME: Final = f"""{_TAKE}
+    WHERE workers.current_attempt_id IS NULL
+        OR (workers.current_rollout_id = excluded.current_rollout_id
+            AND workers.current_attempt_id = excluded.current_attempt_id)
+"""
+
+
+def encode_stats(stats: dict[str, Any]) -> bytes:
+    """Check and encode a heartbeat's statistics.
+
+    Raises:
+        TypeError: They are None.
+        InvalidValue: They hold what JSON cannot.
+    """
+    body = encode_mapping(stats, "heartbeat_stats")
+    if body is None:
+        raise TypeError("heartbeat_stats is None: pass a dict, or leave it out to keep the former ones")
+    return body
+
+
+async def take(tx: Transaction, worker_id: str | None, rollout_id: str, attempt_id: str, *, dequeued: bool) -> None:
+    """The worker starts on an attempt, which becomes its current one."""
+    if worker_id:
+        await tx.execute(_TAKE, (worker_id, tx.now, tx.now if dequeued else None, rollout_id, attempt_id))
+
+
+async def follow(
+    tx: Transaction, worker_id: str | None, rollout_id: str, attempt_id: str, status: AttemptStatus
+) -> None:
+    """An attempt of the worker got a status; only its current attempt moves it."""
+    if not worker_id:
+        return
+    if status in LIVE:
+        await tx.execute(_RESUME, (worker_id, tx.now, None, rollout_id, attempt_id))
+        return
+    await tx.execute(
+        "UPDATE workers SET status = ?, last_idle_time = ?, current_rollout_id = NULL, current_attempt_id = NULL "
+        "WHERE worker_id = ? AND current_rollout_id = ? AND current_attempt_id = ?",
+        ("idle" if status in ("succeeded", "failed") else "unknown", tx.now, worker_id, rollout_id, attempt_id),
+    )
+
+
+async def found_no_work(tx: Transaction, worker_id: str | None) -> None:
+    """The worker asked an empty queue; it is idle unless it holds a live attempt."""
+    if not worker_id:
+        return
+    await tx.execute(
+        """
+        INSERT INTO workers (worker_id, status, last_dequeue_time, last_idle_time) VALUES (?, 'idle', ?, ?)
+        ON CONFLICT (worker_id) DO UPDATE SET last_dequeue_time = excluded.last_dequeue_time
+        """,
+        (worker_id, tx.now, tx.now),
+    )
+    await tx.execute(
+        """
+        UPDATE workers SET status = 'idle', last_idle_time = ?, current_rollout_id = NULL, current_attempt_id = NULL
+        WHERE worker_id = ? AND status <> 'idle' AND NOT EXISTS (
+            SELECT 1 FROM attempts a
+            WHERE a.worker_id = workers.worker_id AND a.status IN ('preparing', 'running'))
+        """,
+        (tx.now, worker_id),
+    )
+
+
+async def heartbeat(tx: Transaction, worker_id: str, stats: bytes | None) -> Worker:
+    """The worker is alive, and so are its attempts; stats of None keep the former ones."""
+    await tx.execute(
+        """
+        INSERT INTO workers (worker_id, heartbeat_stats, last_heartbeat_time) VALUES (?, ?, ?)
+        ON CONFLICT (worker_id) DO UPDATE SET
+            heartbeat_stats = COALESCE(excluded.heartbeat_stats, workers.heartbeat_stats),
+            last_heartbeat_time = excluded.last_heartbeat_time
+        """,
+        (worker_id, stats, tx.now),
+    )
+    await tx.execute(
+        "UPDATE attempts SET last_heartbeat_time = ? WHERE worker_id = ? AND status IN ('preparing', 'running')",
+        (tx.now, worker_id),
+    )
+    worker = await get_worker(tx, worker_id)
+    assert worker is not None
+    return worker
+
+
+async def get_worker(tx: Transaction, worker_id: str) -> Worker | None:
+    """Return a worker, or None."""
+    row = await tx.fetch_one(f"{_SELECT} WHERE w.worker_id = ?", (worker_id,))
+    return worker_of(row) if row else None
+
+
+async def query_workers(tx: Transaction, conditions: Conditions, paging: Paging) -> PaginatedResult[Worker]:
+    """Return a page of workers."""
+    order = paging.order(_SORTABLE, "position")
+    rows, total = await fetch_page(tx, _SELECT, "workers w", conditions.sql(), conditions.params, order, paging)
+    return PaginatedResult[Worker].model_construct(
+        items=[worker_of(row) for row in rows], limit=paging.limit, offset=paging.offset, total=total
+    )

@@ -1,0 +1,130 @@
+"""The store on SQLite: a file, or a private database in memory."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import weakref
+from pathlib import Path
+from typing import Any, Final, Literal, TypeVar
+
+from agentlightning.errors import ConfigurationError
+from agentlightning.store import schema
+from agentlightning.store.events import Signals
+from agentlightning.store.lane import Lane, Operation, Undo
+from agentlightning.store.sql.store import SqlLightningStore
+
+T = TypeVar("T")
+
+_BUSY_SECONDS: Final = 30.0
+_READERS: Final = 2
+
+
+class _LaneStore(SqlLightningStore):
+    """A store whose operations run in lanes; the threads end when the store is closed or forgotten."""
+
+    def __init__(self, signals: Signals, writes: Lane, reads: Lane) -> None:
+        super().__init__(signals)
+        self._writes, self._reads = writes, reads
+        self._lanes = {writes, reads}
+        for lane in self._lanes:
+            weakref.finalize(self, lane.stop)
+
+    async def write(self, operation: Operation[T], undo: Undo[T] | None = None) -> T:
+        """Run an operation that changes the store."""
+        return await self._writes.run(operation, undo)
+
+    async def read(self, operation: Operation[T]) -> T:
+        """Run an operation that only looks; it sees everything that was acknowledged."""
+        return await self._reads.run(operation)
+
+    async def close(self) -> None:
+        """Finish what was accepted, end the threads and close the database; closing twice is fine."""
+        for lane in self._lanes:
+            await lane.close()
+            self._signals.call_all()
+
+
+class SqliteLightningStore(_LaneStore):
+    """The store in a SQLite file, which survives the end of the program however it ends.
+
+    Several processes may use one file at a time, but waiting hears only of this object's own writes.
+
+    Args:
+        path: The file, created if missing; its folder must exist.
+        synchronous: What a commit survives: `NORMAL` the end of the process, `FULL` also a power failure, at the price
+            of a disk sync for each group of writes; `OFF` is for files that may be lost.
+
+    Raises:
+        ConfigurationError: The file cannot be opened, is no database of this program, or is from a newer one.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, synchronous: Literal["OFF", "NORMAL", "FULL"] = "NORMAL"
+    ) -> None:
+        if synchronous not in ("OFF", "NORMAL", "FULL"):
+            raise ConfigurationError(f"synchronous is {synchronous!r}: use OFF, NORMAL or FULL")
+        if str(path) == ":memory:":
+            raise ConfigurationError("SqliteLightningStore keeps a file; use InMemoryLightningStore for memory")
+        self.path: Final = Path(path)
+        signals = Signals()
+        writer = _open(str(self.path), synchronous)
+        readers = [_open(str(self.path), synchronous) for _ in range(_READERS)]
+        super().__init__(
+            signals,
+            Lane("agl-store-writer", [writer], "write", signals.publish),
+            Lane("agl-store-reader", readers, "read", signals.publish),
+        )
+
+
+class InMemoryLightningStore(_LaneStore):
+    """The store in memory: the same SQL on a private database, gone with the process.
+
+    It may be called from any thread and loop. v0.3's arguments are accepted and have nothing to configure: the store is
+    always thread-safe, holds spans as compact JSON and evicts none, and has no scans to space out.
+
+    Args:
+        thread_safe: Without effect.
+        eviction_memory_threshold: Without effect.
+        safe_memory_threshold: Without effect.
+        span_size_estimator: Without effect.
+        tracker: Without effect.
+        scan_debounce_seconds: Without effect.
+    """
+
+    def __init__(
+        self,
+        *,
+        thread_safe: bool = True,
+        eviction_memory_threshold: float | None = None,
+        safe_memory_threshold: float | None = None,
+        span_size_estimator: Any = None,
+        tracker: Any = None,
+        scan_debounce_seconds: float = 10.0,
+    ) -> None:
+        signals = Signals()
+        lane = Lane("agl-store", [_open(":memory:", "OFF")], "write", signals.publish)
+        super().__init__(signals, lane, lane)
+
+
+def _open(path: str, synchronous: str) -> sqlite3.Connection:
+    try:
+        connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    except sqlite3.Error as error:
+        raise _cannot_open(path, error) from error
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute(f"PRAGMA synchronous = {synchronous}")
+        connection.execute("PRAGMA temp_store = MEMORY")
+        schema.prepare(connection, path)
+    except sqlite3.Error as error:
+        connection.close()
+        raise _cannot_open(path, error) from error
+    except ConfigurationError:
+        connection.close()
+        raise
+    return connection
+
+
+def _cannot_open(path: str, error: sqlite3.Error) -> ConfigurationError:
+    return ConfigurationError(f"cannot keep a store in {path} ({error}); name a file in a writable folder")
