@@ -1,1 +1,7 @@
-"""TODO."""
+"""The gateway: records the model calls of unmodified programs, with their exact tokens."""
+
+from agentlightning.llm_proxy.flush import flush_captures
+from agentlightning.llm_proxy.proxy import LLMProxy
+from agentlightning.llm_proxy.routing import ModelConfig
+
+__all__ = ["LLMProxy", "ModelConfig", "flush_captures"]

@@ -1,0 +1,42 @@
+"""Waiting until what an attempt asked its models is in the store."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import aiohttp
+
+from agentlightning.types import NamedResources, ProxyLLM
+
+logger = logging.getLogger(__name__)
+
+
+async def flush_captures(resources: NamedResources, rollout_id: str, attempt_id: str, deadline: float = 10.0) -> None:
+    """Ask each gateway among the resources to put the attempt's calls into the store; returns when they are there.
+
+    A gateway that does not answer costs a warning and no more: its journal keeps the calls.
+
+    Args:
+        resources: What the rollout ran with; only `ProxyLLM`s matter.
+        rollout_id: The rollout.
+        attempt_id: The attempt.
+        deadline: The longest wait, in seconds.
+    """
+    models = [resource for resource in resources.values() if isinstance(resource, ProxyLLM)]
+    urls = {model.get_base_url(rollout_id, attempt_id).removesuffix("/v1") + "/flush" for model in models}
+    if not urls:
+        return
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=deadline + 1)) as session:
+        await asyncio.gather(*(_flush(session, url, deadline) for url in urls))
+
+
+async def _flush(session: aiohttp.ClientSession, url: str, deadline: float) -> None:
+    try:
+        async with session.post(url, params={"deadline": deadline}) as answer:
+            if answer.status != 200:
+                logger.warning(
+                    "model calls may be missing, %s answered %s: %s", url, answer.status, await answer.text()
+                )
+    except (aiohttp.ClientError, TimeoutError) as error:
+        logger.warning("model calls may be missing, the gateway does not answer at %s: %r", url, error)

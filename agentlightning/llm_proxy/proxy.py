@@ -1,0 +1,194 @@
+"""`LLMProxy`: the gateway as an object with a lifecycle."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from agentlightning.errors import ConfigurationError
+from agentlightning.llm_proxy.app import create_app
+from agentlightning.llm_proxy.journal import Journal
+from agentlightning.llm_proxy.routing import ModelConfig, RoutingTable
+from agentlightning.llm_proxy.sequence import SequenceReserver
+from agentlightning.llm_proxy.shipper import Shipper
+from agentlightning.llm_proxy.upstream import Upstream
+from agentlightning.serving import EmbeddedServer
+from agentlightning.store.base import LightningStore
+from agentlightning.types import LLM, ProxyLLM
+
+logger = logging.getLogger(__name__)
+
+_SHIP_SECONDS: Final = 5.0
+
+
+class LLMProxy:
+    """Stands between agents and OpenAI-shaped model servers and records every call as a span of its attempt.
+
+    An agent's base URL names its attempt (`…/rollout/<id>/attempt/<id>/v1`), so a program in any language is recorded
+    without a change. The reply never waits for the store: calls are journaled on disk and shipped in the background.
+
+    Args:
+        port: Port to bind; None or 0 picks a free one, which `restart` keeps.
+        model_list: The models to serve; see `ModelConfig`.
+        store: Where calls go; needed before `start`.
+        host: Address to bind; loopback by default.
+        journal_dir: Where calls wait for the store, replayed at the next start if the process dies. By default a
+            temporary directory, which `stop` removes when the store has everything. One gateway at a time may use it.
+        timeout: Seconds within which a backend must answer.
+
+    Raises:
+        ConfigurationError: The model list cannot be served.
+    """
+
+    def __init__(
+        self,
+        port: int | None = None,
+        model_list: Sequence[ModelConfig] | None = None,
+        store: LightningStore | None = None,
+        host: str | None = None,
+        *,
+        journal_dir: str | Path | None = None,
+        timeout: float = 600.0,
+    ) -> None:
+        self._port = port or 0
+        self._host = host or "127.0.0.1"
+        self._store = store
+        self._table = RoutingTable(model_list or ())
+        self._journal_dir = Path(journal_dir) if journal_dir is not None else None
+        self._timeout = timeout
+        self._running: _Running | None = None
+
+    def get_store(self) -> LightningStore | None:
+        """Return the store, or None."""
+        return self._store
+
+    def set_store(self, store: LightningStore) -> None:
+        """Set the store; while the gateway runs, later calls go there."""
+        self._store = store
+
+    def update_model_list(self, model_list: Sequence[ModelConfig]) -> None:
+        """Replace the models, also while the gateway runs; calls in flight end where they began.
+
+        Raises:
+            ConfigurationError: The list cannot be served; the old one stays.
+        """
+        self._table = RoutingTable(model_list)
+
+    def is_running(self) -> bool:
+        """Whether the gateway accepts calls."""
+        return self._running is not None and self._running.server.running
+
+    async def start(self) -> None:
+        """Serve on the calling event loop and replay what the journal holds.
+
+        Raises:
+            ConfigurationError: There is no store, or the address cannot be bound.
+        """
+        if self.is_running():
+            return
+        self._required_store()
+        address = self._host, self._port
+        running = _Running(lambda: self._table, self._required_store, address, self._journal_dir, self._timeout)
+        await running.start()
+        self._running = running
+        self._port = urlsplit(running.server.url).port or 0
+
+    async def stop(self) -> None:
+        """Let calls in flight end for a moment, ship what was recorded, and close."""
+        running, self._running = self._running, None
+        if running is not None:
+            await running.stop()
+
+    async def restart(self) -> None:
+        """Stop and start again at the same address."""
+        await self.stop()
+        await self.start()
+
+    def as_resource(
+        self,
+        rollout_id: str | None = None,
+        attempt_id: str | None = None,
+        model: str | None = None,
+        sampling_parameters: dict[str, Any] | None = None,
+    ) -> LLM:
+        """Return the gateway as a resource whose endpoint, ending in `/v1`, is an OpenAI base URL.
+
+        Args:
+            rollout_id: With `attempt_id`: give an `LLM` for that attempt alone; with neither, a `ProxyLLM` for all.
+            attempt_id: See `rollout_id`.
+            model: The model name; may be left out when the gateway serves only one.
+            sampling_parameters: What agents should add to their requests.
+
+        Raises:
+            ConfigurationError: The gateway does not run, or there are several models and none was named.
+            ValueError: Only one id is given.
+        """
+        if self._running is None:
+            raise ConfigurationError("the gateway has no address before it runs: await start() first")
+        template = ProxyLLM(
+            endpoint=f"{self._running.server.url}/v1",
+            model=model or self._only_model(),
+            sampling_parameters=sampling_parameters or {},
+        )
+        if rollout_id is None and attempt_id is None:
+            return template
+        return LLM(
+            endpoint=template.get_base_url(rollout_id, attempt_id),
+            model=template.model,
+            sampling_parameters=template.sampling_parameters,
+        )
+
+    def _only_model(self) -> str:
+        names = self._table.names
+        if len(names) != 1:
+            raise ConfigurationError(f"the gateway serves {names}: say which one with model=…")
+        return names[0]
+
+    def _required_store(self) -> LightningStore:
+        if self._store is None:
+            raise ConfigurationError("the gateway has no store: pass store=… or call set_store before start")
+        return self._store
+
+
+class _Running:
+    """What exists between `start` and `stop`."""
+
+    def __init__(
+        self,
+        get_table: Callable[[], RoutingTable],
+        get_store: Callable[[], LightningStore],
+        address: tuple[str, int],
+        journal_dir: Path | None,
+        timeout: float,
+    ) -> None:
+        self._temporary = journal_dir is None
+        self._journal_dir = journal_dir or Path(tempfile.mkdtemp(prefix="agentlightning-gateway-"))
+        self._shipper = Shipper(Journal(self._journal_dir), get_store)
+        self._sequences = SequenceReserver(get_store)
+        self._upstream = Upstream(timeout)
+        self.server = EmbeddedServer(create_app(get_table, self._upstream, self._sequences, self._shipper), *address)
+
+    async def start(self) -> None:
+        self._shipper.start()
+        try:
+            await self.server.start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        await self.server.stop()
+        await self._upstream.close()
+        shipped = await self._shipper.close(_SHIP_SECONDS)
+        await self._sequences.close()
+        if not shipped:
+            logger.warning(
+                "the store did not take all model calls; start a gateway with journal_dir=%r to write them later",
+                str(self._journal_dir),
+            )
+        elif self._temporary:
+            self._journal_dir.rmdir()

@@ -1,0 +1,60 @@
+"""Sequence ids for calls, reserved while the model works."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+from agentlightning.errors import NotFound
+from agentlightning.store.base import LightningStore
+
+logger = logging.getLogger(__name__)
+
+
+class SequenceReserver:
+    """Asks the store for sequence ids, many in one operation, without anybody waiting.
+
+    A call gets its id from the moment it arrives, so that it stands before what the agent does with the answer.
+
+    Args:
+        get_store: Returns the store to ask.
+    """
+
+    def __init__(self, get_store: Callable[[], LightningStore]) -> None:
+        self._get_store = get_store
+        self._waiting: list[tuple[tuple[str, str], asyncio.Future[int | None]]] = []
+        self._task: asyncio.Task[None] | None = None
+
+    def reserve(self, rollout_id: str, attempt_id: str) -> asyncio.Future[int | None]:
+        """Return the coming id, which is None when the store gives none now; ids follow the order of these calls."""
+        future: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(((rollout_id, attempt_id), future))
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._run(), name="agl-gateway-sequence")
+        return future
+
+    async def close(self) -> None:
+        """Stop asking."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+
+    async def _run(self) -> None:
+        while self._waiting:
+            batch, self._waiting = self._waiting, []
+            ids = await self._ask([attempt for attempt, _ in batch])
+            for (_, future), sequence_id in zip(batch, ids, strict=True):
+                if not future.done():
+                    future.set_result(sequence_id)
+
+    async def _ask(self, attempts: list[tuple[str, str]]) -> Sequence[int | None]:
+        try:
+            return await self._get_store().get_many_span_sequence_ids(attempts)
+        except NotFound:
+            if len(attempts) == 1:
+                return [None]
+            return [(await self._ask([attempt]))[0] for attempt in attempts]
+        except Exception as error:  # noqa: BLE001  # any store may fail in any way; the shipper asks again later
+            logger.warning("no sequence ids for %d model calls yet: %r", len(attempts), error)
+            return [None] * len(attempts)

@@ -1,0 +1,161 @@
+"""Moves calls from the journal to the store, in batches, behind the backs of those who made them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from agentlightning.errors import InvalidValue, NotFound
+from agentlightning.llm_proxy.capture import to_span
+from agentlightning.llm_proxy.exchange import Exchange
+from agentlightning.llm_proxy.journal import Journal, Segment
+from agentlightning.store.base import LightningStore
+
+logger = logging.getLogger(__name__)
+
+_LINGER_SECONDS: Final = 0.02
+"""How long a first call waits for others to share an operation of the store, unless somebody flushes."""
+_LONGEST_DELAY_SECONDS: Final = 5.0
+
+SequenceFuture = asyncio.Future[int | None]
+
+
+class _Backlog:
+    """The calls of one attempt that are not in the store yet."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.empty = asyncio.Event()
+
+
+class Shipper:
+    """Takes finished calls and sees to it that each is in the store once.
+
+    Args:
+        journal: Where calls are kept until then; what it holds from an earlier process is shipped first.
+        get_store: Returns the store to write to.
+    """
+
+    def __init__(self, journal: Journal, get_store: Callable[[], LightningStore]) -> None:
+        self._journal = journal
+        self._get_store = get_store
+        self._backlogs: dict[tuple[str, str], _Backlog] = {}
+        self._sequence_ids: dict[str, SequenceFuture] = {}
+        self._arrived = asyncio.Event()
+        self._urgent = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin, with what an earlier process left."""
+        leftover = self._journal.seal()
+        for segment in leftover:
+            for exchange in segment.read():
+                self._count(exchange)
+        self._task = asyncio.create_task(self._run(leftover), name="agl-gateway-shipper")
+
+    def add(self, exchange: Exchange, sequence_id: SequenceFuture) -> None:
+        """Journal a call; it reaches the store later.
+
+        Raises:
+            OSError: The journal's disk takes no more.
+        """
+        self._journal.append(exchange)
+        self._sequence_ids[exchange.span_id] = sequence_id
+        self._count(exchange)
+        self._arrived.set()
+
+    async def flush(self, rollout_id: str, attempt_id: str, deadline: float) -> bool:
+        """Wait until the calls of an attempt are in the store; False if `deadline` seconds were not enough."""
+        backlog = self._backlogs.get((rollout_id, attempt_id))
+        return backlog is None or await self._wait_empty([backlog], deadline)
+
+    async def close(self, deadline: float) -> bool:
+        """Ship what is left and stop; False if `deadline` seconds were not enough: the rest stays in the journal."""
+        shipped = await self._wait_empty(list(self._backlogs.values()), deadline)
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+            if not self._task.cancelled():
+                self._task.result()
+        self._journal.seal()
+        return shipped
+
+    async def _wait_empty(self, backlogs: list[_Backlog], deadline: float) -> bool:
+        self._urgent.set()
+        try:
+            async with asyncio.timeout(deadline):
+                for backlog in backlogs:
+                    await backlog.empty.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _run(self, leftover: list[Segment]) -> None:
+        for segment in leftover:
+            await self._ship(segment)
+        while True:
+            await self._arrived.wait()
+            await self._linger()
+            self._arrived.clear()
+            self._urgent.clear()
+            for segment in self._journal.seal():
+                await self._ship(segment)
+
+    async def _linger(self) -> None:
+        try:
+            async with asyncio.timeout(_LINGER_SECONDS):
+                await self._urgent.wait()
+        except TimeoutError:
+            return  # the usual end: nobody is in a hurry
+
+    async def _ship(self, segment: Segment) -> None:
+        exchanges, delay = segment.read(), 0.05
+        sequence_ids = await self._take_sequence_ids(exchanges)
+        while True:
+            try:
+                await self._write(exchanges, sequence_ids)
+                break
+            except Exception as error:  # noqa: BLE001  # any store may fail in any way; the calls are safe meanwhile
+                logger.warning(
+                    "%d model calls wait for the store, next try in %.2f s: %r", len(exchanges), delay, error
+                )
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, _LONGEST_DELAY_SECONDS)
+        segment.delete()
+        self._uncount(exchanges)
+
+    async def _take_sequence_ids(self, exchanges: Iterable[Exchange]) -> dict[str, int]:
+        futures = {exchange.span_id: self._sequence_ids.pop(exchange.span_id, None) for exchange in exchanges}
+        ids = {span_id: await future for span_id, future in futures.items() if future is not None}
+        return {span_id: sequence_id for span_id, sequence_id in ids.items() if sequence_id is not None}
+
+    async def _write(self, exchanges: list[Exchange], sequence_ids: dict[str, int]) -> None:
+        """Write calls, or those among them that the store takes: what it refuses now it refuses always."""
+        store = self._get_store()
+        try:
+            missing = [exchange for exchange in exchanges if exchange.span_id not in sequence_ids]
+            if missing:
+                attempts = [(exchange.rollout_id, exchange.attempt_id) for exchange in missing]
+                reserved = await store.get_many_span_sequence_ids(attempts)
+                sequence_ids.update(zip((exchange.span_id for exchange in missing), reserved, strict=True))
+            await store.add_many_spans([to_span(each, sequence_ids[each.span_id]) for each in exchanges])
+        except (NotFound, InvalidValue) as error:
+            if len(exchanges) == 1:
+                logger.error("a model call is dropped, for the store refuses it: %s", error)
+                return
+            for exchange in exchanges:
+                await self._write([exchange], sequence_ids)
+
+    def _count(self, exchange: Exchange) -> None:
+        self._backlogs.setdefault((exchange.rollout_id, exchange.attempt_id), _Backlog()).size += 1
+
+    def _uncount(self, exchanges: Iterable[Exchange]) -> None:
+        for attempt, shipped in Counter((each.rollout_id, each.attempt_id) for each in exchanges).items():
+            backlog = self._backlogs[attempt]
+            backlog.size -= shipped
+            if backlog.size == 0:
+                backlog.empty.set()
+                del self._backlogs[attempt]
