@@ -7,8 +7,7 @@ import math
 from collections import Counter
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from agentlightning.adapter import merge_calls
 from agentlightning.types import LLMCall, TrainingRow

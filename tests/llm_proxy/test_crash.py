@@ -1,0 +1,53 @@
+"""A call whose reply the agent has seen survives the death of the gateway."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+import aiohttp
+import pytest
+from scripted_backend import ScriptedBackend
+
+from agentlightning.llm_proxy import LLMProxy
+from agentlightning.store import SqliteLightningStore
+
+CHILD = Path(__file__).with_name("gateway_process.py")
+CALLS = 20
+
+
+@pytest.mark.parametrize("kind", ["ships", "never_ships"])
+async def test_calls_answered_before_a_kill_are_in_the_store_once(
+    tmp_path: Path, backend: ScriptedBackend, kind: str
+) -> None:
+    store_path, journal = str(tmp_path / "store.db"), str(tmp_path / "journal")
+    base = f"{backend.server.url}/v1"
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, str(CHILD), store_path, journal, base, kind),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    assert child.stdout
+    async with asyncio.timeout(20):
+        endpoint = (await child.stdout.readline()).decode().strip()
+        async with aiohttp.ClientSession() as session:
+            for _ in range(CALLS):
+                async with session.post(f"{endpoint}/chat/completions", json={"model": "policy"}) as reply:
+                    assert reply.status == 200
+                    await reply.read()
+        child.kill()
+        await child.wait()
+    rollout_id = endpoint.split("/rollout/")[1].split("/")[0]
+    assert await replayed_response_ids(store_path, journal, rollout_id) == [f"chatcmpl-{n + 1}" for n in range(CALLS)]
+
+
+async def replayed_response_ids(store_path: str, journal: str, rollout_id: str) -> list[object]:
+    store = SqliteLightningStore(store_path)
+    proxy = LLMProxy(store=store, journal_dir=journal)
+    await proxy.start()
+    await proxy.stop()
+    spans = await store.query_spans(rollout_id)
+    await store.close()
+    return [span.attributes["gen_ai.response.id"] for span in spans]

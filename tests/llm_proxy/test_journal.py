@@ -1,0 +1,71 @@
+"""What is appended is read again, also after a cut at any byte."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hypothesis import given, strategies as st
+
+from agentlightning.llm_proxy.exchange import Exchange, read_exchanges
+from agentlightning.llm_proxy.journal import Journal
+
+exchanges = st.builds(
+    Exchange,
+    rollout_id=st.text(),
+    attempt_id=st.text(),
+    trace_id=st.text("0123456789abcdef", min_size=32, max_size=32),
+    start_ns=st.integers(0, 2**62),
+    end_ns=st.integers(0, 2**62),
+    status=st.integers(200, 599),
+    request=st.binary(),
+    response=st.binary(),
+)
+
+
+def make_exchange(response: bytes = b"") -> Exchange:
+    return Exchange(
+        rollout_id="r",
+        attempt_id="a",
+        trace_id="0" * 32,
+        start_ns=1,
+        end_ns=2,
+        status=200,
+        request=b"{}",
+        response=response,
+    )
+
+
+@given(st.lists(exchanges, max_size=4), st.data())
+def test_a_cut_loses_only_the_record_it_hits(written: list[Exchange], data: st.DataObject) -> None:
+    records = [exchange.to_bytes() for exchange in written]
+    whole = b"".join(records)
+    cut = data.draw(st.integers(0, len(whole)))
+    complete = sum(1 for i in range(len(records)) if sum(map(len, records[: i + 1])) <= cut)
+    assert list(read_exchanges(whole[:cut])) == written[:complete]
+
+
+def test_sealed_segments_come_once_and_go_when_deleted(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "new")
+    assert journal.seal() == []
+    journal.append(make_exchange(b"1"))
+    journal.append(make_exchange(b"2"))
+    (segment,) = journal.seal()
+    assert [exchange.response for exchange in segment.read()] == [b"1", b"2"]
+    assert journal.seal() == []
+    segment.delete()
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_large_segments_end_by_themselves_in_order(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    for number in range(4):
+        journal.append(make_exchange(bytes([number]) * 600_000))
+    segments = journal.seal()
+    assert len(segments) == 2
+    assert [exchange.response[0] for segment in segments for exchange in segment.read()] == [0, 1, 2, 3]
+
+
+def test_the_next_journal_finds_what_was_left(tmp_path: Path) -> None:
+    Journal(tmp_path).append(make_exchange(b"left"))
+    (segment,) = Journal(tmp_path).seal()
+    assert segment.read() == [make_exchange(b"left")]

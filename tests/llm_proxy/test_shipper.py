@@ -1,0 +1,160 @@
+"""Every call reaches the store once, whatever the store does, and nobody waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import aiohttp
+import pytest
+from scripted_backend import ScriptedBackend, answer
+
+from agentlightning._internal.ids import generate_id
+from agentlightning.llm_proxy import LLMProxy
+from agentlightning.llm_proxy.exchange import Exchange
+from agentlightning.llm_proxy.journal import Journal
+from agentlightning.llm_proxy.sequence import SequenceReserver
+from agentlightning.llm_proxy.shipper import Shipper
+from agentlightning.store import InMemoryLightningStore
+from agentlightning.types import AttemptedRollout, Span
+
+
+class TroubledStore(InMemoryLightningStore):
+    """Fails as often as it is told to, and takes spans only while its gate is open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failures = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def get_many_span_sequence_ids(self, rollout_attempt_ids: Sequence[tuple[str, str]]) -> Sequence[int]:
+        self._fail()
+        return await super().get_many_span_sequence_ids(rollout_attempt_ids)
+
+    async def add_many_spans(self, spans: Sequence[Span]) -> Sequence[Span]:
+        self._fail()
+        await self.gate.wait()
+        return await super().add_many_spans(spans)
+
+    def _fail(self) -> None:
+        if self.failures > 0:
+            self.failures -= 1
+            raise ConnectionError("the store is away")
+
+
+@pytest.fixture
+async def store() -> TroubledStore:
+    return TroubledStore()
+
+
+class Pipeline:
+    """A shipper with its journal and reserver."""
+
+    def __init__(self, directory: Path, store: InMemoryLightningStore) -> None:
+        self.reserver = SequenceReserver(lambda: store)
+        self.shipper = Shipper(Journal(directory), lambda: store)
+        self.shipper.start()
+
+    def call(self, rollout_id: str, attempt_id: str, number: int = 1) -> None:
+        exchange = Exchange(
+            rollout_id=rollout_id,
+            attempt_id=attempt_id,
+            trace_id=generate_id(32),
+            start_ns=number,
+            end_ns=number + 1,
+            status=200,
+            request=b'{"model": "m"}',
+            response=json.dumps(answer({"model": "m"}, number)).encode(),
+        )
+        self.shipper.add(exchange, self.reserver.reserve(rollout_id, attempt_id))
+
+    async def close(self, deadline: float = 5.0) -> bool:
+        shipped = await self.shipper.close(deadline)
+        await self.reserver.close()
+        return shipped
+
+
+def ids(attempted: AttemptedRollout) -> tuple[str, str]:
+    return attempted.rollout_id, attempted.attempt.attempt_id
+
+
+async def response_ids(store: InMemoryLightningStore, attempted: AttemptedRollout) -> list[object]:
+    return [span.attributes["gen_ai.response.id"] for span in await store.query_spans(attempted.rollout_id)]
+
+
+@pytest.mark.parametrize("failures", [0, 1, 2, 3])
+async def test_a_failing_store_is_tried_again(
+    tmp_path: Path, store: TroubledStore, attempted: AttemptedRollout, failures: int
+) -> None:
+    pipeline = Pipeline(tmp_path, store)
+    store.failures = failures
+    for number in range(3):
+        pipeline.call(*ids(attempted), number)
+    assert await pipeline.shipper.flush(*ids(attempted), 5)
+    assert await response_ids(store, attempted) == [f"chatcmpl-{number}" for number in range(3)]
+    assert await pipeline.close()
+    assert Journal(tmp_path).seal() == []
+
+
+async def test_calls_of_unknown_rollouts_are_dropped_and_their_neighbours_kept(
+    tmp_path: Path, store: TroubledStore, attempted: AttemptedRollout, caplog: pytest.LogCaptureFixture
+) -> None:
+    pipeline = Pipeline(tmp_path, store)
+    pipeline.call(*ids(attempted), 1)
+    pipeline.call("nobody", "a", 2)
+    pipeline.call(*ids(attempted), 3)
+    assert await pipeline.close()
+    assert await response_ids(store, attempted) == ["chatcmpl-1", "chatcmpl-3"]
+    assert "dropped" in caplog.text
+
+
+async def test_what_a_stopped_gateway_could_not_ship_the_next_one_does(
+    tmp_path: Path, store: TroubledStore, attempted: AttemptedRollout
+) -> None:
+    first = Pipeline(tmp_path, store)
+    store.gate.clear()
+    first.call(*ids(attempted))
+    assert not await first.close(deadline=0.05)
+    store.gate.set()
+    second = Pipeline(tmp_path, store)
+    assert await second.shipper.flush(*ids(attempted), 5)
+    assert await response_ids(store, attempted) == ["chatcmpl-1"]
+    assert await second.close()
+
+
+async def test_shipping_a_segment_again_changes_nothing(
+    tmp_path: Path, store: TroubledStore, attempted: AttemptedRollout
+) -> None:
+    first = Pipeline(tmp_path / "journal", store)
+    first.call(*ids(attempted))
+    shutil.copytree(tmp_path / "journal", tmp_path / "copy")  # as if the process died before the file was deleted
+    assert await first.close()
+    second = Pipeline(tmp_path / "copy", store)
+    assert await second.close()
+    assert await response_ids(store, attempted) == ["chatcmpl-1"]
+
+
+async def test_no_reply_waits_for_the_store(
+    store: TroubledStore, attempted: AttemptedRollout, backend: ScriptedBackend, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.ERROR)
+    async with asyncio.timeout(10), aiohttp.ClientSession() as session:
+        proxy = LLMProxy(model_list=[backend.model_config], store=store)
+        await proxy.start()
+        endpoint = proxy.as_resource(*ids(attempted)).endpoint
+        flush = endpoint.removesuffix("/v1") + "/flush"
+        store.gate.clear()
+        async with session.post(f"{endpoint}/chat/completions", json={"model": "policy"}) as reply:
+            assert reply.status == 200
+        async with session.post(flush, params={"deadline": "0.05"}) as reply:
+            assert (reply.status, (await reply.json())["error"]["code"]) == (504, "flush_timeout")
+        store.gate.set()
+        async with session.post(flush) as reply:
+            assert reply.status == 200
+        assert await response_ids(store, attempted) == ["chatcmpl-1"]
+        await proxy.stop()
