@@ -1,1 +1,6 @@
-"""TODO."""
+"""Runners: claim rollouts, run the agent, record how it went."""
+
+from agentlightning.runner.agent import LitAgentRunner
+from agentlightning.runner.base import Runner
+
+__all__ = ["LitAgentRunner", "Runner"]

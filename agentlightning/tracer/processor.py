@@ -13,10 +13,10 @@ from opentelemetry import trace as otel
 from opentelemetry.context import Context
 from opentelemetry.instrumentation.threading import ThreadingInstrumentor
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace import Span as SdkSpan
+from opentelemetry.sdk.trace import ReadableSpan, Span as SdkSpan, SpanLimits, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
+from agentlightning.errors import ConfigurationError
 from agentlightning.semconv import LightningResourceAttributes
 from agentlightning.tracer.active import ActiveTrace, SpanRecord, active_trace
 from agentlightning.types import Span
@@ -89,23 +89,32 @@ def install() -> tuple[TraceProcessor, otel.Tracer]:
     """Connect the process to OpenTelemetry and return its processor and the tracer for our own spans.
 
     Done once a process, as OpenTelemetry has one global provider. Ours becomes the global one when there is none;
-    else our processor joins the provider that is there. The active trace follows into threads and executors.
+    else our processor joins the one that is there, so that agents' own spans are captured. Our own spans always come
+    from our provider: a sampler or an attribute limit of somebody else's must not lose a reward or a prompt. The
+    active trace follows into threads and executors.
+
+    Raises:
+        ConfigurationError: The environment switches OpenTelemetry off.
     """
     processor = TraceProcessor()
+    resource = Resource({LightningResourceAttributes.TRACER_NAME.value: "otel"})
+    provider = TracerProvider(sampler=ALWAYS_ON, resource=resource, span_limits=_NO_LIMITS)
+    provider.add_span_processor(processor)
+    tracer = provider.get_tracer("agentlightning")
+    if isinstance(tracer, otel.NoOpTracer):
+        raise ConfigurationError("OTEL_SDK_DISABLED is set, so nothing can be traced: unset it, or use DummyTracer")
     _instrument_threads()
-    provider = otel.get_tracer_provider()
-    if isinstance(provider, otel.ProxyTracerProvider):
-        resource = Resource({LightningResourceAttributes.TRACER_NAME.value: "otel"})
-        provider = TracerProvider(sampler=ALWAYS_ON, resource=resource, span_limits=_NO_LIMITS)
+    present = otel.get_tracer_provider()
+    if isinstance(present, otel.ProxyTracerProvider):
         otel.set_tracer_provider(provider)
-    elif not isinstance(provider, TracerProvider):
+    elif isinstance(present, TracerProvider):
+        present.add_span_processor(processor)
+    else:
         logger.warning(
             "The global OpenTelemetry provider is a %s, not one of the SDK: only spans of agentlightning are captured",
-            type(provider).__name__,
+            type(present).__name__,
         )
-        provider = TracerProvider(sampler=ALWAYS_ON, span_limits=_NO_LIMITS)
-    provider.add_span_processor(processor)
-    return processor, provider.get_tracer("agentlightning")
+    return processor, tracer
 
 
 def _instrument_threads() -> None:

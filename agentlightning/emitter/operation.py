@@ -1,0 +1,179 @@
+"""Operations: a function or a block of an agent as a span with its inputs and its output."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Any, TypeVar, cast, overload
+
+from agentlightning.emitter.target import target_tracer
+from agentlightning.semconv import AGL_OPERATION, LightningSpanAttributes
+from agentlightning.types import Attributes, SpanCoreFields, SpanRecordingContext
+from agentlightning.types.attributes import flatten_attributes, sanitize_attributes
+
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+
+_NAME = LightningSpanAttributes.OPERATION_NAME.value
+_INPUT = LightningSpanAttributes.OPERATION_INPUT.value
+_OUTPUT = LightningSpanAttributes.OPERATION_OUTPUT.value
+
+
+class OperationContext:
+    """A block recorded as a span, by `with`; called with a function, it decorates that.
+
+    Args:
+        name: The name of the span.
+        attributes: Its first attributes; nested values get dotted keys.
+        propagate: Record it in the active trace, if there is one.
+    """
+
+    def __init__(self, name: str, attributes: dict[str, Any], propagate: bool = True) -> None:
+        self.name = name
+        self._attributes = attributes
+        self._propagate = propagate
+        self._context: AbstractContextManager[SpanRecordingContext] | None = None
+        self._recording: SpanRecordingContext | None = None
+        self._span: SpanCoreFields | None = None
+
+    def __call__(self, fn: FunctionT) -> FunctionT:
+        """Return the function with every call recorded in a block of its own."""
+        attributes = {_NAME: fn.__name__, **self._attributes}
+        open_block = functools.partial(OperationContext, self.name, attributes, self._propagate)
+        wrap = _wrap_async if inspect.iscoroutinefunction(fn) else _wrap_sync
+        return cast("FunctionT", wrap(fn, inspect.signature(fn), open_block))
+
+    def __enter__(self) -> OperationContext:
+        # The tracer is looked up here, not when a decorator is applied: modules are imported outside of any trace.
+        self._context = target_tracer(self._propagate).operation_context(
+            self.name, sanitize_attributes(flatten_attributes(self._attributes))
+        )
+        self._recording = self._context.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        context, recording = self._context, self._recording
+        assert context is not None
+        assert recording is not None
+        self._context = self._recording = None
+        try:
+            context.__exit__(kind, error, traceback)
+        finally:
+            self._span = recording.get_recorded_span()
+
+    def span(self) -> SpanCoreFields:
+        """Return what was recorded.
+
+        Raises:
+            RuntimeError: The block is not over.
+        """
+        if self._span is None:
+            raise RuntimeError("the operation has no span before its block is over")
+        return self._span
+
+    def set_input(self, *args: Any, **kwargs: Any) -> None:
+        """Record inputs: positional ones as `input.args.<i>`, named ones as `input.<name>`.
+
+        Raises:
+            RuntimeError: Outside of the block.
+        """
+        self._record(_INPUT, ({"args": list(args)} if args else {}) | kwargs)
+
+    def set_call(self, signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Record the arguments of a call by parameter name; the instance a method belongs to is left out.
+
+        Raises:
+            RuntimeError: Outside of the block.
+        """
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError:  # the call itself will raise it; the span should still show what was passed
+            self._record(_INPUT, {"args": list(args), "kwargs": kwargs})
+            return
+        bound.apply_defaults()
+        self._record(_INPUT, {name: value for name, value in bound.arguments.items() if name != "self"})
+
+    def set_output(self, output: Any) -> None:
+        """Record the output.
+
+        Raises:
+            RuntimeError: Outside of the block.
+        """
+        self._record(_OUTPUT, output)
+
+    def _record(self, key: str, value: Any) -> None:
+        if self._recording is None:
+            raise RuntimeError("an operation records inputs and outputs only inside its block")
+        self._recording.record_attributes(_attributes(key, value))
+
+
+@overload
+def operation(fn: FunctionT, *, propagate: bool = True, name: str | None = None, **attributes: Any) -> FunctionT: ...
+@overload
+def operation(
+    fn: None = None, *, propagate: bool = True, name: str | None = None, **attributes: Any
+) -> OperationContext: ...
+def operation(fn: Any = None, *, propagate: bool = True, name: str | None = None, **attributes: Any) -> Any:
+    """Record a function or a block as a span.
+
+    Write `@operation` or `@operation(name=…)` above a function, `with operation(…) as op:` around a block. A function
+    records its arguments by parameter name and its result, a block what `op.set_input` and `op.set_output` are given.
+    Arguments are written whole: leave out what is large or secret.
+
+    Args:
+        fn: The function to decorate.
+        propagate: Record in the active trace, if there is one.
+        name: What the operation is called; the function's name by default.
+        **attributes: More attributes; nested values get dotted keys.
+
+    Raises:
+        ValueError: `fn` cannot be called, or the name is given twice.
+    """
+    if fn is not None and not callable(fn):
+        raise ValueError(f"operation takes a function, not a {type(fn).__name__}; give attributes by name")
+    if name is not None and _NAME in attributes:
+        raise ValueError(f"the name is given twice: name={name!r} and {_NAME}={attributes[_NAME]!r}")
+    if name is not None:
+        attributes[_NAME] = name
+    block = OperationContext(AGL_OPERATION, attributes, propagate)
+    return block if fn is None else block(fn)
+
+
+def _wrap_sync(
+    fn: Callable[..., Any], signature: inspect.Signature, open_block: Callable[[], OperationContext]
+) -> Callable[..., Any]:
+    @functools.wraps(fn)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        with open_block() as block:
+            block.set_call(signature, args, kwargs)
+            result = fn(*args, **kwargs)
+            block.set_output(result)
+            return result
+
+    return wrapper
+
+
+def _wrap_async(
+    fn: Callable[..., Any], signature: inspect.Signature, open_block: Callable[[], OperationContext]
+) -> Callable[..., Any]:
+    @functools.wraps(fn)
+    async def wrapper(*args: Any, **kwargs: Any) -> Any:
+        with open_block() as block:
+            block.set_call(signature, args, kwargs)
+            result = await fn(*args, **kwargs)
+            block.set_output(result)
+            return result
+
+    return wrapper
+
+
+def _attributes(key: str, value: Any) -> Attributes:
+    """Whatever a user's function takes or returns has attributes: recording must not fail a call."""
+    try:
+        return sanitize_attributes(flatten_attributes({key: value}))
+    except ValueError:  # keys that are not strings
+        return {key: str(value)}

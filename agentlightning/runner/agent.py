@@ -1,0 +1,238 @@
+"""LitAgentRunner: runs agents on rollouts, many at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
+
+from agentlightning.errors import ConfigurationError, NotFound
+from agentlightning.litagent import LitAgent
+from agentlightning.runner.attempt import AttemptRun
+from agentlightning.runner.base import Runner
+from agentlightning.runner.claims import Claims
+from agentlightning.runner.heartbeat import HeartbeatSettings, beating
+from agentlightning.tracer import Tracer
+from agentlightning.types import AttemptedRollout, Hook, NamedResources, Rollout, RolloutMode
+
+if TYPE_CHECKING:
+    from agentlightning.execution.events import ExecutionEvent
+    from agentlightning.store import LightningStore
+
+logger = logging.getLogger(__name__)
+
+T_task = TypeVar("T_task")
+
+
+class LitAgentRunner(Runner[T_task]):
+    """Runs an agent on the rollouts of a store, tracing each on its own.
+
+    Args:
+        tracer: Records what the agent does.
+        max_rollouts: How many rollouts `iter` runs before it returns; None for no limit.
+        poll_interval: Seconds of one wait for work. The store wakes the runner, so this delays nothing.
+        heartbeat_interval: Seconds between two heartbeats; 0 or less for none.
+        interval_jitter: The most by which a pause between heartbeats is longer or shorter, in seconds.
+        heartbeat_launch_mode: `asyncio` beats on the event loop, `thread` in a thread of its own.
+        heartbeat_include_gpu: Whether heartbeats tell about GPUs.
+        max_concurrency: How many rollouts `iter` runs at the same time.
+
+    Raises:
+        ConfigurationError: A number makes no sense.
+    """
+
+    def __init__(
+        self,
+        tracer: Tracer,
+        max_rollouts: int | None = None,
+        poll_interval: float = 5.0,
+        heartbeat_interval: float = 10.0,
+        interval_jitter: float = 0.5,
+        heartbeat_launch_mode: Literal["asyncio", "thread"] = "asyncio",
+        heartbeat_include_gpu: bool = False,
+        *,
+        max_concurrency: int = 1,
+    ) -> None:
+        if max_concurrency < 1 or poll_interval <= 0:
+            raise ConfigurationError(
+                f"max_concurrency={max_concurrency} and poll_interval={poll_interval} must be positive"
+            )
+        if heartbeat_launch_mode not in ("asyncio", "thread"):
+            raise ConfigurationError(f"heartbeat_launch_mode must be asyncio or thread, not {heartbeat_launch_mode!r}")
+        self._tracer = tracer
+        self._max_rollouts = max_rollouts
+        self._poll_interval = poll_interval
+        self._max_concurrency = max_concurrency
+        self._heartbeat = HeartbeatSettings(
+            heartbeat_interval, interval_jitter, heartbeat_launch_mode, heartbeat_include_gpu
+        )
+        self._agent: LitAgent[T_task] | None = None
+        self._store: LightningStore | None = None
+        self._hooks: tuple[Hook, ...] = ()
+        self._beating_users = 0
+        self._beating_stack = AsyncExitStack()
+
+    @property
+    def tracer(self) -> Tracer:
+        """The tracer."""
+        return self._tracer
+
+    def init(self, agent: LitAgent[T_task], *, hooks: Sequence[Hook] | None = None, **kwargs: Any) -> None:
+        """Take the agent and the hooks; once for all workers."""
+        self._agent = agent
+        agent.set_runner(self)
+        self._hooks = tuple(hooks or ())
+        self._tracer.init()
+
+    def init_worker(self, worker_id: int, store: LightningStore, **kwargs: Any) -> None:
+        """Take the store; once a worker."""
+        self.worker_id = worker_id
+        self._store = store
+        self._tracer.init_worker(worker_id, store)
+
+    def teardown_worker(self, worker_id: int, *args: Any, **kwargs: Any) -> None:
+        """Undo `init_worker`."""
+        self.worker_id = self._store = None
+        self._tracer.teardown_worker(worker_id)
+
+    def teardown(self, *args: Any, **kwargs: Any) -> None:
+        """Undo `init`."""
+        self._agent = None
+        self._hooks = ()
+        self._tracer.teardown()
+
+    def get_agent(self) -> LitAgent[T_task]:
+        """Return the agent.
+
+        Raises:
+            ConfigurationError: `init` was not called.
+        """
+        if self._agent is None:
+            raise ConfigurationError("the runner has no agent: use `with runner.run_context(agent=…, store=…)`")
+        return self._agent
+
+    def get_store(self) -> LightningStore:
+        """Return the store.
+
+        Raises:
+            ConfigurationError: `init_worker` was not called.
+        """
+        if self._store is None:
+            raise ConfigurationError("the runner has no store: use `with runner.run_context(agent=…, store=…)`")
+        return self._store
+
+    def get_worker_id(self) -> str:
+        """Return the name under which the store knows this runner."""
+        return "Worker-Unknown" if self.worker_id is None else f"Worker-{self.worker_id}"
+
+    async def step(
+        self,
+        input: T_task,
+        *,
+        resources: NamedResources | None = None,
+        mode: RolloutMode | None = None,
+        event: ExecutionEvent | None = None,
+    ) -> Rollout:
+        """Run one task directly, past the queue. Any number of steps may run at the same time.
+
+        Args:
+            input: The task.
+            resources: What to run it with; stored as a new entry. None takes the latest there are.
+            mode: The split it belongs to. None stays None and takes the agent's validation path.
+            event: Cancels the step once it is set.
+
+        Returns:
+            The finished rollout.
+
+        Raises:
+            ValueError: The mode is unknown.
+            RolloutCancelled: The event was set before the agent ended.
+            Exception: Whatever the agent raised, after the attempt was marked as failed.
+        """
+        _check_mode(mode)
+        store = self.get_store()
+        async with self._beating():
+            resources_id = (await store.add_resources(resources)).resources_id if resources is not None else None
+            rollout = await store.start_rollout(
+                input=input, mode=mode, resources_id=resources_id, worker_id=self.get_worker_id()
+            )
+            await AttemptRun(self, rollout, self._hooks, event).run()
+        completed = await store.get_rollout_by_id(rollout.rollout_id)
+        if completed is None:
+            raise NotFound(f"rollout {rollout.rollout_id} is finished and the store has forgotten it")
+        return completed
+
+    async def iter(self, *, event: ExecutionEvent | None = None) -> None:
+        """Run the rollouts of the store's queue, up to `max_concurrency` at the same time.
+
+        Failures of rollouts are logged and recorded; the next one follows.
+
+        Args:
+            event: Ends the waiting for work at once when it is set; running rollouts finish first.
+
+        Raises:
+            StoreError: The store did not answer, retries included; running rollouts finish first.
+        """
+        claims = Claims(self.get_store(), self.get_worker_id(), self._poll_interval)
+        failure: Exception | None = None
+        async with self._beating(), claims.until(event), asyncio.TaskGroup() as running:
+            try:
+                await self._run_claimed(claims, running)
+            except Exception as error:  # noqa: BLE001  # raised below: a task group would cancel the running rollouts
+                failure = error
+        if failure is not None:
+            raise failure
+
+    async def _run_claimed(self, claims: Claims, running: asyncio.TaskGroup) -> None:
+        active: set[asyncio.Task[None]] = set()
+        freed = asyncio.Event()
+
+        def free(task: asyncio.Task[None]) -> None:
+            active.discard(task)
+            freed.set()
+
+        started = 0
+        while not claims.stopped and (self._max_rollouts is None or started < self._max_rollouts):
+            limit = self._max_concurrency - len(active)
+            if limit == 0:
+                freed.clear()
+                await freed.wait()
+                continue
+            if self._max_rollouts is not None:
+                limit = min(limit, self._max_rollouts - started)
+            for rollout in await claims.take(limit):
+                started += 1
+                task = running.create_task(self._run_one(rollout))
+                active.add(task)
+                task.add_done_callback(free)
+
+    async def _run_one(self, rollout: AttemptedRollout) -> None:
+        try:
+            await AttemptRun(self, rollout, self._hooks, None).run()
+        except Exception:
+            # The attempt is recorded as failed; the queue goes on.
+            logger.exception("%s: rollout %s failed", self.get_worker_id(), rollout.rollout_id)
+
+    @asynccontextmanager
+    async def _beating(self) -> AsyncGenerator[None]:
+        """Beat while anybody works: one heartbeat for all concurrent steps."""
+        self._beating_users += 1
+        try:
+            if self._beating_users == 1:
+                self._beating_stack = AsyncExitStack()
+                await self._beating_stack.enter_async_context(
+                    beating(self.get_store(), self.get_worker_id(), self._heartbeat)
+                )
+            yield
+        finally:
+            self._beating_users -= 1
+            if self._beating_users == 0:
+                await self._beating_stack.aclose()
+
+
+def _check_mode(mode: RolloutMode | None) -> None:
+    if mode is not None and mode not in get_args(RolloutMode):
+        hint = " (did you mean val?)" if str(mode).startswith("val") else ""
+        raise ValueError(f"mode must be train, val, test or None, not {mode!r}{hint}")

@@ -1,0 +1,189 @@
+"""One attempt, from its claim to its final status."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+from collections.abc import Awaitable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from agentlightning.emitter import emit_exception
+from agentlightning.errors import LeaseLost, MissingResource
+from agentlightning.litagent import LitAgent, is_async_callable, resolve_proxies
+from agentlightning.runner.cancel import cancelled_by, uninterrupted
+from agentlightning.runner.outcome import record_result
+from agentlightning.runner.thread import run_in_thread
+from agentlightning.tracer.active import ActiveTrace, active_trace
+from agentlightning.tracer.retry import retrying
+from agentlightning.types import AttemptedRollout, Hook, NamedResources, ProxyLLM, Span
+
+if TYPE_CHECKING:
+    from agentlightning.execution.events import ExecutionEvent
+    from agentlightning.runner.agent import LitAgentRunner
+    from agentlightning.store import LightningStore
+
+logger = logging.getLogger(__name__)
+
+GATEWAY_DEADLINE: Final = 10.0
+"""Seconds for the gateway to put the attempt's model calls into the store."""
+STATUS_DEADLINE: Final = 60.0
+"""Seconds for the store to take the attempt's status, retries included."""
+
+
+class AttemptRun:
+    """Runs the agent on one attempt.
+
+    Args:
+        runner: Who runs it; gives agent, tracer and store.
+        rollout: The rollout with the attempt.
+        hooks: Callbacks.
+        event: Cancels the agent once it is set.
+    """
+
+    def __init__(
+        self,
+        runner: LitAgentRunner[Any],
+        rollout: AttemptedRollout,
+        hooks: Sequence[Hook],
+        event: ExecutionEvent | None,
+    ) -> None:
+        self._runner = runner
+        self._agent: LitAgent[Any] = runner.get_agent()
+        self._store: LightningStore = runner.get_store()
+        self._rollout = rollout
+        self._hooks = hooks
+        self._event = event
+        self._trace: ActiveTrace | None = None
+        self._resources: NamedResources = {}
+
+    async def run(self) -> None:
+        """Run the attempt and write its status.
+
+        Whatever goes wrong, interruptions included, ends the attempt as failed and is raised again once that is
+        written.
+        """
+        failure = await _caught(self._run_agent())
+        failure = await _caught(self._finish()) or failure
+        try:
+            await uninterrupted(self._write_status(failure), STATUS_DEADLINE)
+        except Exception:
+            if failure is None:
+                raise
+            # The caller must see why the agent failed; that the store did not hear of it is second.
+            logger.exception("The failure of rollout %s was not written", self._rollout.rollout_id)
+        if failure is not None:
+            raise failure
+
+    async def _run_agent(self) -> None:
+        rollout, tracer = self._rollout, self._runner.tracer
+        await self._call_hooks("on_rollout_start")
+        async with tracer.trace_context(
+            rollout.rollout_id, rollout_id=rollout.rollout_id, attempt_id=rollout.attempt.attempt_id
+        ):
+            self._trace = trace = active_trace()
+            assert trace is not None, "a tracer that overrides trace_context opens it through super()"
+            await self._call_hooks("on_trace_start", tracer=tracer)
+            try:
+                self._resources = await self._fetch_resources()
+                record_result(await self._call_agent(), trace)
+            except BaseException as error:
+                emit_exception(error)
+                raise
+            finally:
+                await self._call_hooks("on_trace_end", tracer=tracer)
+
+    async def _fetch_resources(self) -> NamedResources:
+        resources_id, store = self._rollout.resources_id, self._store
+        if resources_id is None:
+            latest = await retrying(store.get_latest_resources, what="read the latest resources")
+            return latest.resources if latest else {}
+        update = await retrying(lambda: store.get_resources_by_id(resources_id), what="read resources")
+        if update is None:
+            raise MissingResource(
+                f"rollout {self._rollout.rollout_id} asks for the resources {resources_id!r}, which the store does "
+                "not have: enqueue it with the id that add_resources returned, or with none for the latest"
+            )
+        return update.resources
+
+    async def _call_agent(self) -> Any:
+        method = self._agent.method_for(self._rollout.mode)
+        resources = self._resources
+        if self._agent.strip_proxy:
+            resources = resolve_proxies(resources, self._rollout)
+        call = functools.partial(method, self._rollout.input, resources=resources, rollout=self._rollout)
+        async with cancelled_by(self._event):
+            result = call() if is_async_callable(method) else await run_in_thread(call)
+            return await result if inspect.isawaitable(result) else result
+
+    async def _finish(self) -> None:
+        """Make the attempt's spans complete and show them to the hooks."""
+        gateway = any(isinstance(resource, ProxyLLM) for resource in self._resources.values())
+        if gateway:
+            await self._flush_gateway()
+        if self._hooks:
+            await self._call_hooks("on_rollout_end", spans=await self._all_spans(gateway))
+
+    async def _flush_gateway(self) -> None:
+        from agentlightning.llm_proxy.flush import flush_captures
+
+        rollout_id, attempt_id = self._rollout.rollout_id, self._rollout.attempt.attempt_id
+        try:
+            await flush_captures(self._resources, rollout_id, attempt_id, deadline=GATEWAY_DEADLINE)
+        except Exception as error:  # noqa: BLE001  # the gateway keeps its captures; they arrive late
+            logger.warning("The gateway did not flush rollout %s: %s: %s", rollout_id, type(error).__name__, error)
+
+    async def _all_spans(self, gateway: bool) -> list[Span]:
+        """Return the spans of the trace, and those that the gateway wrote if there is one."""
+        captured = self._trace.spans() if self._trace else []
+        if not gateway:
+            return captured
+        rollout_id, attempt_id = self._rollout.rollout_id, self._rollout.attempt.attempt_id
+        try:
+            return list(
+                await retrying(lambda: self._store.query_spans(rollout_id, attempt_id), what="read an attempt's spans")
+            )
+        except Exception:
+            # Hooks see less rather than nothing; whether the attempt succeeded is not theirs to decide.
+            logger.exception("The spans of rollout %s could not be read for its hooks", rollout_id)
+            return captured
+
+    async def _call_hooks(self, name: str, **details: Any) -> None:
+        if name == "on_trace_end" and self._hooks and self._trace:
+            await self._place_spans(self._trace)
+        for hook in self._hooks:
+            try:
+                await getattr(hook, name)(agent=self._agent, runner=self._runner, rollout=self._rollout, **details)
+            except Exception:
+                # Hooks observe: their errors are told and change nothing.
+                logger.exception("%s of %s failed", name, type(hook).__name__)
+
+    async def _place_spans(self, trace: ActiveTrace) -> None:
+        try:
+            await trace.flush()
+        except Exception as error:  # noqa: BLE001  # raised again when the trace is closed
+            logger.debug("Spans are not written yet: %s", error)
+
+    async def _write_status(self, failure: BaseException | None) -> None:
+        rollout_id, attempt = self._rollout.rollout_id, self._rollout.attempt
+        changes: dict[str, Any] = {"status": "succeeded"}
+        if failure is not None:
+            error = {"type": type(failure).__name__, "message": str(failure) or "the step was interrupted"}
+            changes = {"status": "failed", "metadata": {**(attempt.metadata or {}), "error": error}}
+        try:
+            await retrying(
+                lambda: self._store.update_attempt(rollout_id, attempt.attempt_id, **changes), what="write a status"
+            )
+        except LeaseLost as error:
+            logger.warning("Rollout %s went on without this attempt: %s", rollout_id, error)
+
+
+async def _caught(work: Awaitable[None]) -> BaseException | None:
+    """Await something and return what it raised."""
+    try:
+        await work
+    except GeneratorExit:  # the coroutine is thrown away, nothing can be awaited any more
+        raise
+    except BaseException as error:  # noqa: BLE001  # the caller raises it once the status is written
+        return error
+    return None
