@@ -46,7 +46,7 @@ def build_policy(
         seed: Of the initial weights and of the transcripts. Torch's global generator is left as it was.
         progress: Called with a line of text now and then.
     """
-    tokenizer = train_tokenizer([clean_transcript(task) for task in train_tasks(_TOKENIZER_TASKS, seed)])
+    tokenizer = train_tokenizer([clean_transcript(task) for task in train_tasks(seed, _TOKENIZER_TASKS)])
     with cast("Any", torch.random).fork_rng():
         cast("Any", torch).manual_seed(seed)
         model = Qwen3ForCausalLM(_config(tokenizer))

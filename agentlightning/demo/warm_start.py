@@ -45,7 +45,7 @@ def warm_start(
     Raises:
         ModelError: The policy did not learn to copy.
     """
-    tasks = iter(train_tasks((_CLEAN_STEPS_AT_MOST + _WEAK_STEPS) * _BATCH, seed))
+    tasks = iter(train_tasks(seed, count=(_CLEAN_STEPS_AT_MOST + _WEAK_STEPS) * _BATCH))
     rng = random.Random(seed)
     clean = _batches(tokenizer, tasks, clean_transcript)
     weak = _batches(tokenizer, tasks, lambda task: weak_transcript(task, rng))

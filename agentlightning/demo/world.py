@@ -65,22 +65,22 @@ def solution(task: Task) -> str:
     return f"The value is {task['answer']}."
 
 
-def train_tasks(count: int, seed: int = 0) -> list[Task]:
+def train_tasks(seed: int = 0, count: int = 4096) -> list[Task]:
     """Tasks over the training names; the first ones of a longer list are those of a shorter one."""
-    return _tasks("train", count, seed, TRAIN_NAMES)
+    return _tasks("train", seed, count, TRAIN_NAMES)
 
 
 def val_tasks(count: int = 64) -> list[Task]:
     """Tasks to watch training with: other tasks than the training ones, over the same names."""
-    return _tasks("val", count, 0, TRAIN_NAMES)
+    return _tasks("val", 0, count, TRAIN_NAMES)
 
 
 def test_tasks() -> list[Task]:
     """The frozen test set: 200 tasks made of held-out names only."""
-    return _tasks("test", 200, 0, TEST_NAMES)
+    return _tasks("test", 0, 200, TEST_NAMES)
 
 
-def _tasks(split: str, count: int, seed: int, names: Sequence[str]) -> list[Task]:
+def _tasks(split: str, seed: int, count: int, names: Sequence[str]) -> list[Task]:
     rng = random.Random(f"{split} {seed}")
     return [_task(f"{split}-{seed}-{index}", rng, names) for index in range(count)]
 
