@@ -54,10 +54,11 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 class Steps:
-    """Records the query length of each forward pass, and can start a coroutine in the middle of one."""
+    """Records the columns of each forward pass, new and all, and can start a coroutine in the middle of one."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.lengths: list[int] = []
+        self.widths: list[int] = []
         self.tasks: list[asyncio.Task[Any]] = []
         self._loop = asyncio.get_running_loop()
         self._actions: dict[int, Callable[[], Awaitable[Any]]] = {}
@@ -73,6 +74,7 @@ class Steps:
             asyncio.run_coroutine_threadsafe(self._start(start, started), self._loop)
             assert started.wait(DEADLINE)
         self.lengths.append(kwargs["input_ids"].shape[1])
+        self.widths.append(kwargs["attention_mask"].shape[1])
 
     async def _start(self, start: Callable[[], Awaitable[Any]], started: threading.Event) -> None:
         self.tasks.append(asyncio.ensure_future(start()))
@@ -134,6 +136,16 @@ async def test_a_request_that_joins_is_prefilled_before_the_next_decode_step(mod
         steps.during(5, lambda: engine.generate([4] * 7, SamplingParams(max_tokens=3)))
         await engine.generate([5] * 4, SamplingParams(max_tokens=30))
     assert steps.lengths[:8] == [4, 1, 1, 1, 1, 1, 7, 1]
+
+
+async def test_columns_that_no_row_uses_are_not_read(model: PreTrainedModel) -> None:
+    """A batch that never empties does not get ever wider."""
+    steps = Steps(model)
+    with Engine(model, max_batch_size=3) as engine:
+        params = SamplingParams(max_tokens=15)
+        await asyncio.gather(*(engine.generate(prompt, params) for prompt in prompts(30, longest=10)))
+    assert len(steps.widths) > 60
+    assert max(steps.widths) <= 10 + 15
 
 
 async def test_a_seed_gives_the_same_answer_whatever_the_neighbours(model: PreTrainedModel) -> None:

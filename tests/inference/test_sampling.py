@@ -5,8 +5,7 @@ import random
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from agentlightning.errors import InvalidRequest
 from agentlightning.inference import SamplingParams
