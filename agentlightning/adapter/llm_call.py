@@ -16,11 +16,15 @@ def llm_calls(spans: Sequence[Span]) -> list[LLMCall]:
     own. Failed calls are left out. A call that several sources saw (the gateway and an instrumented SDK, say) is one
     call: the source with tokens wins, the gateway before others.
     """
-    ordered = sorted(
-        (span for span in spans if span.status.status_code != "ERROR"),
-        key=lambda span: (span.sequence_id, span.start_time_ns or int((span.start_time or 0.0) * 1e9)),
+    succeeded = (span for span in in_order(spans) if span.status.status_code != "ERROR")
+    return _without_copies((span.name, call) for span in succeeded for call in decode_calls(span))
+
+
+def in_order(spans: Iterable[Span]) -> list[Span]:
+    """Sort spans by sequence id, then by start."""
+    return sorted(
+        spans, key=lambda span: (span.sequence_id, span.start_time_ns or int((span.start_time or 0.0) * 1_000_000_000))
     )
-    return _without_copies((span.name, call) for span in ordered for call in decode_calls(span))
 
 
 def _without_copies(sightings: Iterable[tuple[str, LLMCall]]) -> list[LLMCall]:
