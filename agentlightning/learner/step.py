@@ -60,8 +60,8 @@ class Learner:
         clip_ratio: How far a token's probability ratio may move from 1 before its gradient is clipped.
         normalization: What the loss is a mean of, see `Normalization`.
         weight_decay: AdamW's decoupled weight decay.
-        micro_batch_tokens: Tokens, padding included, that pass through the model at once; bounds memory, changes
-            nothing else.
+        micro_batch_tokens: Tokens, padding included, that pass through the model at once; changes speed and memory,
+            nothing else. None takes 1024 on a CPU, whose caches like it (more was 40 % slower), and 8192 elsewhere.
     """
 
     def __init__(
@@ -74,13 +74,13 @@ class Learner:
         clip_ratio: float = 0.2,
         normalization: Normalization = "token",
         weight_decay: float = 0.0,
-        micro_batch_tokens: int = 4096,
+        micro_batch_tokens: int | None = None,
     ) -> None:
         self.model = model
         self._max_grad_norm = max_grad_norm
         self._clip_ratio = clip_ratio
         self._normalization: Normalization = normalization
-        self._micro_batch_tokens = micro_batch_tokens
+        self._micro_batch_tokens = micro_batch_tokens or (1024 if model.device.type == "cpu" else 8192)
         self._optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=weight_decay)
         self._schedule = torch.optim.lr_scheduler.LambdaLR(
             self._optimizer, lambda step: min(1.0, (step + 1) / max(1, warmup_steps))
