@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, TypeVar, get_origin
 
 from agentlightning import semconv
 from agentlightning.llm_proxy.exchange import Exchange
@@ -14,6 +14,7 @@ _NANOSECONDS = 1_000_000_000
 _RESOURCE = OtelResource(attributes={"service.name": "agentlightning.gateway"}, schema_url="")
 
 Json = dict[str, Any]
+T = TypeVar("T")
 
 
 def to_span(exchange: Exchange, sequence_id: int) -> Span:
@@ -61,36 +62,48 @@ def _read_reply(request: str, reply: Json) -> CapturedCall:
     usage: Json = reply.get("usage") or {}
     return CapturedCall(
         request=request,
-        model=json.loads(request).get("model"),
+        model=_optional(str, json.loads(request).get("model")),
         prompt_token_ids=_prompt_token_ids(reply, choices),
         choices=[_read_choice(choice) for choice in choices],
-        response_id=reply.get("id"),
-        weights_version=reply.get("weights_version"),
-        input_tokens=usage.get("prompt_tokens"),
-        output_tokens=usage.get("completion_tokens"),
+        response_id=_optional(str, reply.get("id")),
+        weights_version=_optional(int, reply.get("weights_version")),
+        input_tokens=_optional(int, usage.get("prompt_tokens")),
+        output_tokens=_optional(int, usage.get("completion_tokens")),
     )
 
 
 def _prompt_token_ids(reply: Json, choices: list[Json]) -> list[int]:
     """The prompt stands in the reply, for vLLM's completions in each choice; several prompts count as none."""
-    prompts: list[list[int]] = [
-        choice.get("prompt_token_ids") or reply.get("prompt_token_ids") or [] for choice in choices
-    ]
+    prompts = [_token_ids(choice.get("prompt_token_ids") or reply.get("prompt_token_ids")) for choice in choices]
     return prompts[0] if prompts and all(prompt == prompts[0] for prompt in prompts) else []
 
 
 def _read_choice(choice: Json) -> CapturedChoice:
     provider: Json = choice.get("provider_specific_fields") or {}
-    token_ids: list[int] = choice.get("token_ids") or provider.get("token_ids") or []
+    token_ids = _token_ids(choice.get("token_ids") or provider.get("token_ids"))
     return CapturedChoice(
         token_ids=token_ids,
         logprobs=_logprobs(choice.get("logprobs") or {}, len(token_ids)),
-        finish_reason=choice.get("finish_reason"),
+        finish_reason=_optional(str, choice.get("finish_reason")),
         message=choice.get("message") or {"role": "assistant", "content": choice.get("text")},
     )
 
 
+def _token_ids(value: Any) -> list[int]:
+    token_ids = _optional(list[Any], value) or []
+    if not set(map(type, token_ids)) <= {int}:
+        raise TypeError("token ids must be integers")
+    return token_ids
+
+
 def _logprobs(logprobs: Json, length: int) -> list[float] | None:
     content: list[Json] | None = logprobs.get("content")  # chat; completions have a list of numbers instead
-    values = [token["logprob"] for token in content] if content else logprobs.get("token_logprobs")
-    return values if values and len(values) == length else None
+    values: list[Any] = [token["logprob"] for token in content] if content else logprobs.get("token_logprobs") or []
+    return [float(value) for value in values] if values and len(values) == length else None
+
+
+def _optional(kind: type[T], value: Any) -> T | None:
+    """Return a value that is of this type or None, for the store keeps attributes of the right types only."""
+    if value is None or isinstance(value, get_origin(kind) or kind):
+        return value
+    raise TypeError(f"{str(value)[:80]!r} is a {type(value).__name__}")

@@ -20,7 +20,10 @@ _TOKEN_FIELDS: Final[dict[str, dict[str, Any]]] = {
     "/completions": {"return_token_ids": True, "logprobs": 1},
 }
 _KEEPALIVE_SECONDS: Final = 4.0  # below the 5 s after which uvicorn closes: a request must not meet a closing socket
-_OWN_HEADERS: Final = frozenset({"connection", "content-length", "date", "keep-alive", "server", "transfer-encoding"})
+# Headers that concern one connection only, or the body's encoding, which aiohttp has undone.
+_OWN_HEADERS: Final = frozenset(
+    {"connection", "content-encoding", "content-length", "date", "keep-alive", "server", "transfer-encoding"}
+)
 
 RECORDED_PATHS: Final = tuple(_TOKEN_FIELDS)
 """The paths, below a base URL, whose calls become spans."""

@@ -145,7 +145,17 @@ async def test_an_error_of_the_backend_passes_through_and_is_recorded(
     assert llm_calls([span]) == []
 
 
-@pytest.mark.parametrize("body", ["not json", "[]", '{"choices": 3}', '{"choices": [{"message": 1, "logprobs": 2}]}'])
+@pytest.mark.parametrize(
+    "body",
+    [
+        "not json",
+        "[]",
+        '{"choices": 3}',
+        '{"choices": [{"message": {}, "logprobs": 2}]}',
+        '{"choices": [{"message": {}, "token_ids": [1, null]}]}',
+        '{"choices": [], "id": 7}',
+    ],
+)
 async def test_an_answer_of_another_form_reaches_the_agent_and_is_not_trained_on(
     proxy: LLMProxy,
     store: InMemoryLightningStore,
