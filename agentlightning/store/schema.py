@@ -31,7 +31,7 @@ _TABLES: Final = (
     )
     """,
     "CREATE INDEX queue ON rollouts (queue_position) WHERE status IN ('queuing', 'requeuing')",
-    "CREATE INDEX rollouts_by_status ON rollouts (status)",
+    "CREATE INDEX rollouts_by_status ON rollouts (status, start_time)",
     "CREATE INDEX rollouts_by_start ON rollouts (start_time)",
     """
     CREATE TABLE attempts (

@@ -72,8 +72,11 @@ async def start_attempt(tx: Transaction, rollout_id: str, worker_id: str | None)
 
 async def dequeue_many_rollouts(tx: Transaction, limit: int, worker_id: str | None) -> list[AttemptedRollout]:
     """Claim the oldest rollouts of the queue."""
+    # Without the hint SQLite would read the whole queue through the index over statuses, and sort it.
     rows = await tx.fetch(
-        f"{_SELECT_ROLLOUT} WHERE r.status IN ('queuing', 'requeuing') ORDER BY r.queue_position LIMIT ?", (limit,)
+        f"{_SELECT_ROLLOUT} INDEXED BY queue "
+        "WHERE r.status IN ('queuing', 'requeuing') ORDER BY r.queue_position LIMIT ?",
+        (limit,),
     )
     if not rows:
         await workers.found_no_work(tx, worker_id)

@@ -38,7 +38,9 @@ class Conditions:
 
     def within(self, column: str, values: Sequence[str] | None) -> None:
         """The column equals one of the values; no values match nothing."""
-        if values is not None:
+        if values is not None and len(values) == 1:
+            self.exact(column, values[0])
+        elif values is not None:
             self.clauses.append(f"{column} IN (SELECT value FROM json_each(?))")
             self.params.append(to_json(list(values)).decode())
 

@@ -11,7 +11,7 @@ from pydantic_core import from_json
 
 from agentlightning.errors import NotFound
 from agentlightning.store.sql.attempts import existing_attempt
-from agentlightning.store.sql.codec import encode
+from agentlightning.store.sql.codec import construct, encode
 from agentlightning.store.sql.filters import Conditions, Paging, fetch_page, time_key
 from agentlightning.store.sql.moves import AttemptState, RolloutState, follow_latest_attempt, move_attempt
 from agentlightning.store.sql.transaction import Row, Transaction
@@ -171,21 +171,21 @@ def _span_of(row: Row) -> Span:
     """Build a span; models are constructed, for validating would change what a lenient producer wrote."""
     body, late = row
     values = from_json(body)
-    values["status"] = TraceStatus.model_construct(**values["status"])
-    values["events"] = [Event.model_construct(**event) for event in values["events"]]
+    values["status"] = construct(TraceStatus, values["status"])
+    values["events"] = [construct(Event, event) for event in values["events"]]
     values["links"] = [_link_of(link) for link in values["links"]]
     values["context"] = _context_of(values["context"])
     values["parent"] = _context_of(values["parent"])
-    values["resource"] = OtelResource.model_construct(**values["resource"])
+    values["resource"] = construct(OtelResource, values["resource"])
     if late:
         values["late"] = True
-    return Span.model_construct(**values)
+    return construct(Span, values)
 
 
 def _link_of(values: dict[str, Any]) -> Link:
     values["context"] = _context_of(values["context"])
-    return Link.model_construct(**values)
+    return construct(Link, values)
 
 
 def _context_of(values: dict[str, Any] | None) -> SpanContext | None:
-    return None if values is None else SpanContext.model_construct(**values)
+    return None if values is None else construct(SpanContext, values)

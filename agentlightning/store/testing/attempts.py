@@ -1,0 +1,141 @@
+"""Laws: Attempts and leases."""
+# ruff: noqa: D103  # the name of a law is its statement
+
+from __future__ import annotations
+
+from typing import Any
+
+from agentlightning.errors import InvalidValue, LeaseLost, NotFound
+from agentlightning.store.base import LightningStore
+from agentlightning.store.testing.suite import attempt_of, law, refused, rollout_of, running, span_of
+
+
+@law
+async def rollout_ends_with_its_latest_attempt(store: LightningStore) -> None:
+    claim = await running(store)
+    attempt = await store.update_attempt(claim.rollout_id, claim.attempt.attempt_id, status="succeeded")
+    rollout = await rollout_of(store, claim.rollout_id)
+    assert rollout.status == "succeeded"
+    assert attempt.end_time is not None
+    assert rollout.end_time is not None
+    assert rollout.end_time >= attempt.end_time
+
+
+@law
+async def lost_attempt_is_tried_again_within_its_budget(store: LightningStore) -> None:
+    claim = await running(store, max_attempts=2, retry_condition=["failed"])
+    await store.update_attempt(claim.rollout_id, claim.attempt.attempt_id, status="failed")
+    assert (await rollout_of(store, claim.rollout_id)).status == "requeuing"
+    again = await store.dequeue_rollout()
+    assert again is not None
+    assert (again.rollout_id, again.attempt.sequence_id) == (claim.rollout_id, 2)
+    await store.update_attempt(claim.rollout_id, again.attempt.attempt_id, status="failed")
+    assert (await rollout_of(store, claim.rollout_id)).status == "failed"
+    assert await store.dequeue_rollout() is None
+
+
+@law
+async def outcome_that_is_not_retried_fails_the_rollout(store: LightningStore) -> None:
+    claim = await running(store, max_attempts=2, retry_condition=["timeout"])
+    attempt = await store.update_attempt(claim.rollout_id, "latest", status="unresponsive")
+    assert attempt.end_time is not None
+    assert (await rollout_of(store, claim.rollout_id)).status == "failed"
+
+
+@law
+async def heartbeat_or_metadata_of_an_attempt_moves_nothing(store: LightningStore) -> None:
+    claim = await running(store)
+    await store.update_rollout(claim.rollout_id, status="cancelled")
+    before = await rollout_of(store, claim.rollout_id)
+    attempt = await store.update_attempt(
+        claim.rollout_id, claim.attempt.attempt_id, last_heartbeat_time=5.0, metadata={"a": 1}, worker_id=""
+    )
+    assert (attempt.last_heartbeat_time, attempt.metadata, attempt.worker_id) == (5.0, {"a": 1}, "")
+    after = await rollout_of(store, claim.rollout_id)
+    assert (after.status, after.end_time) == (before.status, before.end_time)
+
+
+@law
+async def ended_attempt_keeps_its_status(store: LightningStore) -> None:
+    claim = await running(store)
+    key = claim.rollout_id, claim.attempt.attempt_id
+    ended = await store.update_attempt(*key, status="failed")
+    assert await store.update_attempt(*key, status="failed") == ended
+    for status in ("succeeded", "running", "preparing", "timeout", "unresponsive"):
+        await refused(LeaseLost, store.update_attempt(*key, status=status, metadata={"lost": True}))
+    assert await attempt_of(store, claim) == ended
+
+
+@law
+async def ending_told_twice_does_not_end_a_restarted_rollout(store: LightningStore) -> None:
+    claim = await running(store)
+    await store.update_attempt(claim.rollout_id, claim.attempt.attempt_id, status="failed")
+    await store.update_rollout(claim.rollout_id, status="queuing")
+    await store.update_attempt(claim.rollout_id, claim.attempt.attempt_id, status="failed")
+    assert (await rollout_of(store, claim.rollout_id)).status == "queuing"
+
+
+@law
+async def older_attempt_moves_neither_rollout_nor_worker(store: LightningStore) -> None:
+    old = await running(store, worker_id="w")
+    new = await store.start_attempt(old.rollout_id, "w")
+    ended = await store.update_attempt(old.rollout_id, old.attempt.attempt_id, status="succeeded")
+    assert ended.status == "succeeded"
+    assert await rollout_of(store, old.rollout_id) == new
+    worker = await store.get_worker_by_id("w")
+    assert worker is not None
+    assert (worker.status, worker.current_attempt_id) == ("busy", new.attempt.attempt_id)
+
+
+@law
+async def silent_attempt_that_was_replaced_has_lost_its_lease(store: LightningStore) -> None:
+    old = await running(store, max_attempts=2, retry_condition=["unresponsive"])
+    await store.update_attempt(old.rollout_id, old.attempt.attempt_id, status="unresponsive")
+    new = await store.dequeue_rollout()
+    assert new is not None
+    await refused(LeaseLost, store.update_attempt(old.rollout_id, old.attempt.attempt_id, status="succeeded"))
+    stored = await store.add_span(span_of(old))
+    assert stored is not None
+    assert (stored.model_extra or {}).get("late") is True
+    assert (await attempt_of(store, old)).status == "unresponsive"
+    assert await rollout_of(store, old.rollout_id) == new
+
+
+@law
+async def explicit_end_of_a_rollout_ends_its_live_attempt(store: LightningStore) -> None:
+    outcomes: dict[RolloutStatus, AttemptStatus] = {"succeeded": "succeeded", "failed": "failed", "cancelled": "failed"}
+    for status, outcome in outcomes.items():
+        claim = await running(store, worker_id="w")
+        await store.update_rollout(claim.rollout_id, status=status)
+        attempt = await attempt_of(store, claim)
+        assert attempt.status == outcome
+        assert attempt.end_time is not None
+        worker = await store.get_worker_by_id("w")
+        assert worker is not None
+        assert (worker.status, worker.current_attempt_id) == ("idle", None)
+
+
+@law
+async def unknown_attempts_are_named(store: LightningStore) -> None:
+    made = await store.enqueue_rollout(1)
+    assert "No attempts" in await refused(NotFound, store.update_attempt(made.rollout_id, "latest", status="running"))
+    await refused(NotFound, store.update_attempt(made.rollout_id, "at-unknown", metadata={}))
+    await refused(NotFound, store.update_attempt("ro-unknown", "at-unknown", metadata={}))
+    bogus: Any = "requeuing"
+    await refused(InvalidValue, store.update_attempt(made.rollout_id, "latest", status=bogus))
+
+
+@law
+async def attempts_are_listed_in_order(store: LightningStore) -> None:
+    claim = await running(store)
+    for _ in range(3):
+        await store.start_attempt(claim.rollout_id)
+    numbers = [attempt.sequence_id for attempt in await store.query_attempts(claim.rollout_id)]
+    assert numbers == [1, 2, 3, 4]
+    page = await store.query_attempts(claim.rollout_id, sort_order="desc", limit=2, offset=1)
+    assert ([attempt.sequence_id for attempt in page], page.total) == ([3, 2], 4)
+    latest = await store.get_latest_attempt(claim.rollout_id)
+    assert latest is not None
+    assert latest.sequence_id == 4
+    assert await store.get_latest_attempt("ro-unknown") is None
+    assert (await store.query_attempts("ro-unknown")).total == 0
