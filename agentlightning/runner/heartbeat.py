@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MIN_PAUSE: Final = 0.01
+MIN_TIMEOUT: Final = 1.0
+"""Seconds that one beat may take at least; with longer intervals it may take the interval."""
 JOIN_TIMEOUT: Final = 2.0
 """Seconds to wait for a heartbeat thread to end; it is a daemon, so a hung store cannot hold the program."""
 
@@ -96,7 +98,7 @@ async def _beating_in_thread(
 async def beat(store: LightningStore, worker_id: str, settings: HeartbeatSettings) -> None:
     """Send one heartbeat; one that fails or takes longer than an interval costs a warning."""
     try:
-        async with asyncio.timeout(max(settings.interval, 1.0)):
+        async with asyncio.timeout(max(settings.interval, MIN_TIMEOUT)):
             # Reading the machine's state may block on a sick disk or driver.
             snapshot = await asyncio.to_thread(system_snapshot, settings.include_gpu)
             await store.update_worker(worker_id, snapshot)

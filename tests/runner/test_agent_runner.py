@@ -1,0 +1,682 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from opentelemetry import trace as otel
+
+from agentlightning.emitter import emit_message, emit_reward, find_final_reward, get_message_value
+from agentlightning.emitter.reward import get_rewards_from_span
+from agentlightning.errors import (
+    ConfigurationError,
+    LeaseLost,
+    MissingResource,
+    RolloutCancelled,
+    StoreError,
+)
+from agentlightning.execution.events import MultiprocessingEvent, ThreadingEvent
+from agentlightning.litagent import LitAgent, rollout
+from agentlightning.runner import LitAgentRunner
+from agentlightning.store import InMemoryLightningStore
+from agentlightning.tracer import DummyTracer, OtelTracer, Tracer, get_active_tracer
+from agentlightning.types import (
+    LLM,
+    Attempt,
+    AttemptedRollout,
+    Hook,
+    NamedResources,
+    PromptTemplate,
+    ProxyLLM,
+    Rollout,
+    Span,
+    SpanCoreFields,
+    TraceStatus,
+)
+
+DEADLINE = 10.0
+RESOURCES: NamedResources = {"prompt": PromptTemplate(template="{x}", engine="f-string")}
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agentlightning.tracer.retry.FIRST_PAUSE", 0.001)
+
+
+@pytest.fixture
+async def store() -> AsyncIterator[InMemoryLightningStore]:
+    store = InMemoryLightningStore()
+    yield store
+    await store.close()
+
+
+def make(tracer: Tracer | None = None, **options: Any) -> LitAgentRunner[Any]:
+    return LitAgentRunner[Any](tracer or OtelTracer(), **{"heartbeat_interval": 0, **options})
+
+
+async def step(
+    store: InMemoryLightningStore, agent: LitAgent[Any], hooks: Sequence[Hook] = (), **options: Any
+) -> Rollout:
+    runner = make()
+    with runner.run_context(agent=agent, store=store, hooks=hooks):
+        async with asyncio.timeout(DEADLINE):
+            return await runner.step("task", **options)
+
+
+async def latest_attempt(store: InMemoryLightningStore) -> Attempt:
+    (found,) = await store.query_rollouts()
+    assert isinstance(found, AttemptedRollout)
+    return found.attempt
+
+
+def returning(result: Any) -> LitAgent[Any]:
+    return rollout(lambda task: result() if callable(result) else result)
+
+
+class Recorder(Hook):
+    """Remembers the order of the calls and the spans."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.trace_spans: list[Span] = []
+        self.spans: list[Span] = []
+
+    async def on_rollout_start(self, **details: Any) -> None:
+        self.calls.append("rollout_start")
+
+    async def on_trace_start(self, **details: Any) -> None:
+        self.calls.append("trace_start")
+
+    async def on_trace_end(self, *, tracer: Tracer, **details: Any) -> None:
+        self.calls.append("trace_end")
+        self.trace_spans = tracer.get_last_trace()
+
+    async def on_rollout_end(self, *, spans: Sequence[Span], **details: Any) -> None:
+        self.calls.append("rollout_end")
+        self.spans = list(spans)
+
+
+PAIRED = ["rollout_start", "trace_start", "trace_end", "rollout_end"]
+
+
+# -- what agents return ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tracer", [OtelTracer, DummyTracer])
+@pytest.mark.parametrize("result", [0.5, np.float32(0.5), np.float64(0.5), {"a": 0.5}, {"b": 1, "primary": 0.5}])
+async def test_numbers_become_the_final_reward(
+    store: InMemoryLightningStore, tracer: Callable[[], Tracer], result: Any
+) -> None:
+    runner, recorder = make(tracer()), Recorder()
+    with runner.run_context(agent=returning(result), store=store, hooks=[recorder]):
+        completed = await runner.step("task")
+    assert completed.status == "succeeded"
+    spans = list(await store.query_spans(completed.rollout_id))
+    assert find_final_reward(spans) == 0.5
+    assert len(spans) == 1
+    assert find_final_reward(recorder.spans) == find_final_reward(recorder.trace_spans) == 0.5
+
+
+@pytest.mark.parametrize("result", [True, 1, np.int64(1)])
+async def test_integers_and_booleans_are_rewards(store: InMemoryLightningStore, result: Any) -> None:
+    completed = await step(store, returning(result))
+    assert find_final_reward(await store.query_spans(completed.rollout_id)) == 1.0
+
+
+async def test_all_dimensions_are_kept_and_the_first_is_primary(store: InMemoryLightningStore) -> None:
+    completed = await step(store, returning({"x": 1.0, "y": 2.0}))
+    (span,) = await store.query_spans(completed.rollout_id)
+    assert [(item.name, item.value) for item in get_rewards_from_span(span)] == [("x", 1.0), ("y", 2.0)]
+
+
+@pytest.mark.parametrize("result", [None, [], ()])
+async def test_nothing_adds_nothing(store: InMemoryLightningStore, result: Any) -> None:
+    completed = await step(store, returning(result))
+    assert completed.status == "succeeded"
+    assert len(await store.query_spans(completed.rollout_id)) == 0
+
+
+def core(name: str) -> SpanCoreFields:
+    return SpanCoreFields(name=name, status=TraceStatus(status_code="OK"), attributes={}, start_time=1.0, end_time=2.0)
+
+
+def readable(name: str) -> Any:
+    from opentelemetry.sdk.trace import TracerProvider
+
+    span = TracerProvider(shutdown_on_exit=False).get_tracer("elsewhere").start_span(name)
+    span.end()
+    return span
+
+
+@pytest.mark.parametrize("make_span", [core, readable, lambda name: Span.from_attributes(attributes={}, name=name)])
+@pytest.mark.parametrize("kind", [list, tuple])
+async def test_returned_spans_are_stored_in_order(
+    store: InMemoryLightningStore, make_span: Callable[[str], Any], kind: Callable[[Any], Any]
+) -> None:
+    completed = await step(store, returning(kind([make_span("a"), make_span("b")])))
+    spans = await store.query_spans(completed.rollout_id)
+    assert [(span.name, span.sequence_id, span.rollout_id) for span in spans] == [
+        ("a", 1, completed.rollout_id),
+        ("b", 2, completed.rollout_id),
+    ]
+
+
+async def test_returned_spans_that_were_captured_are_not_stored_twice(store: InMemoryLightningStore) -> None:
+    tracer = OtelTracer()
+
+    async def agent(task: str) -> Any:
+        with otel.get_tracer("a library").start_as_current_span("call") as span:
+            emit_message("x")
+        return [span] if task == "otel" else tracer.get_last_trace()
+
+    runner = make(tracer)
+    with runner.run_context(agent=rollout(agent), store=store):
+        for task in ("otel", "own"):
+            completed = await runner.step(task)
+            assert len(await store.query_spans(completed.rollout_id)) == 2
+
+
+@pytest.mark.parametrize(
+    "result",
+    ["0.5", {}, {"a": "much"}, object(), 1j, float("nan"), float("inf"), [1.0, 2.0], [core("a"), readable("b")]],
+)
+async def test_meaningless_results_fail_the_attempt(store: InMemoryLightningStore, result: Any) -> None:
+    with pytest.raises((TypeError, ValueError)) as caught:
+        await step(store, returning(result))
+    attempt = await latest_attempt(store)
+    assert attempt.status == "failed"
+    assert attempt.metadata == {"error": {"type": "InvalidResult", "message": str(caught.value)}}
+
+
+async def test_spans_of_another_rollout_are_refused(store: InMemoryLightningStore) -> None:
+    foreign = Span.from_attributes(attributes={}, rollout_id="ro-other")
+    with pytest.raises(ValueError, match="ro-other"):
+        await step(store, returning([foreign]))
+
+
+# -- step --------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_step_returns_the_finished_rollout(store: InMemoryLightningStore) -> None:
+    runner = make()
+    with runner.run_context(agent=returning(1.0), store=store, worker_id=3):
+        completed = await runner.step("task", resources=RESOURCES, mode="test")
+    assert (completed.input, completed.mode, completed.status) == ("task", "test", "succeeded")
+    latest = await store.get_latest_resources()
+    assert latest is not None
+    assert (completed.resources_id, latest.resources) == (latest.resources_id, RESOURCES)
+    assert (await latest_attempt(store)).worker_id == "Worker-3"
+    assert runner.get_worker_id() == "Worker-Unknown"
+
+
+async def test_a_step_without_resources_takes_the_latest(store: InMemoryLightningStore) -> None:
+    await store.add_resources(RESOURCES)
+    completed = await step(store, rollout(lambda task, prompt_template: float(prompt_template.format(x="2"))))
+    assert find_final_reward(await store.query_spans(completed.rollout_id)) == 2.0
+
+
+@pytest.mark.parametrize(("mode", "expected"), [("train", 1.0), ("val", 2.0), ("test", 2.0), (None, 2.0)])
+async def test_the_mode_chooses_the_path(store: InMemoryLightningStore, mode: Any, expected: float) -> None:
+    class Agent(LitAgent[str]):
+        def training_rollout(self, task: str, resources: NamedResources, rollout: Rollout) -> float:
+            return 1.0
+
+        async def validation_rollout_async(self, task: str, resources: NamedResources, rollout: Rollout) -> float:
+            return 2.0
+
+    completed = await step(store, Agent(), mode=mode)
+    assert completed.mode == mode
+    assert find_final_reward(await store.query_spans(completed.rollout_id)) == expected
+
+
+async def test_an_unknown_mode_is_refused_before_anything_starts(store: InMemoryLightningStore) -> None:
+    with pytest.raises(ValueError, match="did you mean val"):
+        await step(store, returning(1.0), mode="validation")
+    assert len(await store.query_rollouts()) == 0
+
+
+async def test_proxies_are_resolved_for_class_agents_too(store: InMemoryLightningStore) -> None:
+    seen: list[LLM] = []
+
+    class Agent(LitAgent[str]):
+        def rollout(self, task: str, resources: NamedResources, rollout: Rollout) -> None:
+            seen.append(resources["m"])  # type: ignore[arg-type]
+
+    class Raw(Agent):
+        strip_proxy = False
+
+    resources: NamedResources = {"m": ProxyLLM(endpoint="http://127.0.0.1:9/v1", model="m")}
+    completed = await step(store, Agent(), resources=resources)
+    await step(store, Raw(), resources=resources)
+    assert seen[0].endpoint.startswith(f"http://127.0.0.1:9/rollout/{completed.rollout_id}/attempt/")
+    assert seen[1] == resources["m"]
+
+
+async def test_a_sync_agent_runs_off_the_loop_and_inside_the_trace(store: InMemoryLightningStore) -> None:
+    def agent(task: str) -> None:
+        assert threading.current_thread() is not threading.main_thread()
+        assert get_active_tracer() is not None
+        thread = threading.Thread(target=emit_message, args=("from a thread",))
+        thread.start()
+        thread.join()
+
+    completed = await step(store, rollout(agent))
+    assert [get_message_value(span) for span in await store.query_spans(completed.rollout_id)] == ["from a thread"]
+
+
+async def test_two_blocking_agents_run_at_the_same_time(store: InMemoryLightningStore) -> None:
+    barrier = threading.Barrier(2, timeout=DEADLINE)
+    runner = make()
+    with runner.run_context(agent=rollout(lambda task: float(barrier.wait() >= 0)), store=store):
+        first, second = await asyncio.gather(runner.step(1), runner.step(2))
+    assert {first.status, second.status} == {"succeeded"}
+    for completed in (first, second):
+        assert len(await store.query_spans(completed.rollout_id)) == 1
+
+
+async def test_a_sync_agent_may_return_an_awaitable(store: InMemoryLightningStore) -> None:
+    async def later() -> float:
+        return 0.25
+
+    completed = await step(store, rollout(lambda task: later()))
+    assert find_final_reward(await store.query_spans(completed.rollout_id)) == 0.25
+
+
+# -- failures ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), StopIteration()])
+async def test_a_failure_reaches_the_caller_and_is_recorded(store: InMemoryLightningStore, error: Exception) -> None:
+    def agent(task: str) -> None:
+        emit_reward(0.5)
+        raise error
+
+    recorder = Recorder()
+    with pytest.raises((KeyError, RuntimeError)) as caught:
+        await step(store, rollout(agent), hooks=[recorder])
+    assert caught.value is error or caught.value.__cause__ is error
+    attempt = await latest_attempt(store)
+    assert attempt.status == "failed"
+    assert (attempt.metadata or {})["error"]["type"] == type(caught.value).__name__
+    assert recorder.calls == PAIRED
+    names = ["agentlightning.annotation", "agentlightning.exception"]
+    assert [span.name for span in recorder.spans] == [span.name for span in recorder.trace_spans] == names
+    assert [span.name for span in await store.query_spans(attempt.rollout_id)] == names
+
+
+async def test_missing_resources_fail_the_attempt_with_a_reason(store: InMemoryLightningStore) -> None:
+    recorder = Recorder()
+    with pytest.raises(MissingResource, match="add_resources"):
+        await step(store, rollout(lambda task, llm: None), hooks=[recorder])
+    attempt = await latest_attempt(store)
+    assert attempt.status == "failed"
+    assert (attempt.metadata or {})["error"]["type"] == "MissingResource"
+    assert recorder.calls == PAIRED
+
+
+async def test_an_unknown_resources_id_fails_the_attempt(
+    store: InMemoryLightningStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def forgotten(resources_id: str) -> None:
+        return None
+
+    monkeypatch.setattr(store, "get_resources_by_id", forgotten)
+    with pytest.raises(MissingResource, match="does not have"):
+        await step(store, returning(1.0), resources=RESOURCES)
+    assert (await latest_attempt(store)).status == "failed"
+
+
+async def test_a_failing_hook_changes_nothing(store: InMemoryLightningStore, caplog: pytest.LogCaptureFixture) -> None:
+    class Failing(Hook):
+        async def on_rollout_start(self, **details: Any) -> None:
+            raise KeyError("start")
+
+        async def on_rollout_end(self, **details: Any) -> None:
+            raise KeyError("end")
+
+    recorder = Recorder()
+    completed = await step(store, returning(1.0), hooks=[Failing(), recorder])
+    assert completed.status == "succeeded"
+    assert recorder.calls == PAIRED
+    assert "on_rollout_end of Failing failed" in caplog.text
+
+
+# -- interruptions -----------------------------------------------------------------------------------------------------
+
+
+async def forever(task: str) -> None:
+    await asyncio.Event().wait()
+
+
+async def stubborn(task: str) -> float:
+    with contextlib.suppress(asyncio.CancelledError):
+        await asyncio.Event().wait()
+    return 1.0
+
+
+def blocking(task: str) -> None:
+    threading.Event().wait(DEADLINE)
+
+
+@pytest.mark.parametrize("agent", [forever, stubborn, blocking])
+async def test_a_cancelled_step_is_never_recorded_as_succeeded(store: InMemoryLightningStore, agent: Any) -> None:
+    recorder = Recorder()
+    started = asyncio.Event()
+
+    class Started(Recorder):
+        async def on_trace_start(self, **details: Any) -> None:
+            asyncio.get_running_loop().call_later(0.01, started.set)
+
+    task = asyncio.create_task(step(store, rollout(agent), hooks=[recorder, Started()]))
+    await started.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    attempt = await latest_attempt(store)
+    assert attempt.status == "failed"
+    assert (attempt.metadata or {})["error"]["type"] == "CancelledError"
+    assert recorder.calls == PAIRED
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_an_interrupted_step_is_recorded_as_failed(error: type[BaseException]) -> None:
+    async def agent(task: str) -> None:
+        raise error
+
+    store = InMemoryLightningStore()
+    loop = asyncio.new_event_loop()
+    with pytest.raises(error):
+        loop.run_until_complete(step(store, rollout(agent)))
+    assert loop.run_until_complete(latest_attempt(store)).status == "failed"
+    loop.run_until_complete(store.close())
+    loop.close()
+
+
+@pytest.mark.parametrize("make_event", [ThreadingEvent, MultiprocessingEvent])
+@pytest.mark.parametrize("agent", [forever, stubborn])
+async def test_the_event_cancels_a_step(store: InMemoryLightningStore, agent: Any, make_event: Any) -> None:
+    event = make_event()
+
+    class SetEvent(Hook):
+        async def on_trace_start(self, **details: Any) -> None:
+            asyncio.get_running_loop().call_later(0.01, event.set)
+
+    with pytest.raises(RolloutCancelled):
+        await step(store, rollout(agent), hooks=[SetEvent()], event=event)
+    assert (await latest_attempt(store)).status == "failed"
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+
+
+async def test_an_event_that_is_set_or_never_set(store: InMemoryLightningStore) -> None:
+    event = ThreadingEvent()
+    completed = await step(store, returning(1.0), event=event)
+    assert completed.status == "succeeded"
+    event.set()
+    with pytest.raises(RolloutCancelled, match="before the agent started"):
+        await step(store, returning(1.0), event=event)
+
+
+async def test_the_status_is_written_even_if_the_store_is_slow_and_the_step_cancelled_again(
+    store: InMemoryLightningStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update, writing, go_on = store.update_attempt, asyncio.Event(), asyncio.Event()
+
+    async def slow_update(*args: Any, **changes: Any) -> Attempt:
+        writing.set()
+        await go_on.wait()
+        return await update(*args, **changes)
+
+    monkeypatch.setattr(store, "update_attempt", slow_update)
+    started = asyncio.Event()
+
+    async def agent(task: str) -> None:
+        started.set()
+        await forever(task)
+
+    task = asyncio.create_task(step(store, rollout(agent)))
+    await started.wait()
+    task.cancel()
+    await writing.wait()
+    task.cancel()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (await latest_attempt(store)).status == "failed"
+
+
+# -- the store ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_slow_store_does_not_stall_the_agent(
+    store: InMemoryLightningStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, writing, go_on = store.add_many_spans, asyncio.Event(), asyncio.Event()
+
+    async def slow_write(spans: Sequence[Span]) -> Sequence[Span]:
+        writing.set()
+        await go_on.wait()
+        return await write(spans)
+
+    monkeypatch.setattr(store, "add_many_spans", slow_write)
+
+    async def agent(task: str) -> float:
+        emit_message("first")
+        await writing.wait()
+        emit_message("while the store hangs")
+        go_on.set()
+        return 1.0
+
+    completed = await step(store, rollout(agent))
+    assert len(await store.query_spans(completed.rollout_id)) == 3
+
+
+async def test_spans_that_cannot_be_written_fail_the_attempt(
+    store: InMemoryLightningStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(spans: Sequence[Span]) -> Sequence[Span]:
+        raise StoreError("disk full")
+
+    monkeypatch.setattr(store, "add_many_spans", broken)
+    with pytest.raises(StoreError, match="disk full"):
+        await step(store, returning(1.0))
+    assert (await latest_attempt(store)).status == "failed"
+
+
+async def test_a_status_is_written_again_after_a_passing_failure(
+    store: InMemoryLightningStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update, failures = store.update_attempt, [StoreError("busy"), ConnectionError("reset")]
+
+    async def flaky_update(*args: Any, **changes: Any) -> Attempt:
+        if failures:
+            raise failures.pop()
+        return await update(*args, **changes)
+
+    monkeypatch.setattr(store, "update_attempt", flaky_update)
+    assert (await step(store, returning(1.0))).status == "succeeded"
+
+
+async def test_a_lost_lease_is_told_and_overwrites_nothing(
+    store: InMemoryLightningStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def agent(task: str, rollout: AttemptedRollout) -> float:
+        await store.update_attempt(rollout.rollout_id, rollout.attempt.attempt_id, status="timeout")
+        with pytest.raises(LeaseLost):
+            await store.update_attempt(rollout.rollout_id, rollout.attempt.attempt_id, status="succeeded")
+        return 1.0
+
+    await step(store, rollout(agent))
+    assert (await latest_attempt(store)).status == "timeout"
+    assert "went on without this attempt" in caplog.text
+
+
+# -- iter --------------------------------------------------------------------------------------------------------------
+
+
+async def test_iter_runs_the_queue_in_order_up_to_the_limit(store: InMemoryLightningStore) -> None:
+    for task in range(3):
+        await store.enqueue_rollout(task)
+    seen: list[int] = []
+    runner = make(max_rollouts=2)
+    with runner.run_context(agent=rollout(lambda task: seen.append(task)), store=store):
+        async with asyncio.timeout(DEADLINE):
+            await runner.iter()
+    assert seen == [0, 1]
+    assert len(await store.query_rollouts(status_in=["queuing"])) == 1
+
+
+async def test_iter_goes_on_after_failures(store: InMemoryLightningStore) -> None:
+    def agent(task: int) -> float:
+        if task == 0:
+            raise KeyError("x")
+        return 1.0
+
+    for task in range(2):
+        await store.enqueue_rollout(task)
+    runner = make(max_rollouts=2)
+    with runner.run_context(agent=rollout(agent), store=store):
+        await runner.iter()
+    assert [item.status for item in await store.query_rollouts(sort_by="start_time")] == ["failed", "succeeded"]
+
+
+async def test_iter_runs_many_at_once_and_keeps_their_spans_apart(store: InMemoryLightningStore) -> None:
+    count, together = 100, asyncio.Event()
+    running = 0
+
+    async def agent(task: int) -> float:
+        nonlocal running
+        running += 1
+        if running == count:
+            together.set()
+        await together.wait()
+        await asyncio.to_thread(emit_message, str(task))
+        return float(task)
+
+    for task in range(count):
+        await store.enqueue_rollout(task)
+    runner = make(max_rollouts=count, max_concurrency=count)
+    with runner.run_context(agent=rollout(agent), store=store):
+        async with asyncio.timeout(DEADLINE):
+            await runner.iter()
+    for completed in await store.query_rollouts():
+        message, reward = await store.query_spans(completed.rollout_id)
+        assert get_message_value(message) == str(completed.input)
+        assert find_final_reward([reward]) == completed.input
+
+
+@pytest.mark.parametrize("make_event", [ThreadingEvent, MultiprocessingEvent])
+async def test_the_event_ends_an_idle_iter(store: InMemoryLightningStore, make_event: Any) -> None:
+    event, runner = make_event(), make(poll_interval=1000.0)
+    with runner.run_context(agent=returning(1.0), store=store):
+        task = asyncio.create_task(runner.iter(event=event))
+        queued = await store.enqueue_rollout(0)
+        assert await store.wait_for_rollouts(rollout_ids=[queued.rollout_id], timeout=DEADLINE)
+        event.set()
+        async with asyncio.timeout(DEADLINE):
+            await task
+
+
+async def test_the_event_lets_a_running_rollout_finish(store: InMemoryLightningStore) -> None:
+    event = ThreadingEvent()
+    for task in range(2):
+        await store.enqueue_rollout(task)
+
+    async def agent(task: int) -> float:
+        event.set()
+        await asyncio.sleep(0)
+        return 1.0
+
+    runner = make()
+    with runner.run_context(agent=rollout(agent), store=store):
+        async with asyncio.timeout(DEADLINE):
+            await runner.iter(event=event)
+    statuses = [item.status for item in await store.query_rollouts(sort_by="start_time")]
+    assert statuses == ["succeeded", "queuing"]
+
+
+async def test_a_cancelled_iter_records_its_rollouts_as_failed(store: InMemoryLightningStore) -> None:
+    started = asyncio.Event()
+
+    async def agent(task: int) -> None:
+        started.set()
+        await asyncio.Event().wait()
+
+    await store.enqueue_rollout(0)
+    runner = make()
+    with runner.run_context(agent=rollout(agent), store=store):
+        task = asyncio.create_task(runner.iter())
+        await started.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert (await latest_attempt(store)).status == "failed"
+
+
+async def test_claiming_is_tried_again_and_then_given_up(
+    store: InMemoryLightningStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dequeue, failures = store.dequeue_many_rollouts, 2
+
+    async def flaky(**options: Any) -> Any:
+        nonlocal failures
+        if failures:
+            failures -= 1
+            raise StoreError("not now")
+        return await dequeue(**options)
+
+    monkeypatch.setattr(store, "dequeue_many_rollouts", flaky)
+    await store.enqueue_rollout(0)
+    runner = make(max_rollouts=1)
+    with runner.run_context(agent=returning(1.0), store=store):
+        await runner.iter()
+        assert (await latest_attempt(store)).status == "succeeded"
+        failures = 1000
+        with pytest.raises(StoreError, match="not now"):
+            await runner.iter()
+
+
+# -- the runner itself -------------------------------------------------------------------------------------------------
+
+
+async def test_run_context_is_symmetric(store: InMemoryLightningStore, caplog: pytest.LogCaptureFixture) -> None:
+    calls: list[str] = []
+
+    class Telling(DummyTracer):
+        def init(self, *args: Any, **kwargs: Any) -> None:
+            calls.append("init")
+
+        def teardown_worker(self, worker_id: int, *args: Any, **kwargs: Any) -> None:
+            calls.append("teardown_worker")
+            raise KeyError("cleaning up")
+
+        def teardown(self, *args: Any, **kwargs: Any) -> None:
+            calls.append("teardown")
+
+    runner, agent = make(Telling()), returning(1.0)
+
+    def fail() -> None:
+        with runner.run_context(agent=agent, store=store):
+            assert agent.get_runner() is runner
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert calls == ["init", "teardown_worker", "teardown"]
+    assert "Tearing the runner down failed" in caplog.text
+    for getter in (runner.get_agent, runner.get_store):
+        with pytest.raises(ValueError, match="run_context"):
+            getter()
+    with pytest.raises(RuntimeError, match="step"):
+        runner.run()
+
+
+@pytest.mark.parametrize("options", [{"max_concurrency": 0}, {"poll_interval": 0}, {"heartbeat_launch_mode": "x"}])
+def test_options_that_make_no_sense_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError):
+        make(**options)

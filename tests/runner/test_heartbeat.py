@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any, Literal
+
+import pytest
+
+from agentlightning.litagent import rollout
+from agentlightning.runner import LitAgentRunner
+from agentlightning.runner.heartbeat import HeartbeatSettings, beat, beating
+from agentlightning.runner.snapshot import system_snapshot
+from agentlightning.store import InMemoryLightningStore
+from agentlightning.tracer import DummyTracer
+from agentlightning.types import Worker
+
+DEADLINE = 10.0
+
+
+class CountingStore(InMemoryLightningStore):
+    """Counts heartbeats; the first `failures` of them fail."""
+
+    def __init__(self, failures: int = 0) -> None:
+        super().__init__()
+        self.beats: list[tuple[str, dict[str, Any]]] = []
+        self.failures = failures
+        self.changed = threading.Condition()
+
+    async def update_worker(self, worker_id: str, heartbeat_stats: dict[str, Any] = {}) -> Worker:  # noqa: B006
+        with self.changed:
+            self.beats.append((worker_id, heartbeat_stats))
+            self.changed.notify_all()
+        if len(self.beats) <= self.failures:
+            raise ConnectionError("lost")
+        return Worker(worker_id=worker_id)
+
+    def wait_for_beats(self, count: int) -> None:
+        with self.changed:
+            assert self.changed.wait_for(lambda: len(self.beats) >= count, DEADLINE)
+
+
+@pytest.fixture(params=["asyncio", "thread"])
+def mode(request: pytest.FixtureRequest) -> Literal["asyncio", "thread"]:
+    return request.param
+
+
+async def test_it_beats_at_once_again_and_never_after_the_end(mode: Literal["asyncio", "thread"]) -> None:
+    store = CountingStore()
+    async with beating(store, "Worker-1", HeartbeatSettings(0.01, 0.0, mode)):
+        await asyncio.to_thread(store.wait_for_beats, 3)
+    count = len(store.beats)
+    assert {worker for worker, _ in store.beats} == {"Worker-1"}
+    assert not [thread for thread in threading.enumerate() if "heartbeat" in thread.name]
+    await asyncio.sleep(0)
+    assert len(store.beats) == count
+    await store.close()
+
+
+async def test_a_failing_beat_costs_a_warning(
+    mode: Literal["asyncio", "thread"], caplog: pytest.LogCaptureFixture
+) -> None:
+    store = CountingStore(failures=2)
+    async with beating(store, "Worker-1", HeartbeatSettings(0.01, 0.0, mode)):
+        await asyncio.to_thread(store.wait_for_beats, 3)
+    assert "heartbeat of Worker-1 failed: ConnectionError" in caplog.text
+    await store.close()
+
+
+async def test_a_thread_beats_while_the_loop_is_blocked() -> None:
+    store = CountingStore()
+    async with beating(store, "Worker-1", HeartbeatSettings(0.01, 0.0, "thread")):
+        store.wait_for_beats(2)  # blocks the loop on purpose
+    await store.close()
+
+
+async def test_no_interval_no_beat() -> None:
+    store = CountingStore()
+    async with beating(store, "Worker-1", HeartbeatSettings(0)):
+        await asyncio.sleep(0)
+    assert store.beats == []
+    await store.close()
+
+
+async def test_concurrent_steps_share_one_heartbeat_and_it_ends_with_the_last() -> None:
+    store, release = CountingStore(), asyncio.Event()
+
+    async def agent(task: int) -> None:
+        await (release.wait() if task else asyncio.to_thread(store.wait_for_beats, 1))
+
+    runner = LitAgentRunner[int](DummyTracer(), heartbeat_interval=1000)
+    with runner.run_context(agent=rollout(agent), store=store, worker_id=7):
+        long = asyncio.create_task(runner.step(1))
+        async with asyncio.timeout(DEADLINE):
+            await runner.step(0)
+            assert [worker for worker, _ in store.beats] == ["Worker-7"]
+            release.set()
+            await long
+            assert len(store.beats) == 1
+    await store.close()
+
+
+async def test_a_beat_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    store = CountingStore()
+
+    async def hang(*args: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(store, "update_worker", hang)
+    monkeypatch.setattr("agentlightning.runner.heartbeat.MIN_TIMEOUT", 0.01)
+    await beat(store, "Worker-1", HeartbeatSettings(0.01))
+    assert "TimeoutError" in caplog.text
+    await store.close()
+
+
+def test_a_snapshot_tells_about_the_machine() -> None:
+    snapshot = system_snapshot(include_gpu=True)
+    assert {"timestamp", "host", "os", "cpu_name", "cpu_threads", "disk_pct", "gpus"} <= snapshot.keys()
+    assert 0 < snapshot["disk_pct"] <= 100
+    assert "gpus" not in system_snapshot()
+
+
+def test_gpus_are_read_from_nvidia_smi(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Answer:
+        stdout = "Some GPU, 12, 100, 2000, [N/A]\n"
+
+    run: Callable[..., Any] = lambda *args, **options: Answer  # noqa: E731
+    monkeypatch.setattr("subprocess.run", run)
+    assert system_snapshot(include_gpu=True)["gpus"] == [
+        {"gpu": "Some GPU", "util_pct": 12.0, "mem_used_mb": 100.0, "mem_total_mb": 2000.0, "temp_c": "[N/A]"}
+    ]

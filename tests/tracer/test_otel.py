@@ -1,0 +1,316 @@
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from opentelemetry import trace as otel
+
+from agentlightning.emitter import emit_message, get_message_value
+from agentlightning.errors import ConfigurationError, NotFound, StoreError
+from agentlightning.store import InMemoryLightningStore
+from agentlightning.tracer import (
+    DummyTracer,
+    OtelTracer,
+    Tracer,
+    clear_active_tracer,
+    get_active_tracer,
+    set_active_tracer,
+)
+from agentlightning.tracer.processor import install
+from agentlightning.types import AttemptedRollout, Span, TraceStatus
+
+DEADLINE = 10.0
+
+
+class SlowStore(InMemoryLightningStore):
+    """Takes spans only once `open_gate` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open_gate = asyncio.Event()
+        self.writes_waiting = asyncio.Event()
+
+    async def add_many_spans(self, spans: Sequence[Span]) -> Sequence[Span]:
+        self.writes_waiting.set()
+        await self.open_gate.wait()
+        return await super().add_many_spans(spans)
+
+
+class FailingStore(InMemoryLightningStore):
+    """Fails at the first `failures` writes."""
+
+    def __init__(self, failures: int, error: Exception) -> None:
+        super().__init__()
+        self.failures = failures
+        self.error = error
+
+    async def add_many_spans(self, spans: Sequence[Span]) -> Sequence[Span]:
+        if self.failures:
+            self.failures -= 1
+            raise self.error
+        return await super().add_many_spans(spans)
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agentlightning.tracer.retry.FIRST_PAUSE", 0.001)
+
+
+@pytest.fixture
+async def store() -> AsyncIterator[InMemoryLightningStore]:
+    store = InMemoryLightningStore()
+    yield store
+    await store.close()
+
+
+def make(kind: type[Tracer], store: InMemoryLightningStore | None) -> Tracer:
+    tracer = kind()
+    tracer.init_worker(0, store)
+    return tracer
+
+
+def messages(spans: Sequence[Span]) -> list[str | None]:
+    return [get_message_value(span) for span in spans]
+
+
+async def stored(store: InMemoryLightningStore, rollout: AttemptedRollout) -> list[Span]:
+    return list(await store.query_spans(rollout.rollout_id))
+
+
+@pytest.mark.parametrize("kind", [OtelTracer, DummyTracer])
+async def test_spans_are_in_the_store_when_the_trace_is_over(kind: type[Tracer], store: InMemoryLightningStore) -> None:
+    tracer, rollout = make(kind, store), await store.start_rollout(input=0)
+    ids = {"rollout_id": rollout.rollout_id, "attempt_id": rollout.attempt.attempt_id}
+    async with tracer.trace_context("name", **ids):
+        assert get_active_tracer() is tracer
+        with tracer.operation_context("parent", {"a": 1}) as parent:
+            tracer.create_span("child", {"b": "x"}, timestamp=5.0, status=TraceStatus(status_code="OK"))
+        assert parent.get_recorded_span().attributes == {"a": 1}
+    spans = await stored(store, rollout)
+    assert [span.name for span in spans] == ["parent", "child"]  # the parent started first
+    assert [span.sequence_id for span in spans] == [1, 2]
+    assert spans[1].start_time == spans[1].end_time == 5.0
+    assert [span.span_id for span in tracer.get_last_trace()] == [span.span_id for span in spans]
+    assert {(span.rollout_id, span.attempt_id) for span in spans} == {tuple(ids.values())}
+    assert get_active_tracer() is None
+
+
+async def test_children_nest_and_library_spans_are_captured(store: InMemoryLightningStore) -> None:
+    tracer = make(OtelTracer, store)
+    async with tracer.trace_context("local"):
+        with tracer.operation_context("parent"), otel.get_tracer("a library").start_as_current_span("inner"):
+            pass
+    parent, inner = tracer.get_last_trace()
+    assert (inner.name, inner.parent_id, inner.trace_id) == ("inner", parent.span_id, parent.trace_id)
+
+
+@pytest.mark.parametrize("kind", [OtelTracer, DummyTracer])
+async def test_an_exception_is_recorded_once(kind: type[Tracer]) -> None:
+    tracer = make(kind, None)
+
+    async def fail() -> None:
+        async with tracer.trace_context("local"):
+            with tracer.operation_context("failing"):
+                raise KeyError("x")
+
+    with pytest.raises(KeyError):
+        await fail()
+    (span,) = tracer.get_last_trace()
+    assert span.status.status_code == "ERROR"
+    assert "KeyError" in (span.status.description or "")
+    assert len(span.events) + ("exception.type" in span.attributes) == 1
+
+
+@pytest.mark.parametrize("kind", [OtelTracer, DummyTracer])
+async def test_a_hundred_concurrent_rollouts_keep_their_spans_apart(
+    kind: type[Tracer], store: InMemoryLightningStore
+) -> None:
+    tracer = make(kind, store)
+    rollouts = [await store.start_rollout(input=i) for i in range(100)]
+    with ThreadPoolExecutor(2) as pool:
+
+        async def run(rollout: AttemptedRollout) -> None:
+            loop = asyncio.get_running_loop()
+            text = str(rollout.input)
+            async with tracer.trace_context(rollout_id=rollout.rollout_id, attempt_id=rollout.attempt.attempt_id):
+                emit_message(text)
+                await loop.run_in_executor(pool, emit_message, text)
+                thread = threading.Thread(target=emit_message, args=(text,))
+                thread.start()
+                await asyncio.create_task(asyncio.to_thread(thread.join))
+                emit_message(text)
+            assert messages(tracer.get_last_trace()) == [text] * 4
+
+        await asyncio.gather(*map(run, rollouts))
+    for rollout in rollouts:
+        spans = await stored(store, rollout)
+        assert messages(spans) == [str(rollout.input)] * 4
+        assert [span.sequence_id for span in spans] == [1, 2, 3, 4]
+
+
+async def test_several_tracers_do_not_duplicate_spans(store: InMemoryLightningStore) -> None:
+    make(OtelTracer, store)
+    tracer, rollout = make(OtelTracer, store), await store.start_rollout(input=0)
+    async with tracer.trace_context(rollout_id=rollout.rollout_id, attempt_id=rollout.attempt.attempt_id):
+        emit_message("once")
+    assert messages(await stored(store, rollout)) == ["once"]
+
+
+async def test_a_span_without_context_goes_to_the_only_open_trace_or_is_counted_as_dropped() -> None:
+    tracer, (processor, library) = make(OtelTracer, None), install()
+
+    def outside() -> None:
+        # A bare context, as in a thread that some extension module started.
+        contextvars.Context().run(lambda: library.start_span("outside").end())
+
+    dropped = processor.dropped
+    async with tracer.trace_context("only"):
+        outside()
+        assert [span.name for span in tracer.get_last_trace()] == ["outside"]
+        async with tracer.trace_context("second"):
+            outside()
+            assert tracer.get_last_trace() == []
+    outside()
+    assert processor.dropped == dropped + 2
+
+
+async def test_ending_a_span_never_waits_for_the_store() -> None:
+    store = SlowStore()
+    tracer, rollout = make(OtelTracer, store), await store.start_rollout(input=0)
+    async with asyncio.timeout(DEADLINE):
+        async with tracer.trace_context(rollout_id=rollout.rollout_id, attempt_id=rollout.attempt.attempt_id):
+            emit_message("first")
+            await store.writes_waiting.wait()  # the first write hangs
+            emit_message("second")
+            assert messages(tracer.get_last_trace()) == ["first", "second"]
+            store.open_gate.set()
+        assert messages(await stored(store, rollout)) == ["first", "second"]
+    await store.close()
+
+
+async def test_a_place_is_reserved_while_the_span_is_open(
+    store: InMemoryLightningStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracer, rollout = make(OtelTracer, store), await store.start_rollout(input=0)
+    reserve, reserved = store.get_many_span_sequence_ids, asyncio.Event()
+
+    async def reserve_and_tell(pairs: Sequence[tuple[str, str]]) -> Sequence[int]:
+        ids = await reserve(pairs)
+        reserved.set()
+        return ids
+
+    monkeypatch.setattr(store, "get_many_span_sequence_ids", reserve_and_tell)
+    ids = {"rollout_id": rollout.rollout_id, "attempt_id": rollout.attempt.attempt_id}
+    async with asyncio.timeout(DEADLINE), tracer.trace_context(**ids):
+        with tracer.operation_context("long"):
+            await reserved.wait()
+            # Somebody else, such as the gateway, counts in the same rollout while the span is open.
+            assert await store.get_next_span_sequence_id(*ids.values()) == 2
+    assert tracer.get_last_trace()[0].sequence_id == 1
+
+
+async def test_a_failing_write_is_tried_again() -> None:
+    store = FailingStore(2, StoreError("not now"))
+    tracer, rollout = make(OtelTracer, store), await store.start_rollout(input=0)
+    async with tracer.trace_context(rollout_id=rollout.rollout_id, attempt_id=rollout.attempt.attempt_id):
+        emit_message("kept")
+    assert messages(await stored(store, rollout)) == ["kept"]
+    await store.close()
+
+
+@pytest.mark.parametrize("error", [StoreError("broken"), RuntimeError("a bug")])
+async def test_a_lasting_failure_surfaces_at_flush_and_the_spans_stay(error: Exception) -> None:
+    store = FailingStore(1000, error)
+    tracer, rollout = make(OtelTracer, store), await store.start_rollout(input=0)
+    with pytest.raises(type(error), match=str(error)):
+        async with tracer.trace_context(rollout_id=rollout.rollout_id, attempt_id=rollout.attempt.attempt_id):
+            emit_message("kept")
+    assert messages(tracer.get_last_trace()) == ["kept"]
+    await store.close()
+
+
+async def test_one_refused_trace_fails_no_other(store: InMemoryLightningStore) -> None:
+    tracer, rollout = make(OtelTracer, store), await store.start_rollout(input=0)
+
+    async def run(rollout_id: str, attempt_id: str) -> None:
+        async with tracer.trace_context(rollout_id=rollout_id, attempt_id=attempt_id):
+            emit_message("text")
+
+    known, unknown = await asyncio.gather(
+        run(rollout.rollout_id, rollout.attempt.attempt_id), run("ro-nowhere", "at-nowhere"), return_exceptions=True
+    )
+    assert known is None
+    assert isinstance(unknown, NotFound)
+    assert messages(await stored(store, rollout)) == ["text"]
+
+
+async def test_the_failure_of_the_body_wins_over_that_of_the_store() -> None:
+    store = FailingStore(1000, StoreError("broken"))
+    tracer, rollout = make(OtelTracer, store), await store.start_rollout(input=0)
+
+    async def fail() -> None:
+        async with tracer.trace_context(rollout_id=rollout.rollout_id, attempt_id=rollout.attempt.attempt_id):
+            emit_message("text")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        await fail()
+    await store.close()
+
+
+async def test_three_hundred_attributes_survive(store: InMemoryLightningStore) -> None:
+    tracer, rollout = make(OtelTracer, store), await store.start_rollout(input=0)
+    attributes = {f"gen_ai.prompt.{i}.content": f"text {i}" for i in range(300)}
+    async with tracer.trace_context(rollout_id=rollout.rollout_id, attempt_id=rollout.attempt.attempt_id):
+        with otel.get_tracer("a library").start_as_current_span("openai.chat.completion") as span:
+            span.set_attributes(attributes)
+    assert (await stored(store, rollout))[0].attributes == attributes
+
+
+@pytest.mark.parametrize("kind", [OtelTracer, DummyTracer])
+async def test_ids_come_together_and_need_a_store(kind: type[Tracer], store: InMemoryLightningStore) -> None:
+    with pytest.raises(ConfigurationError, match="both"):
+        async with make(kind, store).trace_context(rollout_id="ro-1"):
+            pass
+    with pytest.raises(ConfigurationError, match="needs a store"):
+        async with make(kind, None).trace_context(rollout_id="ro-1", attempt_id="at-1"):
+            pass
+
+
+async def test_the_last_trace_is_that_of_the_calling_task() -> None:
+    tracer = make(OtelTracer, None)
+
+    async def run(text: str) -> list[str | None]:
+        async with tracer.trace_context(text):
+            emit_message(text)
+            await asyncio.sleep(0)
+        return messages(tracer.get_last_trace())
+
+    assert await asyncio.gather(run("a"), run("b")) == [["a"], ["b"]]
+    assert tracer.get_last_trace() == []
+    snapshot = tracer.get_last_trace()
+    async with tracer.trace_context("c"):
+        emit_message("c")
+    assert snapshot == []
+
+
+async def test_the_active_tracer_is_set_and_cleared() -> None:
+    tracer = DummyTracer()
+    set_active_tracer(tracer)
+    assert get_active_tracer() is tracer
+    with pytest.raises(ConfigurationError, match="active already"):
+        set_active_tracer(tracer)
+    clear_active_tracer()
+    assert get_active_tracer() is None
+
+
+def test_a_lifespan_sets_up_and_tears_down() -> None:
+    tracer = OtelTracer()
+    with tracer.lifespan() as inside:
+        assert inside is tracer
+        assert tracer.worker_id == 0
+    assert tracer.worker_id is None
