@@ -8,6 +8,7 @@ from typing import Any
 from agentlightning.errors import InvalidValue, LeaseLost, NotFound
 from agentlightning.store.base import LightningStore
 from agentlightning.store.testing.suite import attempt_of, law, refused, rollout_of, running, span_of
+from agentlightning.types import AttemptStatus, RolloutStatus
 
 
 @law
