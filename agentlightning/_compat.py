@@ -7,6 +7,7 @@ import importlib.abc
 import importlib.machinery
 import sys
 from collections.abc import Sequence
+from functools import partial
 from types import ModuleType
 from typing import Any, Final
 
@@ -54,7 +55,7 @@ class _MovedModuleFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def exec_module(self, module: ModuleType) -> None:
         home = MOVED_MODULES.get(module.__name__)
         if home is not None:
-            module.__dict__["__getattr__"] = lambda name: _read(home, name)
+            module.__dict__["__getattr__"] = partial(_read, home)
 
 
 def _read(home: str, name: str) -> Any:

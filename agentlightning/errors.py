@@ -17,6 +17,7 @@ AgentLightningError
 │   └── RolloutCancelled       the step was stopped before the agent ended
 ├── ModelError                 the model, its server or its tokens
 │   ├── BackendUnreachable 502 nobody answers at the model's address
+│   ├── BackendTimeout     504 the model's answer did not come in time
 │   ├── InvalidRequest     400 the model server cannot serve this request   (ValueError)
 │   │   └── PromptTooLong  400 the prompt leaves no room in the context
 │   ├── UnsupportedModel       an architecture the engine cannot run        (ValueError)
@@ -114,6 +115,12 @@ class BackendUnreachable(ModelError):
     """Nobody answers at the address of the model."""
 
     status = 502
+
+
+class BackendTimeout(ModelError):
+    """The model's answer did not come in time."""
+
+    status = 504
 
 
 class InvalidRequest(ModelError, ValueError):

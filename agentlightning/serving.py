@@ -1,16 +1,20 @@
-"""An HTTP server inside a running event loop."""
+"""HTTP inside a running event loop: a server, and work that ends when its client leaves."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import socket
-from collections.abc import Generator
+from collections.abc import Coroutine, Generator
+from typing import Any, TypeVar
 
 import uvicorn
+from starlette.requests import Request
 from starlette.types import ASGIApp
 
 from agentlightning.errors import ConfigurationError
+
+T = TypeVar("T")
 
 
 class EmbeddedServer:
@@ -61,6 +65,7 @@ class EmbeddedServer:
                 self._app,
                 log_level="warning",
                 access_log=False,
+                date_header=False,
                 timeout_graceful_shutdown=self._drain_seconds,
             )
         )
@@ -76,7 +81,7 @@ class EmbeddedServer:
         """Refuse new connections, let requests in flight end within `drain_seconds`, and close."""
         if self._server is None or self._task is None:
             return
-        self._server.should_exit = True
+        self._server.leave.set()
         await self._task
         self._server = self._task = None
 
@@ -87,10 +92,15 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.ready = asyncio.Event()
+        self.leave = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self.ready.set()
+
+    async def main_loop(self) -> None:
+        """Wait for the end; uvicorn's own loop asks ten times a second."""
+        await self.leave.wait()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
@@ -109,3 +119,19 @@ def _bind(host: str, port: int) -> socket.socket:
             f"cannot listen on {host}:{port} ({error.strerror}); choose another port, or 0 for a free one"
         ) from error
     return bound
+
+
+async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
+    """Await `work`; if the client leaves first, cancel it and return None."""
+    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None
+    finally:
+        task.cancel()
+        gone.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

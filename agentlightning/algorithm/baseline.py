@@ -9,7 +9,7 @@ from typing import Any, Literal
 from agentlightning.algorithm.base import FastAlgorithm
 from agentlightning.emitter import find_final_reward
 from agentlightning.errors import ConfigurationError
-from agentlightning.types import Dataset, EnqueueRolloutRequest, Rollout, Span
+from agentlightning.types import Dataset, EnqueueRolloutRequest, Rollout, RolloutMode, Span
 
 logger = logging.getLogger(__name__)
 
@@ -44,9 +44,7 @@ class Baseline(FastAlgorithm):
         self.n_epochs = n_epochs
         self.span_verbosity: Literal["keys", "key_values", "none"] = span_verbosity
 
-    async def run(  # pyright: ignore[reportIncompatibleMethodOverride]  # a coroutine function is awaitable's producer
-        self, train_dataset: Dataset[Any] | None = None, val_dataset: Dataset[Any] | None = None
-    ) -> None:
+    async def run(self, train_dataset: Dataset[Any] | None = None, val_dataset: Dataset[Any] | None = None) -> None:
         """Run every task of both datasets `n_epochs` times.
 
         Args:
@@ -54,9 +52,10 @@ class Baseline(FastAlgorithm):
             val_dataset: Tasks to run in mode `val`.
         """
         resources = await self.get_store().update_resources("default", self.get_initial_resources() or {})
+        datasets: dict[RolloutMode, Dataset[Any] | None] = {"train": train_dataset, "val": val_dataset}
         requests = [
             EnqueueRolloutRequest(input=task, mode=mode, resources_id=resources.resources_id)
-            for mode, dataset in (("train", train_dataset), ("val", val_dataset))
+            for mode, dataset in datasets.items()
             for task in _items(dataset)
         ]
         for _ in range(self.n_epochs):

@@ -92,7 +92,8 @@ async def _sample(store: LightningStore, rollout: Rollout) -> RolloutSample:
 
 async def _error_of(store: LightningStore, rollout: Rollout) -> str:
     attempt = await store.get_latest_attempt(rollout.rollout_id)
-    error = (attempt.metadata or {}).get("error", {}) if attempt else {}
+    metadata = (attempt.metadata if attempt else None) or {}
+    error: dict[str, str] = metadata.get("error", {})
     return f"{error.get('type', rollout.status)}: {error.get('message', 'no reason was recorded')}"
 
 

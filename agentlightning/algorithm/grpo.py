@@ -61,7 +61,7 @@ class GRPO(Algorithm):
         evaluate_temperatures: Temperatures at which the validation tasks are run.
         rollout_timeout: Seconds that all rollouts of a step (or an evaluation) have together.
         max_batch_size: The most answers that are sampled at a time.
-        seed: Order of the tasks and sampling of the answers.
+        seed: Order of the tasks. Rollouts run at once, so runs with one seed are alike, not equal.
         output: Folder for `metrics.jsonl` and `checkpoint/`; None writes neither.
         on_metrics: Called with each record of the metrics.
 
@@ -128,9 +128,7 @@ class GRPO(Algorithm):
         self._on_metrics = on_metrics
         self.evaluations: list[Evaluation] = []
 
-    async def run(  # pyright: ignore[reportIncompatibleMethodOverride]  # a coroutine function, which `run` allows
-        self, train_dataset: Dataset[Any] | None = None, val_dataset: Dataset[Any] | None = None
-    ) -> None:
+    async def run(self, train_dataset: Dataset[Any] | None = None, val_dataset: Dataset[Any] | None = None) -> None:
         """Evaluate, train, evaluate.
 
         Args:

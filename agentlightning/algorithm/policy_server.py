@@ -40,6 +40,7 @@ class PolicyServer:
         llm_proxy: LLMProxy | None = None,
         max_batch_size: int = 64,
     ) -> None:
+        self._dtype = model.dtype
         self.engine = Engine(model, tokenizer, max_batch_size=max_batch_size)
         self._server = InferenceServer(self.engine, tokenizer, MODEL_NAME)
         self._store = store
@@ -101,7 +102,7 @@ class PolicyServer:
             ]
         )
         largest, mean = difference.max().item(), difference.mean().item()
-        exact = self.engine.dtype == torch.float32
+        exact = self._dtype == torch.float32
         if not (largest <= 1e-4 if exact else mean <= 0.05):
             raise PolicyMismatch(
                 f"after the update to version {self.engine.weights_version} engine and learner differ by up to "

@@ -9,7 +9,7 @@ import typer
 
 
 def demo(
-    seed: Annotated[int, typer.Option(help="Order of the tasks and sampling of the answers.")] = 0,
+    seed: Annotated[int, typer.Option(help="Order of the tasks; with --from-scratch also the policy.")] = 0,
     steps: Annotated[int, typer.Option(min=1, help="Updates of the policy.")] = 50,
     output: Annotated[Path | None, typer.Option(help="Folder of the run; runs/<time> by default.")] = None,
     from_scratch: Annotated[
@@ -24,11 +24,10 @@ def demo(
     """
     from rich.console import Console
 
-    from agentlightning.demo.options import DemoOptions
+    from agentlightning.demo.options import DemoOptions, new_folder
     from agentlightning.demo.run import describe_kept, run_demo
 
-    chosen = {"output": output} if output is not None else {}
-    options = DemoOptions(seed=seed, steps=steps, from_scratch=from_scratch, **chosen)
+    options = DemoOptions(seed=seed, steps=steps, output=output or new_folder(), from_scratch=from_scratch)
     console = Console()
     try:
         run_demo(options, console)

@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import datetime
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 
-def _new_folder() -> Path:
+def new_folder() -> Path:
+    """Return a folder named after the present time; it is not created."""
     return Path("runs") / datetime.datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DemoOptions:
     """The demo's options.
 
     Attributes:
-        seed: Order of the tasks and sampling of the answers; with `from_scratch` also the policy.
-        steps: Updates of the policy.
         output: The run's folder; it must not hold a run yet.
+        seed: Order of the tasks; with `from_scratch` also the policy. Rollouts run at once, so runs are alike, not equal.
+        steps: Updates of the policy.
         from_scratch: Build tokenizer and policy anew instead of loading the shipped ones.
         n_runners: Runners in this process.
         concurrency: Rollouts that each runner runs at a time.
     """
 
+    output: Path
     seed: int = 0
     steps: int = 50
-    output: Path = field(default_factory=_new_folder)
     from_scratch: bool = False
     n_runners: int = 8
     concurrency: int = 8

@@ -6,7 +6,6 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from statistics import fmean
-from types import TracebackType
 from typing import Any, Protocol, Self
 
 from rich.console import Console
@@ -21,9 +20,7 @@ class Display(Protocol):
 
     def __enter__(self) -> Self: ...
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None: ...
+    def __exit__(self, *error: object) -> None: ...
 
     def show(self, record: Mapping[str, Any]) -> None:
         """Show one record."""
@@ -64,13 +61,14 @@ class PlainDisplay:
     def show(self, record: Mapping[str, Any]) -> None:
         """Print one record."""
         if record["kind"] == "evaluation":
-            self._console.print(describe_evaluation(record), highlight=False)
+            self._console.print(describe_evaluation(record), highlight=False, soft_wrap=True)
             return
         step, steps = record["step"], record["steps"]
         left = (time.monotonic() - self._started) / step * (steps - step)
         self._console.print(
             f"step {step}/{steps}  {describe_step(record, self._mean.add(record['reward']))}  {left:.0f} s left",
             highlight=False,
+            soft_wrap=True,
         )
 
 

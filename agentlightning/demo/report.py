@@ -84,7 +84,7 @@ def plot_rewards(rewards: Sequence[float], path: Path) -> None:
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots()
+    axes: Any = figure.subplots()  # matplotlib leaves the types of its keywords unknown
     steps = range(1, len(rewards) + 1)
     means = [fmean(rewards[max(0, step - _WINDOW) : step]) for step in steps]
     axes.plot(steps, rewards, "o", markersize=3, alpha=0.4, label="reward of the step")
@@ -92,4 +92,4 @@ def plot_rewards(rewards: Sequence[float], path: Path) -> None:
     axes.set(xlabel="step", ylabel="mean reward", ylim=(0, 1), title="agl demo: the agent learns to follow pointers")
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=120)  # pyright: ignore[reportUnknownMemberType]  # likewise

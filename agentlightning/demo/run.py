@@ -42,6 +42,7 @@ def run_demo(options: DemoOptions, console: Console) -> dict[str, Any]:
         "Training a 0.5 M parameter policy behind a tool-using agent. The test set's 200 tasks use names that "
         "occur nowhere in training (the two parts of a name do occur).",
         highlight=False,
+        soft_wrap=True,
     )
     algorithm = _train(options, console)
     rewards = read_rewards(options.output / "metrics.jsonl")
@@ -50,7 +51,7 @@ def run_demo(options: DemoOptions, console: Console) -> dict[str, Any]:
         algorithm.evaluations, steps=options.steps, seed=options.seed, seconds=time.monotonic() - started
     )
     write_summary(summary, options.output / "summary.json")
-    console.print(describe_summary(summary), highlight=False)
+    console.print(describe_summary(summary), highlight=False, soft_wrap=True)
     console.print(describe_folder(options.output), highlight=False, soft_wrap=True)
     return summary
 

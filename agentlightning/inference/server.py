@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
 
 from pydantic import ValidationError
 from starlette.applications import Starlette
@@ -20,12 +19,7 @@ from agentlightning.inference.replies import ReplyWriter
 from agentlightning.inference.sampler import Completion, Sampler
 from agentlightning.inference.tokenizer import Tokenizer
 from agentlightning.inference.tool_calls import find_tool_parser
-from agentlightning.serving import EmbeddedServer
-
-Result = TypeVar("Result")
-
-_CLIENT_LEFT = 499
-"""What servers log for a client that left; nobody receives it."""
+from agentlightning.serving import EmbeddedServer, while_connected
 
 
 def create_app(sampler: Sampler, tokenizer: Tokenizer, model_name: str, *, tool_parser: str = "hermes") -> Starlette:
@@ -115,14 +109,18 @@ class _Endpoints:
         request = ChatRequest.model_validate_json(await http.body())
         self._check(request)
         prompt = render_prompt(self._tokenizer, request.messages, request.offered_tools())
-        completions = await _while_connected(http, self._generate(prompt, request))
+        completions = await while_connected(http, self._generate(prompt, request))
+        if completions is None:
+            return _client_left()
         return JSONResponse(self._writer.chat(request, prompt, completions))
 
     async def completion(self, http: Request) -> Response:
         request = CompletionRequest.model_validate_json(await http.body())
         self._check(request)
         prompt = request.prompt if isinstance(request.prompt, list) else self._tokenizer.encode(request.prompt)
-        completions = await _while_connected(http, self._generate(prompt, request))
+        completions = await while_connected(http, self._generate(prompt, request))
+        if completions is None:
+            return _client_left()
         return JSONResponse(self._writer.completion(request, prompt, completions))
 
     async def models(self, _: Request) -> Response:
@@ -149,23 +147,9 @@ class _Endpoints:
                 task.cancel()
 
 
-async def _while_connected(http: Request, work: Coroutine[Any, Any, Result]) -> Result:
-    """Await `work`, and cancel it if the client leaves."""
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_disconnected(http))
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise HTTPException(_CLIENT_LEFT, "the client left before the answer was complete")
-        return task.result()
-    finally:
-        task.cancel()
-        gone.cancel()
-
-
-async def _disconnected(http: Request) -> None:
-    while (await http.receive())["type"] != "http.disconnect":
-        pass
+def _client_left() -> Response:
+    """The status servers log for a client that left; nobody receives it."""
+    return Response(status_code=499)
 
 
 def _error(status: int, message: str, code: str | None = None) -> Response:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
 import time
@@ -15,12 +14,13 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from agentlightning._internal.ids import generate_id
-from agentlightning.errors import BackendUnreachable
+from agentlightning.errors import BackendTimeout, BackendUnreachable
 from agentlightning.llm_proxy.exchange import Exchange
 from agentlightning.llm_proxy.routing import Backend, RoutingTable
 from agentlightning.llm_proxy.sequence import SequenceReserver
 from agentlightning.llm_proxy.shipper import Shipper
 from agentlightning.llm_proxy.upstream import RECORDED_PATHS, Reply, Upstream
+from agentlightning.serving import while_connected
 
 T = TypeVar("T")
 
@@ -143,28 +143,12 @@ class _Endpoints:
 async def _guarded(request: Request, work: Coroutine[Any, Any, Reply]) -> Reply:
     """Await a backend's answer; whatever prevents it becomes a reply too, so that it can be recorded."""
     try:
-        reply = await _while_connected(request, work)
+        reply = await while_connected(request, work)
     except BackendUnreachable as error:
         return _error(error.status, str(error), "backend_unreachable")
-    except TimeoutError as error:
-        return _error(504, str(error), "backend_timeout")
+    except BackendTimeout as error:
+        return _error(error.status, str(error), "backend_timeout")
     return reply or _error(_CLIENT_LEFT, "the client left before the answer was complete", "client_left")
-
-
-async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
-    """Await `work`; if the client leaves first, cancel it and return None."""
-    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(request))
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        return task.result() if task.done() else None
-    finally:
-        task.cancel()
-        gone.cancel()
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def _headers(request: Request) -> dict[str, str]:

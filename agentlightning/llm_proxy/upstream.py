@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import aiohttp
 
-from agentlightning.errors import BackendUnreachable
+from agentlightning.errors import BackendTimeout, BackendUnreachable
 from agentlightning.llm_proxy.routing import Backend
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class Upstream:
 
         Raises:
             BackendUnreachable: Nobody answers.
-            TimeoutError: No answer in time.
+            BackendTimeout: No answer in time.
         """
         wanted = {**payload, "model": backend.model}
         # Here 0 counts as not asked for, too: completions with `logprobs: 0` get 1, which says no less.
@@ -84,7 +84,7 @@ class Upstream:
 
         Raises:
             BackendUnreachable: Nobody answers.
-            TimeoutError: No answer in time.
+            BackendTimeout: No answer in time.
         """
         if backend.api_key is not None:
             headers = {**headers, "Authorization": f"Bearer {backend.api_key}"}
@@ -94,7 +94,7 @@ class Upstream:
                 kept = {key: value for key, value in answer.headers.items() if key.lower() not in _OWN_HEADERS}
                 return Reply(answer.status, await answer.read(), kept)
         except TimeoutError as error:  # aiohttp's timeouts are client errors as well, so this comes first
-            raise TimeoutError(f"{url} gave no answer within {self._timeout:g} s") from error
+            raise BackendTimeout(f"{url} gave no answer within {self._timeout:g} s") from error
         except aiohttp.ClientError as error:
             raise BackendUnreachable(f"nobody answers at {url}: {error}; is the model server running?") from error
 

@@ -39,7 +39,7 @@ def build_component(
         ConfigurationError: The specification leads to nothing of the expected type.
     """
     if isinstance(spec, expected_type):
-        return spec
+        return cast("T", spec)
     if spec is None:
         return default() if default else None
     made = _make(spec, name, optional_arguments or {}, registry or {})

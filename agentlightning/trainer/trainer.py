@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Sequence
 from typing import Any
 
 from agentlightning._internal.aio import wait_for_flag
-from agentlightning.adapter import TraceAdapter, TraceToTrajectories
+from agentlightning.adapter import TraceAdapter, TracerTraceToTriplet
 from agentlightning.algorithm import Algorithm, Baseline, FastAlgorithm
 from agentlightning.errors import ConfigurationError
 from agentlightning.execution import ExecutionEvent, ExecutionStrategy, SharedMemoryExecutionStrategy
@@ -44,7 +44,7 @@ class Trainer:
         max_rollouts: The most rollouts of each runner; None for no limit.
         initial_resources: Handed to the algorithm.
         tracer: Records what agents do; `OtelTracer` by default.
-        adapter: Turns spans into training data; `TraceToTrajectories` by default.
+        adapter: Turns spans into training data; `TracerTraceToTriplet` by default.
         store: Where everything lives; in memory by default, `SqliteLightningStore(path)` to keep it.
         runner: Runs the agent; `LitAgentRunner` by default. Each worker gets a copy of its own.
         strategy: Where algorithm and runners live; `shm`, everything in this process, by default.
@@ -75,7 +75,7 @@ class Trainer:
         self.max_rollouts = max_rollouts
         self.tracer = _built(build_component(tracer, expected_type=Tracer, name="tracer", default=OtelTracer))
         self.adapter: TraceAdapter[Any] = _built(
-            build_component(adapter, expected_type=TraceAdapter, name="adapter", default=TraceToTrajectories)
+            build_component(adapter, expected_type=TraceAdapter, name="adapter", default=TracerTraceToTriplet)
         )
         self.algorithm = build_component(algorithm, expected_type=Algorithm, name="algorithm", registry=_ALGORITHMS)
         self.strategy = self._build_strategy(strategy, n_runners)
