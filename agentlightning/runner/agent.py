@@ -6,12 +6,13 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, get_args
 
 from agentlightning.errors import ConfigurationError, NotFound
 from agentlightning.litagent import LitAgent
 from agentlightning.runner.attempt import AttemptRun
 from agentlightning.runner.base import Runner
+from agentlightning.runner.cancel import settled
 from agentlightning.runner.claims import Claims
 from agentlightning.runner.heartbeat import HeartbeatSettings, beating
 from agentlightning.tracer import Tracer
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 T_task = TypeVar("T_task")
+
+START_DEADLINE: Final = 60.0
+"""Seconds for the store to start a rollout."""
 
 
 class LitAgentRunner(Runner[T_task]):
@@ -155,10 +159,12 @@ class LitAgentRunner(Runner[T_task]):
         store = self.get_store()
         async with self._beating():
             resources_id = (await store.add_resources(resources)).resources_id if resources is not None else None
-            rollout = await store.start_rollout(
+            start = store.start_rollout(
                 input=input, mode=mode, resources_id=resources_id, worker_id=self.get_worker_id()
             )
-            await AttemptRun(self, rollout, self._hooks, event).run()
+            # An attempt that was started must be ended, also when this step is cancelled just now.
+            rollout, cancelled = await settled(start, START_DEADLINE)
+            await AttemptRun(self, rollout, self._hooks, event).run(cancelled)
         completed = await store.get_rollout_by_id(rollout.rollout_id)
         if completed is None:
             raise NotFound(f"rollout {rollout.rollout_id} is finished and the store has forgotten it")

@@ -57,13 +57,16 @@ class AttemptRun:
         self._trace: ActiveTrace | None = None
         self._resources: NamedResources = {}
 
-    async def run(self) -> None:
+    async def run(self, interruption: BaseException | None = None) -> None:
         """Run the attempt and write its status.
 
         Whatever goes wrong, interruptions included, ends the attempt as failed and is raised again once that is
         written.
+
+        Args:
+            interruption: What came before the agent could start; the agent is not run then.
         """
-        failure = await _caught(self._run_agent())
+        failure = await _caught(self._run_agent(interruption))
         failure = await _caught(self._finish()) or failure
         try:
             await uninterrupted(self._write_status(failure), STATUS_DEADLINE)
@@ -75,7 +78,7 @@ class AttemptRun:
         if failure is not None:
             raise failure
 
-    async def _run_agent(self) -> None:
+    async def _run_agent(self, interruption: BaseException | None) -> None:
         rollout, tracer = self._rollout, self._runner.tracer
         await self._call_hooks("on_rollout_start")
         async with tracer.trace_context(
@@ -85,6 +88,8 @@ class AttemptRun:
             assert trace is not None, "a tracer that overrides trace_context opens it through super()"
             await self._call_hooks("on_trace_start", tracer=tracer)
             try:
+                if interruption is not None:
+                    raise interruption
                 self._resources = await self._fetch_resources()
                 record_result(await self._call_agent(), trace)
             except BaseException as error:

@@ -67,6 +67,14 @@ async def uninterrupted(work: Coroutine[Any, Any, ResultT], deadline: float) -> 
     Raises:
         TimeoutError: It took too long.
     """
+    result, cancelled = await settled(work, deadline)
+    if cancelled is not None:
+        raise cancelled
+    return result
+
+
+async def settled(work: Coroutine[Any, Any, ResultT], deadline: float) -> tuple[ResultT, asyncio.CancelledError | None]:
+    """Like `uninterrupted`, but return the result together with the cancellation, for the caller to raise."""
     task = asyncio.create_task(_within(work, deadline))
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
@@ -74,10 +82,7 @@ async def uninterrupted(work: Coroutine[Any, Any, ResultT], deadline: float) -> 
             await asyncio.wait({task})
         except asyncio.CancelledError as error:
             cancelled = error
-    result = task.result()
-    if cancelled is not None:
-        raise cancelled
-    return result
+    return task.result(), cancelled
 
 
 async def _within(work: Coroutine[Any, Any, ResultT], deadline: float) -> ResultT:

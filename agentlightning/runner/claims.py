@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from agentlightning._internal.aio import wait_for_flag
+from agentlightning.runner.cancel import uninterrupted
 from agentlightning.tracer.retry import retrying
 from agentlightning.types import AttemptedRollout
 
 if TYPE_CHECKING:
     from agentlightning.execution.events import ExecutionEvent
     from agentlightning.store import LightningStore
+
+GIVE_BACK_DEADLINE: Final = 30.0
+"""Seconds to put back what a cancelled runner has just claimed."""
 
 
 class Claims:
@@ -65,10 +69,15 @@ class Claims:
         waiting = asyncio.create_task(self._dequeue(limit, self._wait))
         try:
             await asyncio.wait({waiting, self._stop}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            waiting.cancel()  # no effect on one that has ended; the store takes back what a cancelled one claimed
-            await asyncio.wait({waiting})
-        return [] if waiting.cancelled() else waiting.result()
+        except asyncio.CancelledError:
+            await uninterrupted(self._give_back(waiting), GIVE_BACK_DEADLINE)
+            raise
+        return await _result_of(waiting)
+
+    async def _give_back(self, waiting: asyncio.Task[Sequence[AttemptedRollout]]) -> None:
+        """Put back what was claimed at the very moment at which the runner was cancelled."""
+        for rollout in await _result_of(waiting):
+            await self._store.update_rollout(rollout.rollout_id, status="requeuing")
 
     async def _dequeue(self, limit: int, wait: float) -> Sequence[AttemptedRollout]:
         return await retrying(
@@ -76,3 +85,10 @@ class Claims:
             what="claim rollouts",
             extra_seconds=wait,
         )
+
+
+async def _result_of(waiting: asyncio.Task[Sequence[AttemptedRollout]]) -> Sequence[AttemptedRollout]:
+    """Stop a wait for work; returns what it has claimed if it had ended already."""
+    waiting.cancel()  # the store takes back what a cancelled wait claimed
+    await asyncio.wait({waiting})
+    return [] if waiting.cancelled() else waiting.result()

@@ -84,6 +84,8 @@ class Tracer(ParallelWorkerBase):
         try:
             with self._opened(trace) as handle:
                 yield handle
+        except GeneratorExit:  # thrown away together with its event loop: nothing can be awaited any more
+            raise
         except BaseException:
             otel_context.detach(token)
             await self._flush_after_failure(trace, name)

@@ -382,6 +382,44 @@ async def test_a_cancelled_step_is_never_recorded_as_succeeded(store: InMemoryLi
     assert recorder.calls == PAIRED
 
 
+async def test_a_step_cancelled_while_it_starts_leaves_no_open_attempt(
+    store: InMemoryLightningStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, starting = store.start_rollout, asyncio.Event()
+
+    async def start_and_tell(**options: Any) -> AttemptedRollout:
+        starting.set()
+        return await start(**options)
+
+    monkeypatch.setattr(store, "start_rollout", start_and_tell)
+    ran: list[str] = []
+    recorder = Recorder()
+    task = asyncio.create_task(step(store, rollout(lambda task: ran.append(task)), hooks=[recorder]))
+    await starting.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (await latest_attempt(store)).status == "failed"
+    assert ran == []
+    assert recorder.calls == PAIRED
+
+
+@pytest.mark.parametrize("event", [None, ThreadingEvent()])
+async def test_a_runner_cancelled_while_it_claims_leaves_no_open_attempt(
+    store: InMemoryLightningStore, event: Any
+) -> None:
+    runner = make()
+    with runner.run_context(agent=rollout(forever), store=store):
+        for _ in range(20):
+            task = asyncio.create_task(runner.iter(event=event))
+            await asyncio.sleep(0)
+            await store.enqueue_rollout(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+    assert {item.status for item in await store.query_rollouts()} <= {"failed", "queuing", "requeuing"}
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
 def test_an_interrupted_step_is_recorded_as_failed(error: type[BaseException]) -> None:
     async def agent(task: str) -> None:
