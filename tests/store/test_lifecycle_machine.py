@@ -1,0 +1,166 @@
+"""The store and the lifecycle tables tell the same story, whatever happens in whatever order."""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+from hypothesis import HealthCheck, settings, strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
+
+from agentlightning.errors import LeaseLost
+from agentlightning.store import InMemoryLightningStore
+from agentlightning.types import AttemptedRollout, AttemptStatus, RolloutConfig, RolloutStatus, Span
+from agentlightning.types.lifecycle import (
+    ATTEMPT_STATUSES,
+    ATTEMPT_TABLE,
+    FINISHED,
+    LIVE,
+    QUEUED,
+    ROLLOUT_STATUSES,
+    Effect,
+    RolloutEvent,
+    attempt_event_setting,
+    event_of_latest_attempt,
+    next_attempt,
+    next_rollout,
+    rollout_event_setting,
+)
+
+
+@dataclass
+class ModelRollout:
+    """What the tables say of one rollout; `attempts` holds their statuses in order."""
+
+    config: RolloutConfig
+    status: RolloutStatus = "queuing"
+    attempts: list[AttemptStatus] = field(default_factory=list)
+
+
+class LifecycleMachine(RuleBasedStateMachine):
+    rollouts = Bundle("rollouts")
+
+    @initialize()
+    def open(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.store = InMemoryLightningStore()
+        self.model: dict[str, ModelRollout] = {}
+        self.queue: list[str] = []
+        self.attempt_ids: dict[str, list[str]] = {}
+
+    def run(self, operation: Any) -> Any:
+        return self.loop.run_until_complete(asyncio.wait_for(operation, 10))
+
+    def teardown(self) -> None:
+        self.run(self.store.close())
+        self.loop.run_until_complete(self.loop.shutdown_default_executor())
+        self.loop.close()
+
+    def move(self, rollout_id: str, event: RolloutEvent) -> None:
+        rollout = self.model[rollout_id]
+        rollout.status, effects = next_rollout(rollout.status, event)
+        if Effect.ENQUEUE in effects:
+            self.queue.append(rollout_id)
+        if rollout.status not in QUEUED and rollout_id in self.queue:
+            self.queue.remove(rollout_id)
+        if Effect.END_ATTEMPT in effects and rollout.attempts and rollout.attempts[-1] in LIVE:
+            rollout.attempts[-1] = "succeeded" if rollout.status == "succeeded" else "failed"
+
+    def claimed(self, claim: AttemptedRollout) -> None:
+        self.model[claim.rollout_id].attempts.append("preparing")
+        self.attempt_ids[claim.rollout_id].append(claim.attempt.attempt_id)
+        assert claim.attempt.sequence_id == len(self.attempt_ids[claim.rollout_id])
+
+    @rule(
+        target=rollouts,
+        max_attempts=st.integers(1, 3),
+        retried=st.lists(st.sampled_from(["failed", "timeout", "unresponsive"]), unique=True),
+    )
+    def enqueue(self, max_attempts: int, retried: list[AttemptStatus]) -> str:
+        config = RolloutConfig(max_attempts=max_attempts, retry_condition=retried)
+        rollout_id = self.run(self.store.enqueue_rollout(1, config=config)).rollout_id
+        self.model[rollout_id] = ModelRollout(config)
+        self.attempt_ids[rollout_id] = []
+        self.queue.append(rollout_id)
+        return rollout_id
+
+    @rule(limit=st.integers(1, 2))
+    def dequeue(self, limit: int) -> None:
+        expected = self.queue[:limit]
+        claims = self.run(self.store.dequeue_many_rollouts(limit=limit, worker_id="w"))
+        assert [claim.rollout_id for claim in claims] == expected
+        for claim in claims:
+            self.move(claim.rollout_id, "claim")
+            self.claimed(claim)
+
+    @rule(rollout_id=rollouts)
+    def restart(self, rollout_id: str) -> None:
+        claim = self.run(self.store.start_attempt(rollout_id))
+        self.move(rollout_id, "restart")
+        self.claimed(claim)
+
+    @rule(rollout_id=rollouts, status=st.sampled_from(ROLLOUT_STATUSES))
+    def set_rollout(self, rollout_id: str, status: RolloutStatus) -> None:
+        self.run(self.store.update_rollout(rollout_id, status=status))
+        self.move(rollout_id, rollout_event_setting(status))
+
+    @rule(rollout_id=rollouts, back=st.integers(0, 2), status=st.sampled_from(ATTEMPT_STATUSES))
+    def set_attempt(self, rollout_id: str, back: int, status: AttemptStatus) -> None:
+        attempts = self.model[rollout_id].attempts
+        if back >= len(attempts):
+            return
+        index = len(attempts) - 1 - back
+        before = attempts[index]
+        superseded = before == "unresponsive" and back > 0 and status != before
+        update = self.store.update_attempt(rollout_id, self.attempt_ids[rollout_id][index], status=status)
+        if superseded or (before, attempt_event_setting(status)) not in ATTEMPT_TABLE:
+            try:
+                self.run(update)
+            except LeaseLost:
+                return
+            raise AssertionError("the attempt had lost its lease")
+        self.run(update)
+        attempts[index] = next_attempt(before, attempt_event_setting(status)).status
+        if back == 0 and (before != status or status in LIVE):
+            self.follow(rollout_id)
+
+    @rule(rollout_id=rollouts, back=st.integers(0, 1))
+    def add_span(self, rollout_id: str, back: int) -> None:
+        attempts = self.model[rollout_id].attempts
+        if back >= len(attempts):
+            return
+        index = len(attempts) - 1 - back
+        before, attempt_id = attempts[index], self.attempt_ids[rollout_id][index]
+        span = Span.from_attributes(attributes={}, rollout_id=rollout_id, attempt_id=attempt_id)
+        stored = self.run(self.store.add_span(span))
+        superseded = before == "unresponsive" and back > 0
+        if not superseded:
+            attempts[index] = next_attempt(before, "span").status
+        assert bool(stored.model_extra.get("late")) == (superseded or attempts[index] not in LIVE)
+        if back == 0 and attempts[index] != before:
+            self.follow(rollout_id)
+
+    def follow(self, rollout_id: str) -> None:
+        rollout = self.model[rollout_id]
+        self.move(rollout_id, event_of_latest_attempt(rollout.attempts[-1], len(rollout.attempts), rollout.config))
+
+    @invariant()
+    def store_and_tables_agree(self) -> None:
+        stored = {rollout.rollout_id: rollout for rollout in self.run(self.store.query_rollouts())}
+        assert {rollout_id: rollout.status for rollout_id, rollout in stored.items()} == {
+            rollout_id: rollout.status for rollout_id, rollout in self.model.items()
+        }
+        for rollout_id, rollout in stored.items():
+            assert (rollout.end_time is not None) == (rollout.status in FINISHED)
+            attempts = self.run(self.store.query_attempts(rollout_id))
+            assert [attempt.status for attempt in attempts] == self.model[rollout_id].attempts
+            assert all((attempt.end_time is None) == (attempt.status in LIVE) for attempt in attempts)
+        finished = self.run(self.store.wait_for_rollouts(rollout_ids=list(stored), timeout=0))
+        assert {rollout.rollout_id for rollout in finished} == {
+            rollout_id for rollout_id, rollout in self.model.items() if rollout.status in FINISHED
+        }
+
+
+TestLifecycle = LifecycleMachine.TestCase
+TestLifecycle.settings = settings(
+    max_examples=25, stateful_step_count=20, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)

@@ -1,0 +1,335 @@
+"""What is special to the SQLite stores: the file, the lanes, and claims that nobody heard of."""
+
+import asyncio
+import gc
+import sqlite3
+import threading
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from agentlightning.errors import ConfigurationError, InvalidValue, StoreError
+from agentlightning.store import InMemoryLightningStore, SqliteLightningStore
+from agentlightning.store.sql.transaction import Transaction
+from agentlightning.types import EnqueueRolloutRequest, RolloutConfig, Span
+
+PATIENCE = 10.0
+
+
+@pytest.fixture
+async def memory() -> AsyncIterator[InMemoryLightningStore]:
+    store = InMemoryLightningStore()
+    yield store
+    await store.close()
+
+
+def threads_of_stores() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("agl-store")]
+
+
+def block_loop_behind_a_commit(store: InMemoryLightningStore, input: str = "other") -> None:
+    """Keep this loop from running until all that it asked for is committed; another thread's rollout follows it."""
+    thread = threading.Thread(target=lambda: asyncio.run(store.enqueue_rollout(input)))
+    thread.start()
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while not condition():  # noqa: ASYNC110  # conditions of other threads have no event
+            await asyncio.sleep(0.005)
+
+
+# -- the file ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_file_keeps_everything(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    store = SqliteLightningStore(path)
+    resources = await store.add_resources({})
+    queued = await store.enqueue_rollout({"x": 1}, config=RolloutConfig(max_attempts=2))
+    started = await store.start_rollout(2, worker_id="w")
+    span = await store.add_span(
+        Span.from_attributes(attributes={}, rollout_id=started.rollout_id, attempt_id=started.attempt.attempt_id)
+    )
+    rollouts, workers = await store.query_rollouts(), await store.query_workers()
+    await store.close()
+    again = SqliteLightningStore(path)
+    assert await again.query_rollouts() == rollouts
+    assert await again.query_workers() == workers
+    assert list(await again.query_spans(started.rollout_id)) == [span]
+    assert await again.get_latest_resources() == resources
+    claim = await again.dequeue_rollout()
+    assert claim is not None
+    assert claim.rollout_id == queued.rollout_id
+    await again.close()
+
+
+async def test_a_file_from_a_newer_program_is_refused_untouched(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    await SqliteLightningStore(path).close()
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    with pytest.raises(ConfigurationError, match="version 99"):
+        SqliteLightningStore(path)
+    assert threads_of_stores() == []
+
+
+def test_a_place_that_cannot_hold_a_store_is_named(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("this is no database" * 100)
+    for path in (tmp_path / "text", tmp_path, tmp_path / "missing" / "store.db"):
+        with pytest.raises(ConfigurationError, match=str(path)):
+            SqliteLightningStore(path)
+    with pytest.raises(ConfigurationError, match="InMemoryLightningStore"):
+        SqliteLightningStore(":memory:")
+    with pytest.raises(ConfigurationError, match="synchronous"):
+        SqliteLightningStore(tmp_path / "store.db", synchronous="MAYBE")  # type: ignore[arg-type]
+
+
+async def test_two_stores_on_one_file_see_each_other(tmp_path: Path) -> None:
+    one, two = SqliteLightningStore(tmp_path / "store.db"), SqliteLightningStore(tmp_path / "store.db")
+    made = await asyncio.gather(*(store.enqueue_rollout(i) for i in range(20) for store in (one, two)))
+    claims = await asyncio.gather(*(store.dequeue_rollout() for _ in range(20) for store in (one, two)))
+    assert {claim.rollout_id for claim in claims if claim} == {rollout.rollout_id for rollout in made}
+    await one.close()
+    await two.close()
+
+
+async def test_a_reader_sees_what_was_acknowledged(tmp_path: Path) -> None:
+    store = SqliteLightningStore(tmp_path / "store.db")
+    for i in range(100):
+        rollout = await store.enqueue_rollout(i)
+        assert await store.get_rollout_by_id(rollout.rollout_id) == rollout
+    await store.close()
+
+
+async def test_queries_use_the_indexes(tmp_path: Path) -> None:
+    store = SqliteLightningStore(tmp_path / "store.db")
+    statements: list[str] = []
+
+    async def explain(tx: Transaction) -> list[str]:
+        return [row[3] for sql in statements for row in await tx.fetch(f"EXPLAIN QUERY PLAN {sql}")]
+
+    await store.enqueue_many_rollouts([EnqueueRolloutRequest(input=i) for i in range(10)])
+    statements.append(
+        "SELECT * FROM rollouts INDEXED BY queue WHERE status IN ('queuing', 'requeuing') ORDER BY queue_position"
+    )
+    statements.append("SELECT * FROM rollouts WHERE status = 'queuing' ORDER BY start_time, position")
+    statements.append("SELECT * FROM spans WHERE rollout_id = 'x' ORDER BY sequence_id, start_time_ns, position")
+    plan = await store.read(explain)
+    assert not [step for step in plan if "TEMP B-TREE" in step or step == "SCAN rollouts"]
+    await store.close()
+
+
+# -- group commit --------------------------------------------------------------------------------------------------
+
+
+async def test_an_error_undoes_its_own_operation_only(memory: InMemoryLightningStore) -> None:
+    async def enqueue_then_fail(tx: Transaction) -> None:
+        await tx.execute("INSERT INTO workers (worker_id) VALUES ('ghost')")
+        raise InvalidValue("on purpose")
+
+    outcomes = await asyncio.gather(
+        memory.update_worker("before"),
+        memory.write(enqueue_then_fail),
+        memory.update_worker("after"),
+        memory.write(lambda tx: tx.execute("INSERT INTO nowhere VALUES (1)")),
+        memory.update_worker("last"),
+        return_exceptions=True,
+    )
+    assert [type(outcome).__name__ for outcome in outcomes] == [
+        "Worker",
+        "InvalidValue",
+        "Worker",
+        "StoreError",
+        "Worker",
+    ]
+    assert [worker.worker_id for worker in await memory.query_workers()] == ["before", "after", "last"]
+
+
+async def test_a_failed_commit_fails_everybody_in_the_group(memory: InMemoryLightningStore) -> None:
+    async def break_transaction(tx: Transaction) -> None:
+        await tx.execute("ROLLBACK")
+
+    outcomes = await asyncio.gather(
+        memory.update_worker("a"), memory.write(break_transaction), memory.update_worker("b"), return_exceptions=True
+    )
+    assert [type(outcome) for outcome in outcomes] == [StoreError] * 3
+    assert (await memory.query_workers()).total == 0
+    assert (await memory.update_worker("c")).worker_id == "c"
+
+
+async def test_one_callers_operations_keep_their_order(memory: InMemoryLightningStore) -> None:
+    rollout = await memory.enqueue_rollout(0)
+    await asyncio.gather(*(memory.update_rollout(rollout.rollout_id, input=i) for i in range(100)))
+    read = await memory.get_rollout_by_id(rollout.rollout_id)
+    assert read is not None
+    assert read.input == 99
+
+
+async def test_an_operation_whose_caller_left_before_its_turn_is_skipped(memory: InMemoryLightningStore) -> None:
+    gate = threading.Event()
+
+    async def hold(tx: Transaction) -> None:
+        gate.wait(PATIENCE)
+
+    holding = asyncio.create_task(memory.write(hold))
+    leaving = asyncio.create_task(memory.enqueue_rollout("never"))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    await asyncio.wait({leaving}, timeout=PATIENCE)
+    gate.set()
+    await holding
+    assert leaving.cancelled()
+    assert (await memory.query_rollouts()).total == 0
+
+
+# -- claims nobody heard of ----------------------------------------------------------------------------------------
+
+
+async def test_a_claim_cancelled_after_its_commit_leaves_the_store_as_it_was(memory: InMemoryLightningStore) -> None:
+    config = RolloutConfig(max_attempts=2, retry_condition=["failed"])
+    first = await memory.enqueue_rollout(1, config=config)
+    for sequence_id in (1, 2):
+        before = list(await memory.query_rollouts(rollout_id_in=[first.rollout_id]))
+        claiming = asyncio.create_task(memory.dequeue_rollout("w"))
+        await asyncio.sleep(0)
+        block_loop_behind_a_commit(memory)
+        claiming.cancel()
+        await asyncio.wait({claiming}, timeout=PATIENCE)
+        assert claiming.cancelled()
+        assert list(await memory.query_rollouts(rollout_id_in=[first.rollout_id])) == before
+        worker = await memory.get_worker_by_id("w")
+        assert worker is not None
+        assert (worker.status, worker.current_attempt_id) == ("idle", None)
+        claim = await memory.dequeue_rollout("w")
+        assert claim is not None
+        assert (claim.rollout_id, claim.attempt.sequence_id) == (first.rollout_id, sequence_id)
+        for other in await memory.query_rollouts(status_in=["queuing"]):
+            await memory.update_rollout(other.rollout_id, status="cancelled")
+        if sequence_id == 1:
+            await memory.update_attempt(claim.rollout_id, claim.attempt.attempt_id, status="failed")
+
+
+async def test_claims_of_a_loop_that_died_go_back_to_the_queue(memory: InMemoryLightningStore) -> None:
+    made = await memory.enqueue_rollout(1)
+    gate = threading.Event()
+
+    async def hold(tx: Transaction) -> None:
+        gate.wait(PATIENCE)
+
+    holding = asyncio.create_task(memory.write(hold))
+    await asyncio.sleep(0)
+
+    def die_claiming() -> None:
+        loop = asyncio.new_event_loop()
+        claiming = loop.create_task(memory.dequeue_rollout())
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.close()
+        claiming._log_destroy_pending = False  # type: ignore[attr-defined]  # the loop dies on purpose
+
+    thread = threading.Thread(target=die_claiming)
+    thread.start()
+    thread.join(PATIENCE)
+    gate.set()
+    await holding
+    claim = await memory.dequeue_rollout(wait=PATIENCE)
+    assert claim is not None
+    assert (claim.rollout_id, claim.attempt.sequence_id) == (made.rollout_id, 1)
+
+
+# -- waiting -------------------------------------------------------------------------------------------------------
+
+
+async def test_no_wait_leaves_anything_registered(memory: InMemoryLightningStore) -> None:
+    made = await memory.enqueue_rollout(1)
+    claim = await memory.dequeue_rollout()
+    assert claim is not None
+    ids = [made.rollout_id, "ro-unknown"]
+    assert await memory.wait_for_rollouts(rollout_ids=ids, timeout=0.01) == []
+    waits = [
+        asyncio.create_task(memory.wait_for_rollouts(rollout_ids=ids)),
+        asyncio.create_task(memory.wait_for_rollouts(rollout_ids=ids, timeout=60)),
+        asyncio.create_task(memory.dequeue_rollout(wait=60)),
+    ]
+    await until(lambda: memory._signals.waiting == 3)  # two ids and one worker
+    waits[0].cancel()
+    waits[2].cancel()
+    await memory.update_rollout(made.rollout_id, status="succeeded")
+    await asyncio.wait(waits, timeout=PATIENCE)
+    assert memory._signals.waiting == 0
+    assert [rollout.rollout_id for rollout in waits[1].result()] == [made.rollout_id]
+
+
+async def test_a_waiting_worker_that_leaves_passes_its_call_on(memory: InMemoryLightningStore) -> None:
+    leaving = asyncio.create_task(memory.dequeue_rollout(wait=60))
+    await until(lambda: memory._signals.waiting == 1)
+    staying = asyncio.create_task(memory.dequeue_rollout(wait=60))
+    await until(lambda: memory._signals.waiting == 2)
+    block_loop_behind_a_commit(memory, "work")  # the first is called for it, and cancelled before it can look
+    leaving.cancel()
+    claim = await asyncio.wait_for(staying, PATIENCE)
+    assert leaving.cancelled()
+    assert claim is not None
+    assert claim.input == "work"
+
+
+async def test_thousands_of_rollouts_wake_their_waiter_once(memory: InMemoryLightningStore) -> None:
+    made = await memory.enqueue_many_rollouts([EnqueueRolloutRequest(input=i) for i in range(3_000)])
+    ids = [rollout.rollout_id for rollout in made]
+    reads = 0
+    read = memory.read
+
+    async def counting_read(operation):  # type: ignore[no-untyped-def]
+        nonlocal reads
+        reads += 1
+        return await read(operation)
+
+    memory.read = counting_read  # type: ignore[method-assign]
+    waiting = asyncio.create_task(memory.wait_for_rollouts(rollout_ids=ids))
+    await until(lambda: reads == 1)
+    for first in range(0, len(ids), 500):
+        await asyncio.gather(
+            *(memory.update_rollout(rollout_id, status="succeeded") for rollout_id in ids[first : first + 500])
+        )
+    assert len(await asyncio.wait_for(waiting, PATIENCE)) == 3_000
+    assert reads <= 3
+
+
+# -- the end -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["file", "memory"])
+async def test_closing_ends_the_threads(tmp_path: Path, kind: str) -> None:
+    store = SqliteLightningStore(tmp_path / "store.db") if kind == "file" else InMemoryLightningStore()
+    await store.enqueue_rollout(1)
+    assert threads_of_stores() != []
+    await asyncio.gather(store.close(), store.close())
+    assert threads_of_stores() == []
+
+
+async def test_a_forgotten_store_ends_its_threads(tmp_path: Path) -> None:
+    store = SqliteLightningStore(tmp_path / "store.db")
+    await store.enqueue_rollout(1)
+    del store
+    gc.collect()
+    await until(lambda: threads_of_stores() == [])
+
+
+async def test_closing_undoes_claims_that_nobody_heard_of(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    store = SqliteLightningStore(path)
+    await store.enqueue_many_rollouts([EnqueueRolloutRequest(input=i) for i in range(10)])
+    claiming = [asyncio.create_task(store.dequeue_rollout()) for _ in range(10)]
+    await asyncio.sleep(0.001)
+    for task in claiming:
+        task.cancel()
+    await asyncio.wait(claiming, timeout=PATIENCE)
+    await store.close()
+    heard = [task.result() for task in claiming if not task.cancelled()]
+    again = SqliteLightningStore(path)
+    assert len(await again.dequeue_many_rollouts(limit=100)) == 10 - len(heard)
+    await again.close()
