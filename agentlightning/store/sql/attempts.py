@@ -17,7 +17,7 @@ from agentlightning.store.sql.codec import (
     encode_mapping,
     rollout_of,
 )
-from agentlightning.store.sql.filters import Conditions, Paging, fetch_page, time_key
+from agentlightning.store.sql.filters import Paging, fetch_page, time_key
 from agentlightning.store.sql.moves import (
     ATTEMPT_STATE,
     ROLLOUT_STATE,
@@ -133,10 +133,9 @@ def _key(attempt: AttemptState) -> tuple[str, str]:
 
 async def query_attempts(tx: Transaction, rollout_id: str, paging: Paging) -> PaginatedResult[Attempt]:
     """Return a page of a rollout's attempts."""
-    conditions = Conditions("and")
-    conditions.exact("a.rollout_id", rollout_id)
     order = paging.order(_SORTABLE, "a.sequence_id")
-    rows, total = await fetch_page(tx, _SELECT, "attempts a", conditions.sql(), conditions.params, order, paging)
+    sql = f"{_SELECT} WHERE a.rollout_id = ? ORDER BY {order} LIMIT ? OFFSET ?"
+    rows, total = await fetch_page(tx, sql, "attempts WHERE rollout_id = ?", [rollout_id], paging)
     return PaginatedResult[Attempt].model_construct(
         items=[attempt_of(row) for row in rows], limit=paging.limit, offset=paging.offset, total=total
     )

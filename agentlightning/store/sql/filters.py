@@ -88,24 +88,20 @@ def time_key(column: str) -> str:
 
 
 async def fetch_page(
-    tx: Transaction, select: str, table: str, where: str, params: Sequence[Value], order: str, paging: Paging
+    tx: Transaction, sql: str, matches: str, params: Sequence[Value], paging: Paging
 ) -> tuple[list[Row], int]:
     """Return the rows of a page and the number of matches on all pages.
 
     Args:
         tx: The transaction.
-        select: Columns, and joins after `FROM` that keep one row for each row of `table`.
-        table: The table that is counted, with its alias.
-        where: Conditions on the table's own columns.
-        params: Parameters of the conditions.
-        order: ORDER BY terms.
+        sql: The query; its last parameters are limit and offset.
+        matches: The table and the conditions, which are counted when the page does not tell.
+        params: The parameters of the conditions.
         paging: Limit and offset.
     """
-    rows = await tx.fetch(
-        f"{select} WHERE {where} ORDER BY {order} LIMIT ? OFFSET ?", [*params, paging.limit, paging.offset]
-    )
+    rows = await tx.fetch(sql, [*params, paging.limit, paging.offset])
     past_the_end = not rows and paging.offset > 0
     if not past_the_end and (paging.limit < 0 or len(rows) < paging.limit):
         return rows, paging.offset + len(rows)
-    counted = await tx.fetch_one(f"SELECT COUNT(*) FROM {table} WHERE {where}", params)
+    counted = await tx.fetch_one(f"SELECT COUNT(*) FROM {matches}", params)
     return rows, counted[0] if counted else 0

@@ -108,10 +108,13 @@ async def query_rollouts(
     tx: Transaction, conditions: Conditions, paging: Paging
 ) -> PaginatedResult[Rollout | AttemptedRollout]:
     """Return a page of rollouts with their latest attempts."""
-    order = paging.order(_SORTABLE, "r.position")
-    rows, total = await fetch_page(
-        tx, _SELECT_WITH_ATTEMPT, "rollouts r", conditions.sql(), conditions.params, order, paging
-    )
+    ties = "r.position" if paging.sort_by is None else f"r.position {paging.sort_order.upper()}"
+    order = paging.order(_SORTABLE, ties)
+    matches = f"rollouts r WHERE {conditions.sql()}"
+    # The page is chosen by an index alone; rows and attempts are read for it only.
+    page = f"SELECT r.position FROM {matches} ORDER BY {order} LIMIT ? OFFSET ?"
+    sql = f"{_SELECT_WITH_ATTEMPT} WHERE r.position IN ({page}) ORDER BY {order}"
+    rows, total = await fetch_page(tx, sql, matches, conditions.params, paging)
     return PaginatedResult[Rollout | AttemptedRollout].model_construct(
         items=[rollout_with_attempt_of(row) for row in rows], limit=paging.limit, offset=paging.offset, total=total
     )

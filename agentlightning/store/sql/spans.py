@@ -161,7 +161,8 @@ async def query_spans(
         where += " AND attempt_id = ?"
         params.append(attempt_id)
     order = paging.order(_SORTABLE, "start_time_ns, position")
-    rows, total = await fetch_page(tx, "SELECT body, late FROM spans", "spans", where, params, order, paging)
+    sql = f"SELECT body, late FROM spans WHERE {where} ORDER BY {order} LIMIT ? OFFSET ?"
+    rows, total = await fetch_page(tx, sql, f"spans WHERE {where}", params, paging)
     return PaginatedResult[Span].model_construct(
         items=[_span_of(row) for row in rows], limit=paging.limit, offset=paging.offset, total=total
     )
