@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from typing import Any
 
 import agentlightning as agl
@@ -30,7 +31,7 @@ def _signature(value: Any) -> str:
 
 
 def public_api() -> str:
-    homes = names_for_type_checkers(inspect.getsourcefile(agl))  # type: ignore[arg-type]
+    homes = names_for_type_checkers(Path(agl.__file__))
     return "\n".join(line for name in sorted(homes) for line in describe(name, getattr(agl, name))) + "\n"
 
 

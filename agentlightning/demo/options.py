@@ -18,7 +18,8 @@ class DemoOptions:
 
     Attributes:
         output: The run's folder; it must not hold a run yet.
-        seed: Order of the tasks; with `from_scratch` also the policy. Rollouts run at once, so runs are alike, not equal.
+        seed: Order of the tasks; with `from_scratch` also the policy. Runs with one seed are alike, not equal:
+            rollouts run at once.
         steps: Updates of the policy.
         from_scratch: Build tokenizer and policy anew instead of loading the shipped ones.
         n_runners: Runners in this process.

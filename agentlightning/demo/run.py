@@ -6,7 +6,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
 
 from agentlightning.algorithm.grpo import GRPO
 from agentlightning.demo.agent import load_agent
@@ -63,7 +66,9 @@ def _prepare(folder: Path) -> None:
 
 
 def _train(options: DemoOptions, console: Console) -> GRPO:
-    model, tokenizer = build_policy(options.seed) if options.from_scratch else load_policy()
+    disable_progress_bar()  # transformers' own, for files of two megabytes
+    torch.set_num_threads(1)  # two threads on two shared cores make a tiny model ten times slower
+    model, tokenizer = _make_policy(options, console)
     display = make_display(console, options.steps)
     algorithm = GRPO(
         model,
@@ -84,6 +89,13 @@ def _train(options: DemoOptions, console: Console) -> GRPO:
     with display:
         trainer.fit(load_agent(), train_tasks(options.seed), val_dataset=test_tasks())
     return algorithm
+
+
+def _make_policy(options: DemoOptions, console: Console) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    if not options.from_scratch:
+        return load_policy()
+    with console.status("Building tokenizer and policy…") as status:
+        return build_policy(options.seed, progress=status.update)
 
 
 def describe_folder(folder: Path) -> str:

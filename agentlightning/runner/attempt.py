@@ -14,8 +14,8 @@ from agentlightning.litagent import LitAgent, is_async_callable, resolve_proxies
 from agentlightning.runner.cancel import cancelled_by, uninterrupted
 from agentlightning.runner.outcome import record_result
 from agentlightning.runner.thread import run_in_thread
+from agentlightning.store.retry import retrying
 from agentlightning.tracer.active import ActiveTrace, active_trace
-from agentlightning.tracer.retry import retrying
 from agentlightning.types import AttemptedRollout, Hook, NamedResources, ProxyLLM, Span
 
 if TYPE_CHECKING:

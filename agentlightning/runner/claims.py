@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from agentlightning._internal.aio import wait_for_flag
 from agentlightning.runner.cancel import uninterrupted
-from agentlightning.tracer.retry import retrying
+from agentlightning.store.retry import retrying
 from agentlightning.types import AttemptedRollout
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from agentlightning.errors import StoreError
+from agentlightning.store.retry import may_pass, retrying
 from agentlightning.tracer.active import ActiveTrace, SpanRecord
 from agentlightning.tracer.batcher import Batcher
-from agentlightning.tracer.retry import may_pass, retrying
 
 if TYPE_CHECKING:
     from agentlightning.store import LightningStore

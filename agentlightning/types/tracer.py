@@ -7,11 +7,8 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Literal, Protocol, TypeAlias, cast
 
-from opentelemetry.sdk.trace import Event as OtelEvent
-from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.trace import Link as OtelLink
-from opentelemetry.trace import SpanContext as OtelSpanContext
-from opentelemetry.trace import format_span_id, format_trace_id
+from opentelemetry.sdk.trace import Event as OtelEvent, ReadableSpan
+from opentelemetry.trace import Link as OtelLink, SpanContext as OtelSpanContext, format_span_id, format_trace_id
 from pydantic import BaseModel, ConfigDict
 
 from agentlightning import semconv
