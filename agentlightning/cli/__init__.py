@@ -11,6 +11,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: Arguments without the program's name; the process's own when omitted.
     """
-    from agentlightning.cli.app import run
+    from agentlightning.cli.interrupt import interrupt_exits_at_once
 
+    with interrupt_exits_at_once():
+        from agentlightning.cli.app import run
     return run(argv)

@@ -10,10 +10,8 @@ import typer
 
 import agentlightning
 from agentlightning.cli.demo import demo
+from agentlightning.cli.interrupt import INTERRUPTED
 from agentlightning.errors import AgentLightningError
-
-INTERRUPTED = 130
-"""The shell's exit code for Ctrl+C: 128 + SIGINT."""
 
 app = typer.Typer(
     name="agl",

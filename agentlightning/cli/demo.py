@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from agentlightning.cli.interrupt import interrupt_exits_at_once
+
 
 def demo(
     seed: Annotated[int, typer.Option(help="Order of the tasks; with --from-scratch also the policy.")] = 0,
@@ -22,10 +24,11 @@ def demo(
     evaluated on 200 frozen test tasks, trained with GRPO, and evaluated again. Ctrl+C stops cleanly and keeps
     everything so far.
     """
-    from rich.console import Console
+    with interrupt_exits_at_once():  # these take seconds
+        from rich.console import Console
 
-    from agentlightning.demo.options import DemoOptions, new_folder
-    from agentlightning.demo.run import describe_kept, run_demo
+        from agentlightning.demo.options import DemoOptions, new_folder
+        from agentlightning.demo.run import describe_kept, run_demo
 
     options = DemoOptions(seed=seed, steps=steps, output=output or new_folder(), from_scratch=from_scratch)
     console = Console()
