@@ -13,7 +13,7 @@ AgentLightningError
 ├── AgentError                 the agent's code, its signature or its answer
 │   ├── InvalidAgent           a signature that cannot be called            (ValueError)
 │   ├── InvalidResult          a return value that means nothing     (TypeError, ValueError)
-│   ├── MissingResource        the agent asks for a resource nobody gave    (ValueError)
+│   ├── MissingResource        the agent asks for a resource nobody gave    (ValueError, KeyError)
 │   └── RolloutCancelled       the step was stopped before the agent ended
 ├── ModelError                 the model, its server or its tokens
 │   ├── BackendUnreachable 502 nobody answers at the model's address
@@ -97,8 +97,10 @@ class InvalidResult(AgentError, TypeError, ValueError):
     """A return value of an agent that means neither reward nor spans."""
 
 
-class MissingResource(AgentError, ValueError):
+class MissingResource(AgentError, ValueError, KeyError):
     """The agent asks for a resource that its rollout does not have."""
+
+    __str__ = Exception.__str__  # KeyError's would quote the message
 
 
 class RolloutCancelled(AgentError):

@@ -66,6 +66,7 @@ class EmbeddedServer:
                 log_level="warning",
                 access_log=False,
                 date_header=False,
+                proxy_headers=False,
                 timeout_graceful_shutdown=self._drain_seconds,
             )
         )

@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
-from agentlightning.types import AttemptedRollout, NamedResources, ProxyLLM
+from agentlightning.errors import InvalidAgent, MissingResource
+from agentlightning.types import AttemptedRollout, NamedResources, ProxyLLM, ResourceUnion
+
+
+class GivenResources(dict[str, ResourceUnion]):
+    """A rollout's resources by name; asking for one that is not there says which ones are."""
+
+    def __missing__(self, name: str) -> NoReturn:
+        raise MissingResource(
+            f"the agent asks for the resource {name!r}, but the rollout's resources are {list(self)}: "
+            "use one of these names, or add it with store.add_resources or Trainer(initial_resources=…)"
+        )
 
 
 def is_async_callable(function: Callable[..., Any]) -> bool:
@@ -14,9 +25,27 @@ def is_async_callable(function: Callable[..., Any]) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004  # the method is inspected, not its presence
 
 
-def resolve_proxies(resources: NamedResources, rollout: AttemptedRollout) -> NamedResources:
+def check_method(method: Callable[..., Any]) -> None:
+    """Refuse a method that cannot take what an agent's method gets.
+
+    Raises:
+        InvalidAgent: It lacks a parameter, or requires one more; the message quotes its signature.
+    """
+    signature = inspect.signature(method)
+    try:
+        signature.bind("task", resources={}, rollout=None)
+    except TypeError as error:
+        name = getattr(method, "__qualname__", repr(method))
+        raise InvalidAgent(
+            f"{name}{signature} cannot be called, {error}: define it with (self, task, resources, rollout)"
+        ) from error
+
+
+def resolve_proxies(resources: NamedResources, rollout: AttemptedRollout) -> GivenResources:
     """Return the resources with each `ProxyLLM` as a plain `LLM` whose endpoint names the attempt."""
-    return {
-        name: resource.with_attempted_rollout(rollout) if isinstance(resource, ProxyLLM) else resource
-        for name, resource in resources.items()
-    }
+    return GivenResources(
+        {
+            name: resource.with_attempted_rollout(rollout) if isinstance(resource, ProxyLLM) else resource
+            for name, resource in resources.items()
+        }
+    )

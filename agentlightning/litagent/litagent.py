@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from agentlightning.errors import ConfigurationError, InvalidAgent
+from agentlightning.litagent.calling import check_method
 from agentlightning.types import NamedResources, Rollout, RolloutMode, RolloutRawResult
 
 if TYPE_CHECKING:
@@ -58,12 +59,14 @@ class LitAgent(Generic[T]):
         tasks are validation.
 
         Raises:
-            InvalidAgent: None is overridden.
+            InvalidAgent: None is overridden, or it cannot be called with task, resources and rollout.
         """
         specific = "training_rollout" if mode == "train" else "validation_rollout"
         for name in (f"{specific}_async", specific, "rollout_async", "rollout"):
             if getattr(type(self), name) is not getattr(LitAgent, name):
-                return getattr(self, name)
+                method: Callable[..., Any] = getattr(self, name)
+                check_method(method)
+                return method
         raise InvalidAgent(
             f"{type(self).__name__} cannot do tasks of mode {mode!r}: override rollout, rollout_async or {specific}"
         )

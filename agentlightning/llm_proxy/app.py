@@ -152,8 +152,8 @@ async def _guarded(request: Request, work: Coroutine[Any, Any, Reply]) -> Reply:
 
 
 def _headers(request: Request) -> dict[str, str]:
-    kept = {key: request.headers.get(key) for key in ("content-type", "accept", "authorization")}
-    return {key: value for key, value in kept.items() if value is not None}
+    """Return the headers that concern the backend, from one pass over the raw ones."""
+    return {key.decode(): value.decode("latin-1") for key, value in request.scope["headers"] if key in _PASSED_ON}
 
 
 def _response(reply: Reply) -> Response:

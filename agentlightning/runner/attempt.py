@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from agentlightning.emitter import emit_exception
 from agentlightning.errors import LeaseLost, MissingResource
-from agentlightning.litagent import LitAgent, is_async_callable, resolve_proxies
+from agentlightning.litagent import GivenResources, LitAgent, is_async_callable, resolve_proxies
 from agentlightning.runner.cancel import cancelled_by, uninterrupted
+from agentlightning.runner.failure import describe_failure
 from agentlightning.runner.outcome import record_result
 from agentlightning.runner.thread import run_in_thread
 from agentlightning.store.retry import retrying
@@ -113,7 +114,7 @@ class AttemptRun:
 
     async def _call_agent(self) -> Any:
         method = self._agent.method_for(self._rollout.mode)
-        resources = self._resources
+        resources = GivenResources(self._resources)
         if self._agent.strip_proxy:
             resources = resolve_proxies(resources, self._rollout)
         call = functools.partial(method, self._rollout.input, resources=resources, rollout=self._rollout)
@@ -173,7 +174,7 @@ class AttemptRun:
         rollout_id, attempt = self._rollout.rollout_id, self._rollout.attempt
         changes: dict[str, Any] = {"status": "succeeded"}
         if failure is not None:
-            error = {"type": type(failure).__name__, "message": str(failure) or "the step was interrupted"}
+            error = describe_failure(failure, self._resources)
             changes = {"status": "failed", "metadata": {**(attempt.metadata or {}), "error": error}}
         try:
             await retrying(
