@@ -27,6 +27,7 @@ T = TypeVar("T")
 _ATTEMPT: Final = "/rollout/{rollout_id}/attempt/{attempt_id}"
 _METHODS: Final = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 _FLUSH_SECONDS: Final = 10.0
+_PASSED_ON: Final = frozenset({b"content-type", b"accept", b"authorization"})
 _CLIENT_LEFT: Final = 499
 """What servers log for a client that left; nobody receives it."""
 
