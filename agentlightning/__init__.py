@@ -26,13 +26,11 @@ if TYPE_CHECKING:
         TraceToTripletBase as TraceToTripletBase,
     )
     from agentlightning.algorithm import (
+        GRPO as GRPO,
         Algorithm as Algorithm,
         Baseline as Baseline,
         FastAlgorithm as FastAlgorithm,
         algo as algo,
-    )
-    from agentlightning.algorithm.grpo import (
-        GRPO as GRPO,
     )
     from agentlightning.emitter import (
         emit_annotation as emit_annotation,

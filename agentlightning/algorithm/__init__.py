@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from agentlightning.algorithm.base import Algorithm, FastAlgorithm
 from agentlightning.algorithm.baseline import Baseline
 from agentlightning.algorithm.decorator import FunctionalAlgorithm, algo
+from agentlightning.extras import needed_for
 
 if TYPE_CHECKING:
     from agentlightning.algorithm.grpo import GRPO
@@ -15,6 +16,7 @@ __all__ = ["GRPO", "Algorithm", "Baseline", "FastAlgorithm", "FunctionalAlgorith
 def __getattr__(name: str) -> Any:
     if name != "GRPO":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from agentlightning.algorithm.grpo import GRPO  # needs torch, which the rest does not
+    with needed_for("GRPO"):  # torch, which the other algorithms do without
+        from agentlightning.algorithm.grpo import GRPO
 
     return GRPO

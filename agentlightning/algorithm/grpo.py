@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import logging
 import random
 import time
 from collections.abc import Iterator, Sequence
@@ -34,6 +35,10 @@ FailurePolicy: TypeAlias = Literal["zero", "drop"]
 """What a failed rollout does to its group: it counts as reward 0, or the whole group is left out."""
 
 _CANARY_ROWS = 8
+_OFF_POLICY = 0.05
+"""Distance of the mean probability ratio from 1 above which samples are not of the policy that is trained."""
+
+logger = logging.getLogger(__name__)
 
 
 class GRPO(Algorithm):
@@ -137,7 +142,8 @@ class GRPO(Algorithm):
 
         Raises:
             ConfigurationError: There is nothing to train on.
-            ExecutionError: All rollouts of a step failed, or some did not finish in time.
+            ExecutionError: All rollouts of a step failed, nothing was rewarded or captured, or some did not finish in
+                time.
             PolicyMismatch: Engine and learner disagree after an update.
         """
         if self._steps and not train_dataset:
@@ -185,6 +191,7 @@ class GRPO(Algorithm):
         self, server: PolicyServer, learner: Learner, groups: list[list[RolloutSample]]
     ) -> StepMetrics | None:
         """Update the policy from one step's groups; None when no group says anything."""
+        _check_signal([sample for group in groups for sample in group])
         groups = self._complete_groups(groups)
         rewards = [[sample.reward or 0.0 for sample in group] for group in groups]
         advantages = {
@@ -196,6 +203,13 @@ class GRPO(Algorithm):
         if not rows:
             return None
         learned = await asyncio.to_thread(learner.step, rows, advantages)
+        if abs(learned.mean_ratio - 1.0) > _OFF_POLICY and learned.trained_tokens:
+            logger.warning(
+                "Step %d: the learner gives the sampled tokens %.2f times the probability they were sampled with; "
+                "the agent must leave temperature to the resource, and top_p and top_k alone.",
+                learner.version,
+                learned.mean_ratio,
+            )
         await server.update(learner.state_dict(), learner.version)
         await self._check(server, learner, rows[:_CANARY_ROWS])
         return learned
@@ -208,9 +222,6 @@ class GRPO(Algorithm):
         await server.check([row.token_ids for row in rows], expected)
 
     def _complete_groups(self, groups: list[list[RolloutSample]]) -> list[list[RolloutSample]]:
-        errors = [sample.error for group in groups for sample in group if sample.error is not None]
-        if len(errors) == sum(map(len, groups)):
-            raise ExecutionError(f"all {len(errors)} rollouts of a step failed; the first one with {errors[0]}")
         if self._failures == "zero":
             return groups
         return [group for group in groups if all(sample.error is None for sample in group)]
@@ -240,6 +251,20 @@ class GRPO(Algorithm):
         if self._max_tokens is not None:
             sampling["max_tokens"] = self._max_tokens
         return sampling
+
+
+def _check_signal(samples: Sequence[RolloutSample]) -> None:
+    """Refuse a step from which nothing can be learned, and say what is missing."""
+    errors = [sample.error for sample in samples if sample.error is not None]
+    if len(errors) == len(samples):
+        raise ExecutionError(f"all {len(errors)} rollouts of a step failed; the first one with {errors[0]}")
+    if all(sample.reward is None for sample in samples):
+        raise ExecutionError("no rollout of a step was rewarded: return a number from the agent, or call emit_reward")
+    if not any(sample.trajectories.rows for sample in samples):
+        raise ExecutionError(
+            "no model call with tokens was captured in a step: the agent must call its model at the endpoint of the "
+            "resource it is given (llm.endpoint)"
+        )
 
 
 def _batches(dataset: Dataset[Any], size: int, rng: random.Random) -> Iterator[list[Any]]:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from agentlightning.cli.interrupt import interrupt_exits_at_once
+from agentlightning.extras import needed_for
 
 
 def demo(
@@ -24,7 +25,7 @@ def demo(
     evaluated on 200 frozen test tasks, trained with GRPO, and evaluated again. Ctrl+C stops cleanly and keeps
     everything so far.
     """
-    with interrupt_exits_at_once():  # these take seconds
+    with interrupt_exits_at_once(), needed_for("the demo"):  # these take seconds
         from rich.console import Console
 
         from agentlightning.demo.options import DemoOptions, new_folder

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from agentlightning.errors import ConfigurationError
+from agentlightning.extras import needed_for
 from agentlightning.litagent import LitAgent
 
 _INSTALLED = Path(__file__).with_name("pointer_lookup.py")
@@ -20,5 +21,6 @@ def load_agent() -> LitAgent[Any]:
     if spec is None or spec.loader is None or not path.exists():
         raise ConfigurationError(f"the demo's agent is missing at {path}; reinstall agentlightning")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with needed_for("the demo's agent"):
+        spec.loader.exec_module(module)
     return module.pointer_lookup

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from pathlib import Path
 from typing import Any
@@ -80,14 +81,18 @@ def _train(options: DemoOptions, console: Console) -> GRPO:
         output=options.output,
         on_metrics=display.show,
     )
+    store = SqliteLightningStore(options.output / "store.db")
     trainer = Trainer(
         algorithm=algorithm,
         n_runners=options.n_runners,
-        store=SqliteLightningStore(options.output / "store.db"),
+        store=store,
         runner=LitAgentRunner[Any](OtelTracer(), max_concurrency=options.concurrency),
     )
-    with display:
-        trainer.fit(load_agent(), train_tasks(options.seed), val_dataset=test_tasks())
+    try:
+        with display:
+            trainer.fit(load_agent(), train_tasks(options.seed), val_dataset=test_tasks())
+    finally:
+        asyncio.run(store.close())  # from here on all of it is in the one file
     return algorithm
 
 

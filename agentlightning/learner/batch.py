@@ -5,6 +5,7 @@ Shapes: B rows, L tokens in the longest of them, N sampled tokens in all of them
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -89,6 +90,11 @@ def _check(row: TrainingRow) -> None:
     if length and row.mask[0]:
         raise ConfigurationError(
             f"a row of rollout {row.rollout_id} starts with a sampled token, which nothing predicts; keep its prompt"
+        )
+    if any(math.isnan(logprob) for logprob, sampled in zip(row.logprobs, row.mask, strict=True) if sampled):
+        raise ConfigurationError(
+            f"rollout {row.rollout_id} has sampled tokens without log-probabilities; "
+            "use a backend that returns them (logprobs) with its tokens"
         )
     if any(temperature <= 0 for temperature, sampled in zip(row.temperatures, row.mask, strict=True) if sampled):
         raise ConfigurationError(
