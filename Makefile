@@ -53,6 +53,8 @@ docs: setup
 
 api: setup
 	$(BIN)/python -m tests.api > api.txt
+	$(BIN)/python docs/generate_reference.py > docs/reference.md
+	$(BIN)/python docs/generate_lifecycle.py > docs/lifecycle.md
 
 check: lint types layers docs test
 

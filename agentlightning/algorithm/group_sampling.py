@@ -11,7 +11,7 @@ from agentlightning.adapter import Trajectories, llm_calls, merge_calls
 from agentlightning.emitter import find_final_reward
 from agentlightning.errors import ExecutionError
 from agentlightning.store import LightningStore
-from agentlightning.types import EnqueueRolloutRequest, Rollout, RolloutMode
+from agentlightning.types import EnqueueRolloutRequest, LLMCall, Rollout, RolloutMode
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +23,14 @@ class RolloutSample:
         reward: Its final reward; None when the rollout failed or rewarded nothing.
         error: Why it failed; None when it succeeded.
         trajectories: The training rows of its latest attempt, with their counters.
+        truncated: Whether a call was sampled from less than the whole distribution (top_p, top_k).
     """
 
     rollout: Rollout
     reward: float | None
     error: str | None
     trajectories: Trajectories
+    truncated: bool
 
     @property
     def turns(self) -> int:
@@ -87,7 +89,13 @@ async def _sample(store: LightningStore, rollout: Rollout) -> RolloutSample:
     spans = await store.query_spans(rollout.rollout_id, "latest")
     error = None if rollout.status == "succeeded" else await _error_of(store, rollout)
     reward = find_final_reward(spans.items) if error is None else None
-    return RolloutSample(rollout, reward, error, merge_calls(llm_calls(spans.items)))
+    calls = llm_calls(spans.items)
+    return RolloutSample(rollout, reward, error, merge_calls(calls), any(map(_truncated, calls)))
+
+
+def _truncated(call: LLMCall) -> bool:
+    top_p, top_k = call.sampling.get("top_p"), call.sampling.get("top_k")
+    return top_p not in (None, 1) or top_k not in (None, 0, -1)
 
 
 async def _error_of(store: LightningStore, rollout: Rollout) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import logging
 import random
 import time
 from collections.abc import Iterator, Sequence
@@ -35,10 +34,6 @@ FailurePolicy: TypeAlias = Literal["zero", "drop"]
 """What a failed rollout does to its group: it counts as reward 0, or the whole group is left out."""
 
 _CANARY_ROWS = 8
-_OFF_POLICY = 0.05
-"""Distance of the mean probability ratio from 1 above which samples are not of the policy that is trained."""
-
-logger = logging.getLogger(__name__)
 
 
 class GRPO(Algorithm):
@@ -141,15 +136,14 @@ class GRPO(Algorithm):
             val_dataset: Tasks to evaluate on; None skips the evaluations.
 
         Raises:
-            ConfigurationError: There is nothing to train on.
+            ConfigurationError: There is nothing to train on, or the agent samples with top_p or top_k.
             ExecutionError: All rollouts of a step failed, nothing was rewarded or captured, or some did not finish in
                 time.
             PolicyMismatch: Engine and learner disagree after an update.
         """
         if self._steps and not train_dataset:
             raise ConfigurationError("GRPO needs tasks: fit(agent, train_dataset)")
-        learner, tokenizer = await asyncio.to_thread(self._load)
-        served = copy.deepcopy(learner.model)
+        learner, served, tokenizer = await asyncio.to_thread(self._load)
         metrics_path = self._output / "metrics.jsonl" if self._output else None
         with MetricsLog(metrics_path, self._on_metrics) as metrics:
             server = PolicyServer(served, tokenizer, self.get_store(), self.get_llm_proxy(), self._max_batch_size)
@@ -161,10 +155,11 @@ class GRPO(Algorithm):
                     await self._save(learner, tokenizer)
                 await self._evaluate(server, val_dataset, metrics)
 
-    def _load(self) -> tuple[Learner, PreTrainedTokenizerBase]:
+    def _load(self) -> tuple[Learner, PreTrainedModel, PreTrainedTokenizerBase]:
+        """Return the learner, a copy of its model to serve, and the tokenizer."""
         model = load_model(self._model, self._device)
         tokenizer = self._tokenizer or load_tokenizer(str(self._model))
-        return Learner(model, **self._learner_options), tokenizer
+        return Learner(model, **self._learner_options), copy.deepcopy(model), tokenizer
 
     async def _train(
         self, server: PolicyServer, learner: Learner, dataset: Dataset[Any] | None, metrics: MetricsLog
@@ -203,13 +198,6 @@ class GRPO(Algorithm):
         if not rows:
             return None
         learned = await asyncio.to_thread(learner.step, rows, advantages)
-        if abs(learned.mean_ratio - 1.0) > _OFF_POLICY and learned.trained_tokens:
-            logger.warning(
-                "Step %d: the learner gives the sampled tokens %.2f times the probability they were sampled with; "
-                "the agent must leave temperature to the resource, and top_p and top_k alone.",
-                learner.version,
-                learned.mean_ratio,
-            )
         await server.update(learner.state_dict(), learner.version)
         await self._check(server, learner, rows[:_CANARY_ROWS])
         return learned
@@ -264,6 +252,11 @@ def _check_signal(samples: Sequence[RolloutSample]) -> None:
         raise ExecutionError(
             "no model call with tokens was captured in a step: the agent must call its model at the endpoint of the "
             "resource it is given (llm.endpoint)"
+        )
+    if any(sample.truncated for sample in samples):
+        raise ConfigurationError(
+            "the agent sampled with top_p or top_k, whose probabilities the learner cannot reproduce: "
+            "leave both out of the agent's requests while it is trained"
         )
 
 

@@ -258,7 +258,7 @@ class LightningStore:
 
         Raises:
             NotFound: No such rollout or attempt.
-            LeaseLost: The attempt was ended or replaced, so its status cannot change.
+            LeaseLost: The attempt was ended, or fell silent and was replaced, so its status cannot change.
         """
         raise NotImplementedError
 

@@ -45,6 +45,8 @@ RolloutRawResult: TypeAlias = float | list[ReadableSpan] | list[Span] | list[Spa
 class RolloutConfig(BaseModel):
     """When an attempt counts as lost, and which losses are tried again.
 
+    The SQLite stores record the two deadlines and leave it to whoever watches the clock to end attempts by them.
+
     Attributes:
         timeout_seconds: Longest life of an attempt, from its start; None for no limit.
         unresponsive_seconds: Longest silence (no span, no heartbeat) of an attempt; None for no limit.

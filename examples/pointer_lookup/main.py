@@ -45,7 +45,11 @@ async def pointer_lookup(task: Task, llm: agl.LLM) -> float:
 
 
 if __name__ == "__main__":
+    import torch
+
     from agentlightning.demo.policy import CHECKPOINT
 
-    trainer = agl.Trainer(algorithm=agl.GRPO(model=CHECKPOINT, steps=50), n_runners=8)
+    torch.set_num_threads(1)  # the model is tiny: a second thread costs more than it brings
+    algorithm = agl.GRPO(model=CHECKPOINT, steps=50, output="runs/pointer_lookup", on_metrics=print)
+    trainer = agl.Trainer(algorithm=algorithm, n_runners=8)
     trainer.fit(pointer_lookup, train_tasks(), val_dataset=val_tasks())
