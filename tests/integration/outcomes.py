@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -29,17 +30,18 @@ class Outcome:
 
 
 async def run_all(store: agl.LightningStore, requests: Sequence[agl.EnqueueRolloutRequest]) -> list[Outcome]:
-    """Enqueue rollouts and look at each as soon as all are finished, which is when an algorithm looks."""
-    ids = [rollout.rollout_id for rollout in await store.enqueue_many_rollouts(requests)]
-    finished = await store.wait_for_rollouts(rollout_ids=ids, timeout=DEADLINE)
-    assert len(finished) == len(ids), f"only {len(finished)} of {len(ids)} rollouts finished in {DEADLINE} s"
-    return [await _outcome(store, rollout) for rollout in finished]
+    """Enqueue rollouts and look at each in the moment in which the store says that it is finished."""
+    rollouts = await store.enqueue_many_rollouts(requests)
+    return await asyncio.gather(*(_outcome(store, rollout.rollout_id) for rollout in rollouts))
 
 
-async def _outcome(store: agl.LightningStore, rollout: agl.Rollout) -> Outcome:
-    attempt = await store.get_latest_attempt(rollout.rollout_id)
+async def _outcome(store: agl.LightningStore, rollout_id: str) -> Outcome:
+    finished = await store.wait_for_rollouts(rollout_ids=[rollout_id], timeout=DEADLINE)
+    assert finished, f"rollout {rollout_id} did not finish in {DEADLINE} s"
+    (rollout,) = finished
+    spans = await store.query_spans(rollout_id, "latest")
+    attempt = await store.get_latest_attempt(rollout_id)
     assert attempt is not None
-    spans = await store.query_spans(rollout.rollout_id, "latest")
     return Outcome(rollout.status, (attempt.metadata or {}).get("error", {}), list(spans))
 
 
