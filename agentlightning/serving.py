@@ -65,6 +65,7 @@ class EmbeddedServer:
                 self._app,
                 log_level="warning",
                 access_log=False,
+                lifespan="off",  # an app's life is its owner's affair
                 date_header=False,
                 proxy_headers=False,
                 timeout_graceful_shutdown=self._drain_seconds,

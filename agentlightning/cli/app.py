@@ -10,7 +10,7 @@ import typer
 
 import agentlightning
 from agentlightning.cli.demo import demo
-from agentlightning.cli.interrupt import INTERRUPTED
+from agentlightning.cli.interrupt import INTERRUPTED, ignore_interrupts
 from agentlightning.errors import AgentLightningError
 
 app = typer.Typer(
@@ -45,12 +45,11 @@ def run(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code; an error of this package becomes one line."""
     try:
         code = app(args=list(argv) if argv is not None else None, standalone_mode=False)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):  # typer turns the one into the other
+        ignore_interrupts()
         return INTERRUPTED
     except typer.Exit as done:
         return done.exit_code
-    except typer.Abort:
-        return INTERRUPTED
     except AgentLightningError as error:
         print(f"agl: {error}", file=sys.stderr)  # noqa: T201  # the command's own output
         return 1

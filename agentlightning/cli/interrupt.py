@@ -1,4 +1,4 @@
-"""Ctrl+C while nothing has begun yet."""
+"""Ctrl+C where nothing has begun yet, and where everything is over."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ from typing import Final
 
 INTERRUPTED: Final = 130
 """The shell's exit code for Ctrl+C: 128 + SIGINT."""
+
+
+def ignore_interrupts() -> None:
+    """Let the process end in peace: Python's own end takes a while, and a second Ctrl+C would change its exit code."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextmanager

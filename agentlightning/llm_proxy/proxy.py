@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -181,11 +182,14 @@ class _Running:
             raise
 
     async def stop(self) -> None:
-        await self.server.stop()
-        await self._upstream.close()
-        shipped = await self._shipper.close(_SHIP_SECONDS)
-        await self._sequences.close()
-        if not shipped:
+        async with AsyncExitStack() as remaining:  # if this is interrupted, what is open is still closed
+            remaining.push_async_callback(self._sequences.close)
+            remaining.push_async_callback(self._ship_rest)
+            remaining.push_async_callback(self._upstream.close)
+            await self.server.stop()
+
+    async def _ship_rest(self) -> None:
+        if not await self._shipper.close(_SHIP_SECONDS):
             logger.warning(
                 "the store did not take all model calls; start a gateway with journal_dir=%r to write them later",
                 str(self._journal_dir),
