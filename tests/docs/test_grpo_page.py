@@ -37,6 +37,7 @@ def test_every_figure_of_a_step_is_listed() -> None:
         reward=1.0,
         error=None,
         trajectories=merge_calls([]),
+        truncated=False,
     )
     written = {"kind", "step", "steps", "learning_seconds", *describe_groups([[sample]], 1.0)}
     assert rows("Metrics").keys() == written | {field.name for field in fields(StepMetrics)}
