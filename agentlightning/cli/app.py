@@ -10,7 +10,6 @@ import typer
 
 import agentlightning
 from agentlightning.cli.demo import demo
-from agentlightning.cli.interrupt import INTERRUPTED, ignore_interrupts
 from agentlightning.errors import AgentLightningError
 
 app = typer.Typer(
@@ -44,13 +43,10 @@ def agl(
 def run(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code; an error of this package becomes one line."""
     try:
-        code = app(args=list(argv) if argv is not None else None, standalone_mode=False)
-    except (KeyboardInterrupt, typer.Abort):  # typer turns the one into the other
-        ignore_interrupts()
-        return INTERRUPTED
-    except typer.Exit as done:
-        return done.exit_code
+        app(args=list(argv) if argv is not None else None)
+    except SystemExit as done:  # how typer ends, wrong usage included, which it explains
+        return done.code if isinstance(done.code, int) else 0
     except AgentLightningError as error:
         print(f"agl: {error}", file=sys.stderr)  # noqa: T201  # the command's own output
         return 1
-    return code if isinstance(code, int) else 0
+    return 0

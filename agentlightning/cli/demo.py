@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from agentlightning.cli.interrupt import interrupt_exits_at_once
+from agentlightning.cli.interrupt import INTERRUPTED, ignore_interrupts, interrupt_exits_at_once
 from agentlightning.extras import needed_for
 
 
@@ -36,5 +36,6 @@ def demo(
     try:
         run_demo(options, console)
     except KeyboardInterrupt:
+        ignore_interrupts()
         console.print(f"Interrupted. {describe_kept(options.output)}", highlight=False, soft_wrap=True)
-        raise
+        raise typer.Exit(INTERRUPTED) from None
