@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeAlias
 
+from agentlightning.execution.interrupts import interrupts_cancel
+
 CoroutineFactory: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 
 
@@ -98,14 +100,17 @@ class LoopThread:
 
 def run_in_this_thread(coroutine: Cancellable) -> None:
     """Run the coroutine on a new event loop of this thread."""
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+    with (
+        asyncio.Runner(loop_factory=loop_factory()) as runner,
+        interrupts_cancel(runner.get_loop(), coroutine.cancel),
+    ):
         runner.run(coroutine.run())
 
 
 def run_blocking(coroutine: Cancellable) -> None:
     """Run the coroutine and block until it ends, also where an event loop runs already (a notebook).
 
-    `KeyboardInterrupt` cancels the coroutine and is raised once it has cleaned up; a second one is raised at once.
+    Ctrl+C cancels the coroutine, and KeyboardInterrupt is raised once it has cleaned up.
     """
     if not _loop_is_running():
         run_in_this_thread(coroutine)
