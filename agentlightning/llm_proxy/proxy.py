@@ -71,8 +71,13 @@ class LLMProxy:
         """Set the store; while the gateway runs, later calls go there."""
         self._store = store
 
+    @property
+    def model_list(self) -> list[ModelConfig]:
+        """The models as they were given; a list of the caller's own, to change and to hand to `update_model_list`."""
+        return list(self._table.model_list)
+
     def update_model_list(self, model_list: Sequence[ModelConfig]) -> None:
-        """Replace the models, also while the gateway runs; calls in flight end where they began.
+        """Replace the models, also while the gateway runs and from any thread; calls in flight end where they began.
 
         Raises:
             ConfigurationError: The list cannot be served; the old one stays.

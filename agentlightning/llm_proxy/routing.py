@@ -47,11 +47,15 @@ class Backend:
 class RoutingTable:
     """The backends of a model list; never changed, only replaced.
 
+    Attributes:
+        model_list: The list as it was given.
+
     Raises:
         ConfigurationError: An entry that cannot be served.
     """
 
     def __init__(self, model_list: Sequence[ModelConfig]) -> None:
+        self.model_list = tuple(model_list)
         self.backends = [_backend(entry) for entry in model_list]
         names = [entry["model_name"] for entry in model_list]
         pairs = list(zip(names, self.backends, strict=True))

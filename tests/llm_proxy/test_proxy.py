@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 
 from agentlightning.adapter import llm_calls
 from agentlightning.errors import ConfigurationError
-from agentlightning.llm_proxy import LLMProxy, flush_captures
+from agentlightning.llm_proxy import LLMProxy, ModelConfig, flush_captures
 from agentlightning.store import InMemoryLightningStore
 from agentlightning.types import LLM, AttemptedRollout, LLMCall, ProxyLLM, Span
 
@@ -267,6 +267,23 @@ async def test_models_change_while_the_gateway_runs(
     with pytest.raises(ConfigurationError, match="api_base"):
         proxy.update_model_list([{"model_name": "bad", "litellm_params": {"model": "x"}}])
     await client.chat.completions.create(model="next", messages=MESSAGES)
+
+
+async def test_a_model_can_be_added_for_a_while_from_another_thread(
+    client: openai.AsyncOpenAI, proxy: LLMProxy, backend: ScriptedBackend
+) -> None:
+    before = proxy.model_list
+    assert before == [backend.model_config]
+    guest: ModelConfig = {**backend.model_config, "model_name": "guest"}
+    await asyncio.to_thread(proxy.update_model_list, [*before, guest])
+    assert proxy.model_list == [*before, guest]
+    for name in ("policy", "guest"):
+        await client.chat.completions.create(model=name, messages=MESSAGES)
+    proxy.model_list.clear()
+    await asyncio.to_thread(proxy.update_model_list, before)
+    assert proxy.model_list == before
+    with pytest.raises(openai.NotFoundError):
+        await client.chat.completions.create(model="guest", messages=MESSAGES)
 
 
 async def test_entries_of_one_name_take_turns(
