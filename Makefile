@@ -7,9 +7,9 @@ TORCH_INDEX ?=
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 WORKERS ?= 2
 
-.PHONY: setup demo test soak check fmt lint types layers docs api bench clean
+.PHONY: setup demo test soak check fmt lint types layers docs api clean
 
-# torch first, and alone: otherwise the newest build with gigabytes of CUDA packages comes along.
+# torch first, and alone: TORCH_INDEX holds torch and little else.
 $(VENV)/torch.done: constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP_INSTALL) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch

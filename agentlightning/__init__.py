@@ -9,6 +9,7 @@ is first used, so that `import agentlightning` stays quick and needs neither tor
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -138,10 +139,13 @@ __version__ = "0.4.0"
 
 _compat.install()
 _HOMES = names_for_type_checkers(Path(__file__))
+__all__ = [*_HOMES]  # pyright: ignore[reportUnsupportedDunderAll]  # type checkers read the `as` above
 
 
 def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
+    if home is None and find_spec(f"{__name__}.{name}") is not None:
+        return import_module(f"{__name__}.{name}")
     if home is None:
         _compat.raise_ended(name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from agentlightning._internal.threads import run_to_its_end
 from agentlightning.algorithm.base import Algorithm
 from agentlightning.algorithm.group_sampling import RolloutSample, describe_groups, sample_groups
 from agentlightning.algorithm.metrics_log import MetricsListener, MetricsLog
@@ -197,7 +198,7 @@ class GRPO(Algorithm):
         rows = [row for group in groups for sample in group for row in sample.trajectories.rows]
         if not rows:
             return None
-        learned = await asyncio.to_thread(learner.step, rows, advantages)
+        learned = await run_to_its_end(learner.step, rows, advantages)
         await server.update(learner.state_dict(), learner.version)
         await self._check(server, learner, rows[:_CANARY_ROWS])
         return learned
@@ -232,7 +233,7 @@ class GRPO(Algorithm):
 
     async def _save(self, learner: Learner, tokenizer: PreTrainedTokenizerBase) -> None:
         if self._output is not None:
-            await asyncio.to_thread(save_checkpoint, self._output / "checkpoint", learner, tokenizer)
+            await run_to_its_end(save_checkpoint, self._output / "checkpoint", learner, tokenizer)
 
     def _sampling(self, temperature: float) -> dict[str, Any]:
         sampling: dict[str, Any] = {"temperature": temperature}

@@ -49,18 +49,19 @@ def run_demo(options: DemoOptions, console: Console) -> dict[str, Any]:
         soft_wrap=True,
     )
     algorithm = _train(options, console)
-    rewards = read_rewards(options.output / "metrics.jsonl")
-    plot_rewards(rewards, options.output / "reward.png")
     summary = summarize(
         algorithm.evaluations, steps=options.steps, seed=options.seed, seconds=time.monotonic() - started
     )
     write_summary(summary, options.output / "summary.json")
+    plot_rewards(read_rewards(options.output / "metrics.jsonl"), options.output / "reward.png")
     console.print(describe_summary(summary), highlight=False, soft_wrap=True)
     console.print(describe_folder(options.output), highlight=False, soft_wrap=True)
     return summary
 
 
 def _prepare(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise ConfigurationError(f"{folder} is a file; choose another --output")
     if (folder / "store.db").exists():
         raise ConfigurationError(f"{folder} holds a run already; choose another --output")
     folder.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Literal
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Literal
 
 from agentlightning.errors import ConfigurationError, ExecutionError
 from agentlightning.execution.base import AlgorithmBundle, ExecutionStrategy, RunnerBundle
@@ -52,28 +53,30 @@ class SharedMemoryExecutionStrategy(ExecutionStrategy):
         """Run everything to its end; see `ExecutionStrategy.execute`."""
         event = ThreadingEvent()
 
-        async def run_algorithm() -> None:
-            try:
-                await algorithm(store, event)
-            finally:
-                event.set()
-
         async def run_runners() -> None:
             await _run_runners(runner, self.n_runners, store, event)
 
-        if self.main_thread == "algorithm":
-            self._run(Cancellable(run_algorithm), Cancellable(run_runners), event)
-        else:
-            self._run(Cancellable(run_runners), Cancellable(run_algorithm), event)
+        async def run_algorithm() -> None:
+            await _run_algorithm(algorithm(store, event), event, end_runners)
 
-    def _run(self, main: Cancellable, side: Cancellable, event: ThreadingEvent) -> None:
-        """Run `main` in this thread and `side` in another; a failure of either ends both and is raised."""
+        async def end_runners() -> None:
+            if self.main_thread == "algorithm":  # else they have ended: theirs is the thread that is cancelled first
+                side.cancel()
+                await asyncio.to_thread(side.join, self.join_timeout)
 
         def end_main() -> None:
             event.set()
             main.cancel()
 
-        thread = LoopThread(side, "agl-side", on_error=end_main)
+        runs_here, runs_aside = run_algorithm, run_runners
+        if self.main_thread == "runner":
+            runs_here, runs_aside = run_runners, run_algorithm
+        main = Cancellable(runs_here)
+        side = LoopThread(Cancellable(runs_aside), "agl-side", on_error=end_main)
+        self._run(main, side, event)
+
+    def _run(self, main: Cancellable, thread: LoopThread, event: ThreadingEvent) -> None:
+        """Run `main` in this thread beside the other; a failure of either ends both and is raised."""
         thread.start()
         try:
             run_blocking(main)
@@ -108,6 +111,28 @@ class SharedMemoryExecutionStrategy(ExecutionStrategy):
         return thread.join(self.join_timeout)
 
 
+async def _run_algorithm(
+    work: Coroutine[Any, Any, None], event: ThreadingEvent, end_runners: Callable[[], Awaitable[None]]
+) -> None:
+    """Run the algorithm to its end; if it is cancelled, the runners end first.
+
+    What they run may need what the algorithm serves, and is recorded as interrupted instead of as failed.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        event.set()
+        await end_runners()
+        task.cancel()
+        await asyncio.wait({task})
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("The algorithm failed while it was stopped", exc_info=error)
+        raise
+    finally:
+        event.set()
+
+
 async def _run_runners(runner: RunnerBundle, count: int, store: LightningStore, event: ExecutionEvent) -> None:
     """Run all runners until they end; the first failure cancels the others."""
     try:
@@ -116,3 +141,9 @@ async def _run_runners(runner: RunnerBundle, count: int, store: LightningStore, 
                 group.create_task(runner(store, worker_id, event), name=f"runner-{worker_id}")
     except ExceptionGroup as failures:
         raise failures.exceptions[0] from None
+    if not event.is_set():
+        logger.warning(
+            "All %d runners have used up their quota while the algorithm runs: what is queued now waits for others. "
+            "Raise max_rollouts if there are none.",
+            count,
+        )

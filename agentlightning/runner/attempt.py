@@ -8,13 +8,13 @@ import logging
 from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from agentlightning._internal.threads import run_in_thread
 from agentlightning.emitter import emit_exception
 from agentlightning.errors import LeaseLost, MissingResource
 from agentlightning.litagent import GivenResources, LitAgent, is_async_callable, resolve_proxies
 from agentlightning.runner.cancel import cancelled_by, uninterrupted
 from agentlightning.runner.failure import describe_failure
 from agentlightning.runner.outcome import record_result
-from agentlightning.runner.thread import run_in_thread
 from agentlightning.store.retry import retrying
 from agentlightning.tracer.active import ActiveTrace, active_trace
 from agentlightning.types import AttemptedRollout, Hook, NamedResources, ProxyLLM, Span
@@ -119,7 +119,7 @@ class AttemptRun:
             resources = resolve_proxies(resources, self._rollout)
         call = functools.partial(method, self._rollout.input, resources=resources, rollout=self._rollout)
         async with cancelled_by(self._event):
-            result = call() if is_async_callable(method) else await run_in_thread(call)
+            result = call() if is_async_callable(method) else await run_in_thread(call, "agent")
             return await result if inspect.isawaitable(result) else result
 
     async def _finish(self) -> None:

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Iterator
 from typing import cast
 
+from agentlightning._internal.text import text_of
 from agentlightning.types import LLM, NamedResources
 
 
@@ -16,7 +17,7 @@ def describe_failure(error: BaseException, resources: NamedResources) -> dict[st
     are added where a connection was refused or a host not found.
     """
     unsaid = "it has no message" if isinstance(error, Exception) else "the step was interrupted"
-    message = str(error) or unsaid
+    message = text_of(error) or unsaid
     endpoints = sorted({resource.endpoint for resource in resources.values() if isinstance(resource, LLM)})
     if endpoints and any(isinstance(each, (ConnectionRefusedError, socket.gaierror)) for each in _causes(error)):
         message = (
@@ -27,11 +28,15 @@ def describe_failure(error: BaseException, resources: NamedResources) -> dict[st
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and all that led to it."""
-    yield error
-    if isinstance(error, BaseExceptionGroup):
-        for part in cast("BaseExceptionGroup[BaseException]", error).exceptions:
-            yield from _causes(part)
-    earlier = error.__cause__ or error.__context__  # also where `from None` hides it: HTTP clients do that
-    if earlier is not None:
-        yield from _causes(earlier)
+    """Yield an error and all that led to it, each once: `raise error from error` is a circle."""
+    seen: set[int] = set()
+    ahead: list[BaseException | None] = [error]
+    while ahead:
+        each = ahead.pop()
+        if each is None or id(each) in seen:
+            continue
+        seen.add(id(each))
+        yield each
+        ahead.append(each.__cause__ or each.__context__)  # also where `from None` hides it: HTTP clients do that
+        if isinstance(each, BaseExceptionGroup):
+            ahead.extend(cast("BaseExceptionGroup[BaseException]", each).exceptions)

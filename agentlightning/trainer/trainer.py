@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Awaitable, Sequence
+from functools import partial
 from typing import Any
 
 from agentlightning._internal.aio import wait_for_flag
+from agentlightning._internal.threads import run_in_thread
 from agentlightning.adapter import TraceAdapter, TracerTraceToTriplet
 from agentlightning.algorithm import Algorithm, Baseline, FastAlgorithm
 from agentlightning.errors import ConfigurationError
@@ -164,7 +166,9 @@ class Trainer:
                 await wait_for_flag(event)
                 return
             self._equip(algorithm, store)
-            result = algorithm.run(train_dataset=train_dataset, val_dataset=val_dataset)
+            work = partial(algorithm.run, train_dataset=train_dataset, val_dataset=val_dataset)
+            # A synchronous algorithm in a thread of its own can use the store, and Ctrl+C need not wait for it.
+            result = work() if algorithm.is_async() else await run_in_thread(work, "algorithm")
             if isinstance(result, Awaitable):
                 await result
 
