@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Final, Literal
 
 from agentlightning._internal.ids import generate_id
 from agentlightning.errors import InvalidValue, LeaseLost, NotFound
 from agentlightning.store.base import UNSET
 from agentlightning.store.sql import workers
+from agentlightning.store.sql.claims import Claim
 from agentlightning.store.sql.codec import (
     ATTEMPT_FIELDS,
     ROLLOUT_FIELDS,
@@ -24,22 +24,19 @@ from agentlightning.store.sql.moves import (
     AttemptState,
     RolloutState,
     find_attempt,
-    find_rollout,
     follow_latest_attempt,
     move_attempt,
     move_rollout,
 )
 from agentlightning.store.sql.transaction import Row, Transaction, Value
 from agentlightning.types import Attempt, AttemptedRollout, AttemptStatus, PaginatedResult
-from agentlightning.types.lifecycle import ATTEMPT_STATUSES, LIVE, RolloutEvent, attempt_event_setting, next_rollout
+from agentlightning.types.lifecycle import ATTEMPT_STATUSES, LIVE, attempt_event_setting
 
 _SELECT: Final = f"SELECT {columns(ATTEMPT_FIELDS, 'a')} FROM attempts a"
 _SELECT_ROLLOUT: Final = f"SELECT {columns(ROLLOUT_FIELDS, 'r')}, r.latest_attempt_id, r.config FROM rollouts r"
 _INSERT: Final = f"""
     INSERT INTO attempts ({", ".join(ATTEMPT_FIELDS)}) VALUES ({", ".join("?" for _ in ATTEMPT_FIELDS)})
 """
-_QUEUED_BEFORE: Final[tuple[RolloutEvent, RolloutEvent]] = ("set_queuing", "set_requeuing")
-"""The event that puts a rollout back where it was before its first attempt, and before a later one."""
 _SORTABLE: Final = {
     "attempt_id": "a.attempt_id",
     "sequence_id": "a.sequence_id",
@@ -62,7 +59,7 @@ async def create_attempt(
     return attempt_of(row)
 
 
-async def start_attempt(tx: Transaction, rollout_id: str, worker_id: str | None) -> AttemptedRollout:
+async def start_attempt(tx: Transaction, rollout_id: str, worker_id: str | None) -> Claim:
     """Start another attempt, whatever the rollout's status."""
     row = await tx.fetch_one(f"{_SELECT_ROLLOUT} WHERE r.rollout_id = ?", (rollout_id,))
     if row is None:
@@ -70,7 +67,7 @@ async def start_attempt(tx: Transaction, rollout_id: str, worker_id: str | None)
     return await _attempt_again(tx, row, "restart", worker_id)
 
 
-async def dequeue_many_rollouts(tx: Transaction, limit: int, worker_id: str | None) -> list[AttemptedRollout]:
+async def dequeue_many_rollouts(tx: Transaction, limit: int, worker_id: str | None) -> list[Claim]:
     """Claim the oldest rollouts of the queue."""
     # Without the hint SQLite would read the whole queue through the index over statuses, and sort it.
     rows = await tx.fetch(
@@ -83,48 +80,19 @@ async def dequeue_many_rollouts(tx: Transaction, limit: int, worker_id: str | No
     return [await _attempt_again(tx, row, "claim", worker_id) for row in rows]
 
 
-async def _attempt_again(
-    tx: Transaction, row: Row, event: Literal["claim", "restart"], worker_id: str | None
-) -> AttemptedRollout:
+async def _attempt_again(tx: Transaction, row: Row, event: Literal["claim", "restart"], worker_id: str | None) -> Claim:
     """Give the rollout of a row of `_SELECT_ROLLOUT` its next attempt."""
     *columns_of_rollout, latest_attempt_id, config = row
     before = rollout_of(columns_of_rollout)
     rollout = RolloutState(before.rollout_id, before.status, latest_attempt_id, config)
     await move_rollout(tx, rollout, event)
-    sequence_id = 1 if latest_attempt_id is None else await _next_sequence_id(tx, rollout.rollout_id)
+    former = None if latest_attempt_id is None else await find_attempt(tx, rollout.rollout_id, latest_attempt_id)
+    sequence_id = former.sequence_id + 1 if former else 1
     attempt = await create_attempt(
         tx, rollout.rollout_id, worker_id, dequeued=event == "claim", sequence_id=sequence_id
     )
     values: dict[str, Any] = {**dict(before), "status": rollout.status, "end_time": None, "attempt": attempt}
-    return AttemptedRollout.model_construct(**values)
-
-
-async def _next_sequence_id(tx: Transaction, rollout_id: str) -> int:
-    row = await tx.fetch_one("SELECT MAX(sequence_id) + 1 FROM attempts WHERE rollout_id = ?", (rollout_id,))
-    assert row is not None
-    return row[0]
-
-
-async def release_claims(tx: Transaction, claims: Sequence[AttemptedRollout]) -> None:
-    """Undo claims that nobody heard of: the attempts vanish, the rollouts stand at the head of the queue again."""
-    for claim in claims:
-        rollout = await find_rollout(tx, claim.rollout_id)
-        attempt = await find_attempt(tx, claim.rollout_id, claim.attempt.attempt_id)
-        if rollout is None or attempt is None or not _is_untouched(rollout, attempt):
-            continue
-        await tx.execute("DELETE FROM attempts WHERE rollout_id = ? AND attempt_id = ?", _key(attempt))
-        await tx.execute(
-            "UPDATE rollouts SET status = ?, latest_attempt_id = "
-            "(SELECT attempt_id FROM attempts a WHERE a.rollout_id = rollouts.rollout_id "
-            "ORDER BY sequence_id DESC LIMIT 1) WHERE rollout_id = ?",
-            (next_rollout(rollout.status, _QUEUED_BEFORE[attempt.sequence_id > 1]).status, rollout.rollout_id),
-        )
-        await workers.follow(tx, attempt.worker_id, *_key(attempt), "failed")
-        tx.changes.enqueued += 1
-
-
-def _is_untouched(rollout: RolloutState, attempt: AttemptState) -> bool:
-    return (rollout.status, rollout.latest_attempt_id, attempt.status) == ("preparing", attempt.attempt_id, "preparing")
+    return Claim(AttemptedRollout.model_construct(**values), before, former)
 
 
 def _key(attempt: AttemptState) -> tuple[str, str]:

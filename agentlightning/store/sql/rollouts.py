@@ -10,6 +10,7 @@ from agentlightning._internal.ids import generate_id
 from agentlightning.errors import InvalidValue, NotFound
 from agentlightning.store.base import UNSET
 from agentlightning.store.sql import attempts
+from agentlightning.store.sql.claims import Claim
 from agentlightning.store.sql.codec import (
     ATTEMPT_FIELDS,
     ROLLOUT_FIELDS,
@@ -96,12 +97,12 @@ async def enqueue_many_rollouts(tx: Transaction, tasks: Sequence[Task]) -> list[
     return [rollout_of(row) for row in rows]
 
 
-async def start_rollout(tx: Transaction, task: Task, worker_id: str | None) -> AttemptedRollout:
+async def start_rollout(tx: Transaction, task: Task, worker_id: str | None) -> Claim:
     """Create a rollout and its first attempt."""
     row = _new_row(task, await latest_resources_id(tx), "preparing", tx.now)
     await tx.execute(_INSERT, (*row, 0))
     attempt = await attempts.create_attempt(tx, row[0], worker_id, dequeued=False)
-    return AttemptedRollout.model_construct(attempt=attempt, **dict(rollout_of(row)))
+    return Claim(AttemptedRollout.model_construct(attempt=attempt, **dict(rollout_of(row))))
 
 
 async def query_rollouts(

@@ -18,6 +18,7 @@ from agentlightning.store.sql import (
     statistics,
     workers,
 )
+from agentlightning.store.sql.claims import Claim, undo_claims
 from agentlightning.store.sql.filters import Conditions, Paging
 from agentlightning.store.sql.transaction import Transaction
 from agentlightning.types import (
@@ -85,7 +86,7 @@ class SqlLightningStore(LightningStore, ABC):
     ) -> AttemptedRollout:
         """See `LightningStore.start_rollout`."""
         task = tasks.encode_task(input, mode, resources_id, config, metadata)
-        return await self.write(lambda tx: tasks.start_rollout(tx, task, worker_id))
+        return await self._claim(lambda tx: tasks.start_rollout(tx, task, worker_id))
 
     async def enqueue_many_rollouts(self, rollouts: Sequence[EnqueueRolloutRequest]) -> Sequence[Rollout]:
         """See `LightningStore.enqueue_many_rollouts`."""
@@ -99,24 +100,27 @@ class SqlLightningStore(LightningStore, ABC):
         if limit <= 0:
             return []
         if wait <= 0:
-            return await self._claim(limit, worker_id)
+            return await self._dequeue(limit, worker_id)
         deadline = asyncio.get_running_loop().time() + wait
         with self._signals.watch_queue() as watch:
             while True:
                 self._signals.line_up(watch)
-                if claimed := await self._claim(limit, worker_id):
+                if claimed := await self._dequeue(limit, worker_id):
                     return claimed
                 if not await watch.called(deadline):
                     return []
 
-    async def _claim(self, limit: int, worker_id: str | None) -> list[AttemptedRollout]:
-        return await self.write(
-            lambda tx: attempts.dequeue_many_rollouts(tx, limit, worker_id), undo=attempts.release_claims
-        )
+    async def _dequeue(self, limit: int, worker_id: str | None) -> list[AttemptedRollout]:
+        claims = await self.write(lambda tx: attempts.dequeue_many_rollouts(tx, limit, worker_id), undo=undo_claims)
+        return [claim.made for claim in claims]
 
     async def start_attempt(self, rollout_id: str, worker_id: str | None = None) -> AttemptedRollout:
         """See `LightningStore.start_attempt`."""
-        return await self.write(lambda tx: attempts.start_attempt(tx, rollout_id, worker_id))
+        return await self._claim(lambda tx: attempts.start_attempt(tx, rollout_id, worker_id))
+
+    async def _claim(self, operation: Callable[[Transaction], Coroutine[Any, Any, Claim]]) -> AttemptedRollout:
+        claim = await self.write(operation, undo=lambda tx, claim: undo_claims(tx, [claim]))
+        return claim.made
 
     async def add_many_spans(self, spans: Sequence[Span]) -> Sequence[Span]:
         """See `LightningStore.add_many_spans`."""

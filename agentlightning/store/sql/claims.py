@@ -1,0 +1,88 @@
+"""Claims, and how one that its caller never heard of is undone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from agentlightning.store.sql import workers
+from agentlightning.store.sql.moves import (
+    AttemptState,
+    RolloutState,
+    find_attempt,
+    find_rollout,
+    follow_latest_attempt,
+    move_attempt,
+)
+from agentlightning.store.sql.transaction import Transaction
+from agentlightning.types import AttemptedRollout, Rollout
+from agentlightning.types.lifecycle import FINISHED, QUEUED
+
+_RESTORE: Final = "UPDATE rollouts SET status = ?, end_time = ?, latest_attempt_id = ? WHERE rollout_id = ?"
+
+
+@dataclass(slots=True, frozen=True)
+class Claim:
+    """A new attempt, with what was there before it.
+
+    Attributes:
+        made: The rollout with its new attempt.
+        before: The rollout until then; None if it came with the attempt.
+        former: The rollout's latest attempt until then.
+    """
+
+    made: AttemptedRollout
+    before: Rollout | None = None
+    former: AttemptState | None = None
+
+
+async def undo_claims(tx: Transaction, claims: Sequence[Claim]) -> None:
+    """Undo claims that nobody heard of, so that the store is as if they had never been.
+
+    That is no step of the lifecycle but the withdrawal of one: statuses return to what they were. An attempt that
+    something happened to meanwhile cannot vanish; it fails, unless somebody works on it.
+    """
+    for claim in claims:
+        rollout = await find_rollout(tx, claim.made.rollout_id)
+        attempt = await find_attempt(tx, claim.made.rollout_id, claim.made.attempt.attempt_id)
+        if rollout is None or attempt is None or attempt.status != "preparing":
+            continue
+        if (rollout.status, rollout.latest_attempt_id) == ("preparing", attempt.attempt_id):
+            await workers.follow(tx, attempt.worker_id, attempt.rollout_id, attempt.attempt_id, "failed")
+            await _withdraw(tx, claim)
+        else:
+            await _fail(tx, rollout, attempt)
+
+
+async def _withdraw(tx: Transaction, claim: Claim) -> None:
+    made, before, former = claim.made, claim.before, claim.former
+    key = (made.rollout_id, made.attempt.attempt_id)
+    await tx.execute("DELETE FROM attempts WHERE rollout_id = ? AND attempt_id = ?", key)
+    if before is None:
+        await tx.execute("DELETE FROM rollouts WHERE rollout_id = ?", (made.rollout_id,))
+        return
+    former_id = former.attempt_id if former else None
+    await tx.execute(_RESTORE, (before.status, before.end_time, former_id, made.rollout_id))
+    if before.status in QUEUED:
+        tx.changes.enqueued += 1
+    if before.status in FINISHED:
+        tx.changes.rollouts.append((made.rollout_id, True))
+    if former:
+        await _catch_up(tx, former)
+
+
+async def _catch_up(tx: Transaction, former: AttemptState) -> None:
+    """While it was not the latest, a change of the former attempt's status moved nothing; let it count now."""
+    rollout = await find_rollout(tx, former.rollout_id)
+    attempt = await find_attempt(tx, former.rollout_id, former.attempt_id)
+    if rollout and attempt and attempt.status != former.status:
+        await follow_latest_attempt(tx, rollout, attempt)
+
+
+async def _fail(tx: Transaction, rollout: RolloutState, attempt: AttemptState) -> None:
+    await move_attempt(tx, attempt, "set_failed")
+    if attempt.attempt_id == rollout.latest_attempt_id:
+        await follow_latest_attempt(tx, rollout, attempt)
+    else:
+        await workers.follow(tx, attempt.worker_id, attempt.rollout_id, attempt.attempt_id, attempt.status)
