@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from agentlightning._internal.threads import run_in_thread
 from agentlightning.emitter import emit_exception
-from agentlightning.errors import LeaseLost, MissingResource
+from agentlightning.errors import InvalidValue, LeaseLost, MissingResource
 from agentlightning.litagent import GivenResources, LitAgent, is_async_callable, resolve_proxies
 from agentlightning.runner.cancel import cancelled_by, uninterrupted
 from agentlightning.runner.failure import describe_failure
@@ -171,15 +171,22 @@ class AttemptRun:
             logger.debug("Spans are not written yet: %s", error)
 
     async def _write_status(self, failure: BaseException | None) -> None:
-        rollout_id, attempt = self._rollout.rollout_id, self._rollout.attempt
-        changes: dict[str, Any] = {"status": "succeeded"}
-        if failure is not None:
-            error = describe_failure(failure, self._resources)
-            changes = {"status": "failed", "metadata": {**(attempt.metadata or {}), "error": error}}
+        if failure is None:
+            await self._update(status="succeeded")
+            return
+        known = self._rollout.attempt.metadata or {}
         try:
-            await retrying(
-                lambda: self._store.update_attempt(rollout_id, attempt.attempt_id, **changes), what="write a status"
+            await self._update(
+                status="failed", metadata={**known, "error": describe_failure(failure, self._resources)}
             )
+        except InvalidValue as error:
+            logger.warning("Rollout %s: its failure is recorded without its message: %s", self._rollout.rollout_id, error)
+            await self._update(status="failed", metadata={**known, "error": {"type": type(failure).__name__}})
+
+    async def _update(self, **changes: Any) -> None:
+        rollout_id, attempt_id = self._rollout.rollout_id, self._rollout.attempt.attempt_id
+        try:
+            await retrying(lambda: self._store.update_attempt(rollout_id, attempt_id, **changes), what="write a status")
         except LeaseLost as error:
             logger.warning("Rollout %s went on without this attempt: %s", rollout_id, error)
 

@@ -17,6 +17,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import format_span_id, format_trace_id
 from pydantic import TypeAdapter, ValidationError
 
+from agentlightning._internal.text import encodable, text_of
 from agentlightning.semconv import (
     LightningSpanAttributes,
     LinkAttributes,
@@ -166,7 +167,7 @@ def sanitize_attribute_value(object: Any, force: bool = True) -> AttributeValue:
 
 def _to_json(value: Any, force: bool) -> str:
     try:
-        return json.dumps(value, default=str if force else None)
+        return json.dumps(value, default=text_of if force else None)
     except (TypeError, ValueError) as error:
         raise ValueError(f"a {type(value).__name__} has no JSON form: {error}") from error
 
@@ -252,11 +253,11 @@ def _hex_id(span: ReadableSpan | Span, key: str) -> str | None:
 
 
 def format_exception_attributes(exception: BaseException) -> Attributes:
-    """Return an exception as OpenTelemetry's `exception.…` attributes."""
+    """Return an exception as OpenTelemetry's `exception.…` attributes, also one whose `__str__` raises."""
     return {
         "exception.type": type(exception).__name__,
-        "exception.message": str(exception),
-        "exception.stacktrace": "".join(traceback.format_exception(exception)),
+        "exception.message": text_of(exception),
+        "exception.stacktrace": encodable("".join(traceback.format_exception(exception))),
         "exception.escaped": True,
     }
 

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from agentlightning.emitter import operation
-from agentlightning.tracer import OtelTracer
+from agentlightning.tracer import DummyTracer, OtelTracer, Tracer
 
 
 @operation  # at import, outside of any trace
@@ -101,3 +102,23 @@ def test_bad_uses_are_refused() -> None:
         operation(1)  # type: ignore[call-overload]
     with pytest.raises(ValueError, match="given twice"):
         operation(name="a", **{"agentlightning.operation.name": "b"})
+
+
+@pytest.mark.parametrize("tracer", [OtelTracer, DummyTracer])
+async def test_neither_errors_nor_arguments_without_words_get_in_the_way(tracer: Callable[[], Tracer]) -> None:
+    class Unspeakable(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no words")
+
+        __repr__ = __str__
+
+    @operation
+    def fail(what: object) -> None:
+        raise Unspeakable
+
+    used = tracer()
+    async with used.trace_context("test"):
+        with pytest.raises(Unspeakable):
+            fail(Unspeakable())
+    (span,) = used.get_last_trace()
+    assert span.status.description == "Unspeakable: <Unspeakable whose str() raises RuntimeError>"

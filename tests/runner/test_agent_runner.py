@@ -308,6 +308,55 @@ async def test_a_failure_reaches_the_caller_and_is_recorded(store: InMemoryLight
     assert [span.name for span in await store.query_spans(attempt.rollout_id)] == names
 
 
+class Unspeakable(Exception):
+    """An exception that cannot say what is wrong."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+def circular() -> Exception:
+    error = ValueError("around")
+    error.__cause__ = error
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError("cannot read 'caf\udce9.txt'"), r"cannot read 'caf\udce9.txt'"),
+        (Unspeakable(), "<Unspeakable whose str() raises RuntimeError>"),
+        (circular(), "around"),
+    ],
+)
+async def test_a_failure_is_recorded_whatever_its_text(
+    store: InMemoryLightningStore, error: Exception, message: str
+) -> None:
+    async def agent(task: str) -> None:
+        raise error
+
+    resources: NamedResources = {"m": LLM(endpoint="http://127.0.0.1:9/v1", model="m")}
+    with pytest.raises(type(error)) as caught:
+        await step(store, rollout(agent), resources=resources)
+    assert caught.value is error
+    attempt = await latest_attempt(store)
+    assert attempt.status == "failed"
+    assert (attempt.metadata or {})["error"] == {"type": type(error).__name__, "message": message}
+    (span,) = await store.query_spans(attempt.rollout_id)
+    assert span.attributes["exception.message"] == message
+
+
+async def test_a_description_that_the_store_refuses_leaves_the_status(
+    store: InMemoryLightningStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agentlightning.runner.attempt.describe_failure", lambda *_: {"message": object()})
+    with pytest.raises(KeyError):
+        await step(store, returning(lambda: {}["x"]))
+    attempt = await latest_attempt(store)
+    assert attempt.status == "failed"
+    assert (attempt.metadata or {})["error"]["type"] == "KeyError"
+
+
 async def test_missing_resources_fail_the_attempt_with_a_reason(store: InMemoryLightningStore) -> None:
     recorder = Recorder()
     with pytest.raises(MissingResource, match="add_resources"):

@@ -1,0 +1,16 @@
+"""Text that can be kept: whatever an agent says, UTF-8 can encode it."""
+
+from __future__ import annotations
+
+
+def encodable(text: str) -> str:
+    r"""Return the text with lone surrogates, as undecodable file names have them, written as `\udc80`."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def text_of(value: object) -> str:
+    """Return `str(value)` as encodable text, also for a value whose `__str__` raises."""
+    try:
+        return encodable(str(value))
+    except Exception as error:  # noqa: BLE001  # it is the value's own code, and its owner has other worries
+        return f"<{type(value).__name__} whose str() raises {type(error).__name__}>"
