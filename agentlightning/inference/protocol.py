@@ -103,7 +103,11 @@ class ChatRequest(GenerationRequest):
 
 
 class CompletionRequest(GenerationRequest):
-    """Body of `POST /v1/completions`."""
+    """Body of `POST /v1/completions`.
+
+    Attributes:
+        logprobs: 0 or 1, and either way those of the sampled tokens only: `top_logprobs` in the reply is null.
+    """
 
     prompt: str | list[int]
     logprobs: int | None = None
@@ -114,8 +118,8 @@ class CompletionRequest(GenerationRequest):
     def check_supported(self) -> None:
         """Refuse what would change the answer if it were ignored."""
         super().check_supported()
-        if self.logprobs:
-            raise InvalidRequest("logprobs must be 0: only the sampled token's log-probability is known")
+        if self.logprobs not in (None, 0, 1):
+            raise InvalidRequest("logprobs must be 0 or 1: only the sampled token's log-probability is known")
         for name in ("echo", "suffix"):
             if getattr(self, name):
                 raise InvalidRequest(f"{name} is not supported: leave it out")

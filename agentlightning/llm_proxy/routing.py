@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, TypedDict
 
 from agentlightning.errors import ConfigurationError
@@ -35,13 +35,13 @@ class Backend:
         model: The name it knows the model by.
         api_base: Its base URL, without a slash at the end.
         api_key: The key to send; None passes on what the agent sent.
-        names_tokens: Whether it takes the fields that ask for token ids; learned from its answers.
+        nameless_paths: Where it refuses the fields that ask for token ids; learned from its answers.
     """
 
     model: str
     api_base: str
     api_key: str | None
-    names_tokens: bool = True
+    nameless_paths: set[str] = field(default_factory=set[str])
 
 
 class RoutingTable:

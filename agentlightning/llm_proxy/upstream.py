@@ -68,15 +68,15 @@ class Upstream:
         wanted = {**payload, "model": backend.model}
         # Here 0 counts as not asked for, too: completions with `logprobs: 0` get 1, which says no less.
         added = {key: value for key, value in _TOKEN_FIELDS[path].items() if not payload.get(key)}
-        if not added or not backend.names_tokens:
+        if not added or path in backend.nameless_paths:
             return await self.send(backend, "POST", path, _encode(wanted), headers)
         reply = await self.send(backend, "POST", path, _encode(wanted | added), headers)
         if reply.status != 400 or not any(key.encode() in reply.body for key in added):
             return reply
         plain = await self.send(backend, "POST", path, _encode(wanted), headers)
         if plain.status != 400:
-            backend.names_tokens = False
-            logger.warning("%s refuses %s: its calls cannot be trained on", backend.api_base, sorted(added))
+            backend.nameless_paths.add(path)
+            logger.warning("%s%s refuses %s: its calls cannot be trained on", backend.api_base, path, sorted(added))
         return plain
 
     async def send(self, backend: Backend, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> Reply:

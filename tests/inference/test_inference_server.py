@@ -114,13 +114,19 @@ async def test_n_answers_differ_and_a_seed_repeats_them(client: openai.AsyncOpen
     assert await ask() == first
 
 
+@pytest.mark.parametrize("logprobs", [0, 1])
 async def test_text_completions_take_text_or_tokens(
-    client: openai.AsyncOpenAI, tokenizer: PreTrainedTokenizerFast
+    client: openai.AsyncOpenAI, tokenizer: PreTrainedTokenizerFast, logprobs: int
 ) -> None:
     tokens = tokenizer.encode("The value is")
     replies = [
         await client.completions.create(
-            model="tiny", prompt=prompt, max_tokens=5, temperature=0, logprobs=0, extra_body={"return_token_ids": True}
+            model="tiny",
+            prompt=prompt,
+            max_tokens=5,
+            temperature=0,
+            logprobs=logprobs,
+            extra_body={"return_token_ids": True},
         )
         for prompt in ("The value is", tokens)
     ]

@@ -127,6 +127,22 @@ async def test_a_backend_that_refuses_the_token_fields_is_asked_without_them(
     assert "cannot be trained on" in caplog.text
 
 
+async def test_what_a_backend_refuses_on_one_path_is_still_asked_for_on_another(
+    client: openai.AsyncOpenAI, backend: ScriptedBackend
+) -> None:
+    def script(payload: dict[str, Any]) -> Response:
+        if "prompt" in payload and payload.get("logprobs"):
+            return JSONResponse({"error": {"message": "logprobs must be 0"}}, 400)
+        return JSONResponse({"id": "c", "choices": []})
+
+    backend.script = script
+    for _ in range(2):
+        await client.completions.create(model="policy", prompt="hi")
+        await client.chat.completions.create(model="policy", messages=MESSAGES)
+    asked = [("prompt" in payload, "return_token_ids" in payload) for payload in backend.requests]
+    assert asked == [(True, True), (True, False), (False, True), (True, False), (False, True)]
+
+
 async def test_an_error_of_the_backend_passes_through_and_is_recorded(
     client: openai.AsyncOpenAI,
     proxy: LLMProxy,
