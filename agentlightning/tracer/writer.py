@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from agentlightning.errors import StoreError
 from agentlightning.store.retry import may_pass, retrying
-from agentlightning.tracer.active import ActiveTrace, SpanRecord
+from agentlightning.tracer.active import SpanRecord
 from agentlightning.tracer.batcher import Batcher
 
 if TYPE_CHECKING:
@@ -87,16 +87,14 @@ class SpanWriter:
 async def _deliver(
     records: Sequence[SpanRecord], call: Callable[[Sequence[SpanRecord]], Awaitable[None]], what: str
 ) -> None:
-    """Send the records of all traces together; if the store refuses, each trace alone, so that none fails another."""
+    """Send the records together; if the store refuses, in ever smaller parts, so that none fails another."""
     try:
         await retrying(lambda: call(records), what=what)
     except Exception as error:  # noqa: BLE001  # whatever went wrong is kept on the records and raised by flush
-        by_trace: dict[ActiveTrace, list[SpanRecord]] = {}
-        for record in records:
-            by_trace.setdefault(record.trace, []).append(record)
-        if len(by_trace) > 1 and not may_pass(error):
-            for group in by_trace.values():
-                await _deliver(group, call, what)
+        if len(records) > 1 and not may_pass(error):
+            middle = len(records) // 2
+            await _deliver(records[:middle], call, what)
+            await _deliver(records[middle:], call, what)
             return
         for record in records:
             record.error = error

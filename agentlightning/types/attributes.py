@@ -152,6 +152,8 @@ def check_attributes_sanity(attributes: Mapping[Any, Any]) -> None:
 def sanitize_attribute_value(object: Any, force: bool = True) -> AttributeValue:
     """Return the value as OpenTelemetry accepts it: primitives and lists of one type stay, the rest becomes JSON.
 
+    In texts, lone surrogates become escapes, as UTF-8 cannot hold them.
+
     Args:
         object: The value. Lists of booleans and integers become integers, lists of mixed numbers floats.
         force: Write what JSON does not know as its `str()`, instead of raising.
@@ -159,6 +161,8 @@ def sanitize_attribute_value(object: Any, force: bool = True) -> AttributeValue:
     Raises:
         ValueError: The value has no JSON form and `force` is off.
     """
+    if isinstance(object, str):
+        return encodable(object)
     if isinstance(object, _PRIMITIVES):
         return object
     uniform = _uniform_list(cast("Sequence[Any]", object)) if isinstance(object, (list, tuple)) else None
@@ -173,9 +177,10 @@ def _to_json(value: Any, force: bool) -> str:
 
 
 def _uniform_list(items: Sequence[Any]) -> AttributeValue | None:
-    for kind in (str, bool):
-        if all(isinstance(item, kind) for item in items):
-            return list(items)
+    if all(isinstance(item, str) for item in items):
+        return [encodable(item) for item in items]
+    if all(isinstance(item, bool) for item in items):
+        return list(items)
     if all(isinstance(item, int) for item in items):
         return [int(item) for item in items]
     if all(isinstance(item, numbers.Real) for item in items):
@@ -184,12 +189,12 @@ def _uniform_list(items: Sequence[Any]) -> AttributeValue | None:
 
 
 def sanitize_attributes(attributes: Mapping[str, Any], force: bool = True) -> Attributes:
-    """Apply `sanitize_attribute_value` to every value.
+    """Apply `sanitize_attribute_value` to every value, and make the keys encodable.
 
     Raises:
         ValueError: A value has no JSON form and `force` is off.
     """
-    return {key: sanitize_attribute_value(value, force) for key, value in attributes.items()}
+    return {encodable(key): sanitize_attribute_value(value, force) for key, value in attributes.items()}
 
 
 # -- rewards, tags, links, exceptions ----------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from agentlightning import semconv
 from agentlightning._internal.ids import generate_id
+from agentlightning._internal.text import encodable
 
 AttributeValue: TypeAlias = str | bool | int | float | Sequence[str] | Sequence[bool] | Sequence[int] | Sequence[float]
 Attributes: TypeAlias = dict[str, AttributeValue]
@@ -118,8 +119,8 @@ class Span(BaseModel):
             trace_id=format_trace_id(context.trace_id if context else 0),
             span_id=format_span_id(context.span_id if context else 0),
             parent_id=format_span_id(parent.span_id) if parent else None,
-            name=src.name,
-            status=TraceStatus(status_code=src.status.status_code.name, description=src.status.description),
+            name=encodable(src.name),
+            status=TraceStatus(status_code=src.status.status_code.name, description=_plain(src.status.description)),
             attributes=_plain_attributes(src.attributes),
             events=[_event(event) for event in src.events],
             links=[_link(link) for link in src.links],
@@ -256,11 +257,14 @@ def _seconds(nanoseconds: int | None) -> float | None:
 
 
 def _plain_attributes(attributes: Mapping[str, Any] | None) -> Attributes:
-    """OpenTelemetry keeps sequences as tuples; JSON and readers know lists."""
-    return {
-        key: list(cast("tuple[Any, ...]", value)) if isinstance(value, tuple) else value
-        for key, value in (attributes or {}).items()
-    }
+    return {encodable(key): _plain(value) for key, value in (attributes or {}).items()}
+
+
+def _plain(value: Any) -> Any:
+    """OpenTelemetry keeps sequences as tuples, and any text; JSON and readers know lists, and UTF-8."""
+    if isinstance(value, str):
+        return encodable(value)
+    return [_plain(item) for item in cast("tuple[Any, ...]", value)] if isinstance(value, tuple) else value
 
 
 def _context(context: OtelSpanContext | None) -> SpanContext | None:
@@ -275,7 +279,11 @@ def _context(context: OtelSpanContext | None) -> SpanContext | None:
 
 
 def _event(event: OtelEvent) -> Event:
-    return Event(name=event.name, attributes=_plain_attributes(event.attributes), timestamp=_seconds(event.timestamp))
+    return Event(
+        name=encodable(event.name),
+        attributes=_plain_attributes(event.attributes),
+        timestamp=_seconds(event.timestamp),
+    )
 
 
 def _link(link: OtelLink) -> Link:

@@ -10,7 +10,7 @@ import pytest
 from opentelemetry import trace as otel
 
 from agentlightning.emitter import emit_message, get_message_value
-from agentlightning.errors import ConfigurationError, NotFound, StoreError
+from agentlightning.errors import ConfigurationError, InvalidValue, NotFound, StoreError
 from agentlightning.store import InMemoryLightningStore
 from agentlightning.tracer import (
     DummyTracer,
@@ -246,6 +246,45 @@ async def test_one_refused_trace_fails_no_other(store: InMemoryLightningStore) -
     assert known is None
     assert isinstance(unknown, NotFound)
     assert messages(await stored(store, rollout)) == ["text"]
+
+
+@pytest.mark.parametrize("kind", [OtelTracer, DummyTracer])
+async def test_text_that_utf8_cannot_hold_is_kept_in_escapes(kind: type[Tracer], store: InMemoryLightningStore) -> None:
+    tracer, rollout = make(kind, store), await store.start_rollout(input=0)
+    bad, kept = "model said \udc80", r"model said \udc80"
+    async with tracer.trace_context(rollout_id=rollout.rollout_id, attempt_id=rollout.attempt.attempt_id):
+        emit_message(bad, attributes={bad: [bad, "x"], "number": 1})
+    (span,) = await stored(store, rollout)
+    assert get_message_value(span) == kept
+    assert (span.attributes[kept], span.attributes["number"]) == ([kept, "x"], 1)
+
+
+async def test_a_library_may_say_what_utf8_cannot_hold(store: InMemoryLightningStore) -> None:
+    tracer, rollout = make(OtelTracer, store), await store.start_rollout(input=0)
+    bad, kept = "\udc80", r"\udc80"
+    async with tracer.trace_context(rollout_id=rollout.rollout_id, attempt_id=rollout.attempt.attempt_id):
+        with otel.get_tracer("a library").start_as_current_span(bad) as span:
+            span.set_attributes({bad: bad, "list": [bad]})
+            span.add_event(bad, {"text": bad})
+            span.set_status(otel.StatusCode.ERROR, bad)
+    (found,) = await stored(store, rollout)
+    assert (found.name, found.attributes, found.status.description) == (kept, {kept: kept, "list": [kept]}, kept)
+    assert (found.events[0].name, found.events[0].attributes) == (kept, {"text": kept})
+
+
+async def test_one_refused_span_takes_no_other_with_it(store: InMemoryLightningStore) -> None:
+    tracer, rollout = make(DummyTracer, store), await store.start_rollout(input=0)
+
+    async def run() -> None:
+        async with tracer.trace_context(rollout_id=rollout.rollout_id, attempt_id=rollout.attempt.attempt_id):
+            for number in range(5):
+                emit_message(str(number))
+                tracer.create_span("odd" if number % 2 else "refused \udc80")
+
+    with pytest.raises(InvalidValue, match="surrogates"):
+        await run()
+    written = [get_message_value(span) or span.name for span in await stored(store, rollout)]
+    assert written == ["0", "1", "odd", "2", "3", "odd", "4"]
 
 
 async def test_the_failure_of_the_body_wins_over_that_of_the_store() -> None:
