@@ -123,9 +123,11 @@ async def _run_algorithm(
         await asyncio.shield(task)
     except asyncio.CancelledError:
         event.set()
-        await end_runners()
-        task.cancel()
-        await asyncio.wait({task})
+        try:
+            await end_runners()
+        finally:  # a second Ctrl+C ends the wait for the runners, and the algorithm cleans up all the same
+            task.cancel()
+            await asyncio.wait({task})
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("The algorithm failed while it was stopped", exc_info=error)
         raise
