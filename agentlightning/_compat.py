@@ -1,4 +1,4 @@
-"""Names and module paths of agent-lightning v0.3 that moved or ended, in two tables."""
+"""Names and module paths of agent-lightning v0.3 that moved or ended, in three tables."""
 
 from __future__ import annotations
 
@@ -13,11 +13,27 @@ from typing import Any, Final
 
 MOVED_MODULES: Final[dict[str, str]] = {
     "agentlightning.algorithm.fast": "agentlightning.algorithm.baseline",
+    "agentlightning.store.memory": "agentlightning.store.sqlite",
     "agentlightning.trainer.init_utils": "agentlightning.trainer.components",
     "agentlightning.utils.id": "agentlightning._internal.ids",
     "agentlightning.utils.otel": "agentlightning.types.attributes",
 }
 """Old module path to the module where its public names live now."""
+
+ENDED_MODULES: Final[dict[str, str]] = {
+    "agentlightning.client": "agentlightning.store and agentlightning.runner",
+    "agentlightning.config": "the `agl` command, or typer",
+    "agentlightning.instrumentation": "OtelTracer, and OpenInference instrumentors beside it",
+    "agentlightning.runner.legacy": "LitAgentRunner",
+    "agentlightning.server": "agentlightning.store and Trainer",
+    "agentlightning.store.collection": "SqliteLightningStore or InMemoryLightningStore",
+    "agentlightning.store.collection_based": "SqliteLightningStore or InMemoryLightningStore",
+    "agentlightning.store.mongo": "SqliteLightningStore",
+    "agentlightning.trainer.legacy": "Trainer",
+    "agentlightning.utils.server_launcher": "LLMProxy and the inference server, which serve themselves",
+    "agentlightning.verl": "GRPO",
+}
+"""Module paths that ended, with all below them, and what takes their place."""
 
 ENDED_NAMES: Final[dict[str, str]] = {
     "AgentLightningClient": "LightningStore and LitAgentRunner",
@@ -50,6 +66,8 @@ class _MovedModuleFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     ) -> importlib.machinery.ModuleSpec | None:
         if fullname == "agentlightning.utils":
             return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
+        if fullname in ENDED_MODULES:
+            raise ImportError(f"{fullname} of v0.3 does not exist here; use {ENDED_MODULES[fullname]}", name=fullname)
         return importlib.machinery.ModuleSpec(fullname, self) if fullname in MOVED_MODULES else None
 
     def exec_module(self, module: ModuleType) -> None:

@@ -8,11 +8,13 @@ from agentlightning.extras import EXTRA_OF, needed_for
 
 @pytest.mark.parametrize("package", sorted(EXTRA_OF))
 def test_missing_package_names_its_extra_and_what_needs_it(package: str) -> None:
-    with pytest.raises(
-        MissingExtra, match=rf"GRPO needs `{package}`: pip install -e '\.\[{EXTRA_OF[package]}\]'"
-    ) as raised:
-        with needed_for("GRPO"):
-            raise ModuleNotFoundError(name=f"{package}.part")
+    with (
+        pytest.raises(
+            MissingExtra, match=rf"GRPO needs `{package}`: pip install -e '\.\[{EXTRA_OF[package]}\]'"
+        ) as raised,
+        needed_for("GRPO"),
+    ):
+        raise ModuleNotFoundError(name=f"{package}.part")
     assert isinstance(raised.value, ConfigurationError)
     assert isinstance(raised.value, ImportError)
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -37,8 +38,6 @@ def test_ended_name_says_what_replaces_it(name: str) -> None:
 
 @pytest.mark.parametrize(("old", "new"), sorted(_compat.MOVED_MODULES.items()))
 def test_old_module_path_reads_from_the_new_one(old: str, new: str) -> None:
-    import importlib
-
     module, home = importlib.import_module(old), importlib.import_module(new)
     public = [name for name in vars(home) if not name.startswith("_")]
     assert public
@@ -50,3 +49,18 @@ def test_importing_the_package_loads_no_heavy_library() -> None:
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     heavy = {"torch", "transformers", "starlette", "uvicorn", "aiohttp", "pydantic", "opentelemetry", "openai"}
     assert heavy & set(loaded.stdout.split()) == set()
+
+
+@pytest.mark.parametrize("module", sorted(_compat.ENDED_MODULES))
+def test_ended_module_says_what_replaces_it(module: str) -> None:
+    with pytest.raises(ImportError, match="use "):
+        importlib.import_module(module)
+
+
+def test_subpackages_are_attributes_and_a_star_import_gives_the_public_names() -> None:
+    code = (
+        "import agentlightning as agl; agl.types.Rollout; agl.store.LightningStore; agl.emitter.emit_reward\n"
+        "names = {}; exec('from agentlightning import *', names); assert names['Rollout'] is agl.Rollout\n"
+        "assert 'import_module' not in names"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

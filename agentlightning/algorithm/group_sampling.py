@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -9,9 +11,10 @@ from typing import Any
 
 from agentlightning.adapter import Trajectories, llm_calls, merge_calls
 from agentlightning.emitter import find_final_reward
-from agentlightning.errors import ExecutionError
-from agentlightning.store import LightningStore
+from agentlightning.store import LightningStore, is_finished
 from agentlightning.types import EnqueueRolloutRequest, LLMCall, Rollout, RolloutMode
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +53,13 @@ async def sample_groups(
     group_size: int,
     mode: RolloutMode,
     resources_id: str,
+    model: str,
     timeout: float,
 ) -> list[list[RolloutSample]]:
     """Run every task `group_size` times and wait for all.
+
+    Rollouts that have not finished in time are cancelled and count as failed; so are those in hand when the caller is
+    cancelled.
 
     Args:
         store: Where the rollouts go.
@@ -60,13 +67,11 @@ async def sample_groups(
         group_size: Rollouts per task.
         mode: The mode of the rollouts.
         resources_id: The resources they run with.
+        model: The model whose calls make training rows; an agent may call others, a judge for example.
         timeout: Seconds for all of them together.
 
     Returns:
         One list per task, in order, of its `group_size` samples.
-
-    Raises:
-        ExecutionError: Some rollouts had not finished in time; they are cancelled.
     """
     requests = [
         EnqueueRolloutRequest(input=task, mode=mode, resources_id=resources_id)
@@ -74,22 +79,29 @@ async def sample_groups(
         for _ in range(group_size)
     ]
     ids = [rollout.rollout_id for rollout in await store.enqueue_many_rollouts(requests)]
-    finished = await store.wait_for_rollouts(rollout_ids=ids, timeout=timeout)
+    try:
+        finished = await store.wait_for_rollouts(rollout_ids=ids, timeout=timeout)
+    except asyncio.CancelledError:
+        await _cancel_unfinished(store, ids)
+        raise
     if len(finished) < len(ids):
-        await _cancel(store, set(ids) - {rollout.rollout_id for rollout in finished})
-        raise ExecutionError(
-            f"{len(ids) - len(finished)} of {len(ids)} rollouts had not finished after {timeout} s: "
-            "give the agent a timeout of its own, or raise rollout_timeout"
+        logger.warning(
+            "%d of %d rollouts had not finished after %g s and were cancelled; give the agent a timeout of its own",
+            len(ids) - len(finished),
+            len(ids),
+            timeout,
         )
-    samples = [await _sample(store, rollout) for rollout in finished]
+        await _cancel_unfinished(store, ids)
+        finished = await store.wait_for_rollouts(rollout_ids=ids)
+    samples = [await _sample(store, rollout, model) for rollout in finished]
     return [samples[start : start + group_size] for start in range(0, len(samples), group_size)]
 
 
-async def _sample(store: LightningStore, rollout: Rollout) -> RolloutSample:
+async def _sample(store: LightningStore, rollout: Rollout, model: str) -> RolloutSample:
     spans = await store.query_spans(rollout.rollout_id, "latest")
     error = None if rollout.status == "succeeded" else await _error_of(store, rollout)
     reward = find_final_reward(spans.items) if error is None else None
-    calls = llm_calls(spans.items)
+    calls = [call for call in llm_calls(spans.items) if call.model == model]
     return RolloutSample(rollout, reward, error, merge_calls(calls), any(map(_truncated, calls)))
 
 
@@ -99,15 +111,18 @@ def _truncated(call: LLMCall) -> bool:
 
 
 async def _error_of(store: LightningStore, rollout: Rollout) -> str:
+    if rollout.status == "cancelled":
+        return "it was cancelled before it ended"
     attempt = await store.get_latest_attempt(rollout.rollout_id)
     metadata = (attempt.metadata if attempt else None) or {}
     error: dict[str, str] = metadata.get("error", {})
     return f"{error.get('type', rollout.status)}: {error.get('message', 'no reason was recorded')}"
 
 
-async def _cancel(store: LightningStore, rollout_ids: set[str]) -> None:
-    for rollout_id in rollout_ids:
-        await store.update_rollout(rollout_id, status="cancelled")
+async def _cancel_unfinished(store: LightningStore, rollout_ids: list[str]) -> None:
+    rollouts = await store.query_rollouts(rollout_id_in=rollout_ids)
+    unfinished = [rollout.rollout_id for rollout in rollouts if not is_finished(rollout)]
+    await asyncio.gather(*(store.update_rollout(rollout_id, status="cancelled") for rollout_id in unfinished))
 
 
 def describe_groups(groups: Sequence[Sequence[RolloutSample]], seconds: float) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from agentlightning.algorithm.base import Algorithm
 from agentlightning.algorithm.group_sampling import RolloutSample, describe_groups, sample_groups
 from agentlightning.algorithm.metrics_log import MetricsListener, MetricsLog
 from agentlightning.algorithm.policy_evaluation import Evaluation, evaluate_policy
-from agentlightning.algorithm.policy_server import PolicyServer
+from agentlightning.algorithm.policy_server import MODEL_NAME, PolicyServer
 from agentlightning.errors import ConfigurationError, ExecutionError
 from agentlightning.learner import (
     Learner,
@@ -60,7 +60,8 @@ class GRPO(Algorithm):
         normalization: What the loss is a mean of: `token` or `rollout`.
         failures: What a failed rollout does to its group.
         evaluate_temperatures: Temperatures at which the validation tasks are run.
-        rollout_timeout: Seconds that all rollouts of a step (or an evaluation) have together.
+        rollout_timeout: Seconds that all rollouts of a step (or an evaluation) have together; late ones are cancelled
+            and count as failed.
         max_batch_size: The most answers that are sampled at a time.
         seed: Order of the tasks. Rollouts run at once, so runs with one seed are alike, not equal.
         output: Folder for `metrics.jsonl` and `checkpoint/`; None writes neither.
@@ -138,8 +139,7 @@ class GRPO(Algorithm):
 
         Raises:
             ConfigurationError: There is nothing to train on, or the agent samples with top_p or top_k.
-            ExecutionError: All rollouts of a step failed, nothing was rewarded or captured, or some did not finish in
-                time.
+            ExecutionError: All rollouts of a step failed, or nothing was rewarded or captured.
             PolicyMismatch: Engine and learner disagree after an update.
         """
         if self._steps and not train_dataset:
@@ -175,6 +175,7 @@ class GRPO(Algorithm):
                 group_size=self._group_size,
                 mode="train",
                 resources_id=resources_id,
+                model=MODEL_NAME,
                 timeout=self._rollout_timeout,
             )
             sampled = time.monotonic()
@@ -226,6 +227,7 @@ class GRPO(Algorithm):
                 version=server.engine.weights_version,
                 temperature=temperature,
                 resources_id=await server.publish(self._sampling(temperature)),
+                model=MODEL_NAME,
                 timeout=self._rollout_timeout,
             )
             self.evaluations.append(evaluation)

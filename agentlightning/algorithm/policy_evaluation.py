@@ -53,6 +53,7 @@ async def evaluate_policy(
     version: int,
     temperature: float,
     resources_id: str,
+    model: str,
     timeout: float,
 ) -> Evaluation:
     """Run every task once, in mode `val`.
@@ -63,10 +64,13 @@ async def evaluate_policy(
         version: Version of the weights that `resources_id` leads to.
         temperature: The temperature that `resources_id` asks for.
         resources_id: The resources to run with.
+        model: The model that is evaluated; calls of others are not counted.
         timeout: Seconds for all tasks together.
     """
     started = time.monotonic()
-    groups = await sample_groups(store, tasks, group_size=1, mode="val", resources_id=resources_id, timeout=timeout)
+    groups = await sample_groups(
+        store, tasks, group_size=1, mode="val", resources_id=resources_id, model=model, timeout=timeout
+    )
     samples = [group[0] for group in groups]
     return Evaluation(
         version=version,

@@ -62,7 +62,9 @@ class PolicyServer:
 
     async def _open_gateway(self, stack: AsyncExitStack) -> None:
         backend = {"model": MODEL_NAME, "api_base": f"{self._server.url}/v1"}
-        self._proxy.update_model_list([{"model_name": MODEL_NAME, "litellm_params": backend}])
+        others = self._proxy.model_list
+        self._proxy.update_model_list([*others, {"model_name": MODEL_NAME, "litellm_params": backend}])
+        stack.callback(self._proxy.update_model_list, others)
         if not self._proxy.is_running():
             await self._proxy.start()
             stack.push_async_callback(self._proxy.stop)

@@ -20,6 +20,7 @@ from agentlightning.runner import LitAgentRunner, Runner
 from agentlightning.store import InMemoryLightningStore, LightningStore
 from agentlightning.tracer import OtelTracer, Tracer
 from agentlightning.trainer.components import ComponentSpec, build_component
+from agentlightning.trainer.gateway import serving
 from agentlightning.types import Dataset, Hook, NamedResources
 
 logger = logging.getLogger(__name__)
@@ -51,7 +52,8 @@ class Trainer:
         runner: Runs the agent; `LitAgentRunner` by default. Each worker gets a copy of its own.
         strategy: Where algorithm and runners live; `shm`, everything in this process, by default.
         algorithm: What learns; None lets the runners serve whoever fills the store.
-        llm_proxy: The gateway; None lets an algorithm that needs one make its own.
+        llm_proxy: The gateway, which is up for as long as a run lasts; None lets an algorithm that needs one make its
+            own.
         hooks: Called around every rollout.
 
     Raises:
@@ -184,7 +186,8 @@ class Trainer:
             finally:
                 runner.teardown()
 
-        self.strategy.execute(algorithm_bundle, runner_bundle, self.store)
+        with serving(self.llm_proxy, self.store):
+            self.strategy.execute(algorithm_bundle, runner_bundle, self.store)
 
     def _equip(self, algorithm: Algorithm, store: LightningStore) -> None:
         algorithm.set_trainer(self)
@@ -192,9 +195,7 @@ class Trainer:
         algorithm.set_adapter(self.adapter)
         if self.initial_resources is not None:
             algorithm.set_initial_resources(self.initial_resources)
-        if self.llm_proxy is not None:
-            self.llm_proxy.set_store(store)
-            algorithm.set_llm_proxy(self.llm_proxy)
+        algorithm.set_llm_proxy(self.llm_proxy)
 
     def _build_strategy(self, spec: ComponentSpec[ExecutionStrategy], n_runners: int | None) -> ExecutionStrategy:
         strategy = _built(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import threading
@@ -157,6 +158,44 @@ def test_runner_that_will_not_stop_is_named() -> None:
             strategy.execute(algorithm, runner, STORE)
     finally:
         release.set()
+
+
+def test_runners_that_end_while_the_algorithm_runs_say_so(caplog: pytest.LogCaptureFixture) -> None:
+    async def algorithm(store: LightningStore, event: ExecutionEvent) -> None:
+        async with asyncio.timeout(30):
+            while "used up their quota" not in caplog.text:  # noqa: ASYNC110  # a log record sets no event
+                await asyncio.sleep(0.01)
+
+    async def runner(store: LightningStore, worker_id: int, event: ExecutionEvent) -> None:
+        return
+
+    with caplog.at_level(logging.WARNING):
+        SharedMemoryExecutionStrategy(n_runners=2).execute(algorithm, runner, STORE)
+    assert "All 2 runners have used up their quota" in caplog.text
+
+
+def test_runners_end_before_an_algorithm_that_is_interrupted() -> None:
+    log: list[str] = []
+    started = threading.Event()
+
+    async def algorithm(store: LightningStore, event: ExecutionEvent) -> None:
+        await asyncio.to_thread(started.wait, 10)
+        os.kill(os.getpid(), signal.SIGINT)
+        try:
+            await forever()
+        finally:
+            log.append("algorithm")
+
+    async def runner(store: LightningStore, worker_id: int, event: ExecutionEvent) -> None:
+        started.set()
+        try:
+            await forever()
+        finally:
+            log.append("runner")
+
+    with pytest.raises(KeyboardInterrupt):
+        SharedMemoryExecutionStrategy().execute(algorithm, runner, STORE)
+    assert log == ["runner", "algorithm"]
 
 
 def test_impossible_placements_are_refused() -> None:

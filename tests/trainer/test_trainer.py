@@ -151,3 +151,28 @@ def test_strategy_wins_over_n_runners_and_says_so(caplog: pytest.LogCaptureFixtu
         trainer = agl.Trainer(strategy=agl.SharedMemoryExecutionStrategy(n_runners=2), n_runners=5)
     assert trainer.n_runners == 2
     assert "n_runners=5 is ignored" in caplog.text
+
+
+def test_gateway_is_up_for_as_long_as_a_run_lasts() -> None:
+    proxy = agl.LLMProxy()
+    running: list[bool] = []
+
+    @agl.algo
+    def look(llm_proxy: agl.LLMProxy | None) -> None:
+        running.append(llm_proxy is proxy and proxy.is_running())
+
+    agl.Trainer(algorithm=look, llm_proxy=proxy).fit(double)
+    assert running == [True]
+    assert not proxy.is_running()
+
+
+def test_synchronous_algorithm_may_use_the_store_with_a_loop_of_its_own() -> None:
+    counts: list[int] = []
+
+    @agl.algo
+    def look(store: agl.LightningStore) -> None:
+        asyncio.run(_enqueue(store, 2))
+        counts.append(len(asyncio.run(_wait_for_all(store))))
+
+    agl.Trainer(algorithm=look, n_runners=2).fit(double)
+    assert counts == [2]
