@@ -181,9 +181,9 @@ class LitAgentRunner(Runner[T_task]):
         Raises:
             StoreError: The store did not answer, retries included; running rollouts finish first.
         """
-        claims = Claims(self.get_store(), self.get_worker_id(), self._poll_interval)
+        claims = Claims(self.get_store(), self.get_worker_id(), self._poll_interval, event)
         failure: Exception | None = None
-        async with self._beating(), claims.until(event), asyncio.TaskGroup() as running:
+        async with self._beating(), asyncio.TaskGroup() as running:
             try:
                 await self._run_claimed(claims, running)
             except Exception as error:  # noqa: BLE001  # raised below: a task group would cancel the running rollouts

@@ -38,7 +38,7 @@ from agentlightning.types import (
     TraceStatus,
 )
 
-DEADLINE = 10.0
+DEADLINE = 3.0
 RESOURCES: NamedResources = {"prompt": PromptTemplate(template="{x}", engine="f-string")}
 
 
@@ -453,20 +453,54 @@ async def test_a_step_cancelled_while_it_starts_leaves_no_open_attempt(
     assert recorder.calls == PAIRED
 
 
-@pytest.mark.parametrize("event", [None, ThreadingEvent()])
+@pytest.mark.parametrize("with_event", [False, True])
+@pytest.mark.parametrize("turns", range(25))
 async def test_a_runner_cancelled_while_it_claims_leaves_no_open_attempt(
-    store: InMemoryLightningStore, event: Any
+    store: InMemoryLightningStore, monkeypatch: pytest.MonkeyPatch, with_event: bool, turns: int
 ) -> None:
-    runner = make()
+    """In whatever turn of the loop it is cancelled: before, while and after the store answers the wait for work."""
+    dequeue, waiting = store.dequeue_many_rollouts, asyncio.Event()
+
+    async def dequeue_and_tell(*, wait: float = 0.0, **options: Any) -> Sequence[AttemptedRollout]:
+        if wait:
+            waiting.set()
+        return await dequeue(wait=wait, **options)
+
+    monkeypatch.setattr(store, "dequeue_many_rollouts", dequeue_and_tell)
+    runner = make(DummyTracer())
     with runner.run_context(agent=rollout(forever), store=store):
-        for _ in range(20):
-            task = asyncio.create_task(runner.iter(event=event))
+        task = asyncio.create_task(runner.iter(event=ThreadingEvent() if with_event else None))
+        await waiting.wait()
+        await store.query_rollouts()  # behind the look for work, which has found nothing then
+        await store.enqueue_rollout(0)
+        for _ in range(turns):
             await asyncio.sleep(0)
-            await store.enqueue_rollout(0)
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
-    assert {item.status for item in await store.query_rollouts()} <= {"failed", "queuing", "requeuing"}
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    async with asyncio.timeout(DEADLINE):  # the store takes a claim back behind the cancelled caller
+        while (found := (await store.query_rollouts())[0]).status not in ("queuing", "failed"):
+            await asyncio.sleep(0)
+    assert len(await store.query_attempts(found.rollout_id)) == (found.status == "failed")
+
+
+@pytest.mark.parametrize("make_event", [ThreadingEvent, threading.Event])
+async def test_the_event_takes_no_claim_with_it(
+    store: InMemoryLightningStore, make_event: Callable[[], Any]
+) -> None:
+    runner, count = make(DummyTracer()), 30
+    with runner.run_context(agent=returning(1.0), store=store):
+        for turns in range(count):
+            event = make_event()
+            task = asyncio.create_task(runner.iter(event=event))
+            await store.enqueue_rollout(turns)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            event.set()
+            await task
+    async with asyncio.timeout(DEADLINE):
+        while len(await store.query_rollouts(status_in=["succeeded", "queuing"])) < count:
+            await asyncio.sleep(0)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
