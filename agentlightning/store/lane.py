@@ -64,17 +64,22 @@ class _Job:
     """An operation on its way through a lane; without a caller when it is the undoing of another."""
 
     operation: Operation[Any]
-    caller: asyncio.Future[Any] | None = None
+    caller: asyncio.Future[None] | None = None
     undo: Undo[Any] | None = None
     result: Any = None
     error: Exception | None = None
     succeeded: bool = False
-    delivered: bool = False
+    answered: bool = False
     changes: Changes = field(default_factory=Changes)
 
     @property
     def cancelled(self) -> bool:
         return self.caller is not None and self.caller.cancelled()
+
+    @property
+    def stuck(self) -> bool:
+        """Whether its answer lies in a loop that stands still."""
+        return self.answered and self.caller is not None and not self.caller.get_loop().is_running()
 
 
 class Lane:
@@ -100,7 +105,7 @@ class Lane:
         self._publish = publish
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._state = threading.Condition()  # guards the next two; never held across an await
-        self._accepted = 0
+        self._pending: dict[_Job, _Job] = {}  # accepted, in order; their callers have not heard of them yet
         self._closed = False
         self._threads = [
             threading.Thread(target=self._work, args=(connection,), name=name, daemon=True)
@@ -121,52 +126,51 @@ class Lane:
             StoreError: The database failed.
         """
         job = _Job(operation, asyncio.get_running_loop().create_future(), undo)
+        assert job.caller is not None
         with self._state:
             if self._closed:
                 raise StoreClosed("the store is closed")
-            self._put(job)
-        assert job.caller is not None
+            self._accept(job)
         try:
-            return await job.caller
+            await job.caller
         except asyncio.CancelledError:
-            if job.delivered:  # cancelled between the answer and the caller's next step
-                self._take_back(job)
+            if not job.cancelled:  # cancelled between the answer and this step
+                self._take_back([job])
             raise
+        self._hear(job)
+        return job.result
 
-    async def close(self) -> None:
-        """Finish what was accepted and end the threads.
+    def stop(self) -> None:
+        """Refuse further work; the threads end by themselves once all that was accepted is done and heard of."""
+        with self._state:
+            self._closed = True
+            self._end_if_idle()
+
+    async def join(self) -> None:
+        """Wait for a stopped lane's threads to end.
+
+        What was answered into a loop that stands still is undone; if that loop goes on, the caller hears `StoreClosed`.
 
         Raises:
             StoreError: They did not end in time.
         """
-        with self._state:
-            self._closed = True
-        try:
-            await asyncio.to_thread(self._drain)
-        finally:
-            self.stop()
         await asyncio.to_thread(self._join)
 
-    def stop(self) -> None:
-        """Refuse further work and let the threads end after what is queued, without waiting for them."""
-        with self._state:
-            self._closed = True
-        for _ in self._threads:
-            self._jobs.put(None)
-
-    def _put(self, job: _Job) -> None:
-        self._accepted += 1
-        self._jobs.put(job)
-
-    def _drain(self) -> None:
-        with self._state:
-            self._state.wait_for(lambda: self._accepted == 0, _CLOSE_SECONDS)
-
     def _join(self) -> None:
+        with self._state:
+            self._state.wait_for(lambda: all(job.stuck for job in self._pending), _CLOSE_SECONDS)
+            self._take_back([job for job in self._pending if job.answered])
         for thread in self._threads:
             thread.join(_CLOSE_SECONDS)
             if thread.is_alive():
                 raise StoreError(f"the thread {thread.name} is still busy after {_CLOSE_SECONDS} s")
+
+    def _end_if_idle(self) -> None:
+        if self._closed:
+            self._state.notify_all()
+            if not self._pending:
+                for _ in self._threads:
+                    self._jobs.put(None)
 
     def _work(self, connection: sqlite3.Connection) -> None:
         try:
@@ -184,10 +188,8 @@ class Lane:
         while job is not None:
             group.append(job)
             if len(group) == self._group or self._jobs.empty():
-                return group
+                break
             job = self._jobs.get()
-        if group:
-            self._jobs.put(None)  # for the next round
         return group
 
     def _commit(self, connection: sqlite3.Connection, group: list[_Job]) -> None:
@@ -223,34 +225,41 @@ class Lane:
             by_loop[job.caller.get_loop() if job.caller else None].append(job)
         for loop, jobs in by_loop.items():
             if loop is None or not call_in_loop(loop, self._answer, jobs):
-                for job in jobs:
-                    self._take_back(job)
-                self._forget(len(jobs))
+                self._take_back(jobs)
+        with self._state:
+            for job in group:
+                job.answered = True
+            self._end_if_idle()
 
     def _answer(self, jobs: list[_Job]) -> None:
         """Runs in the callers' loop."""
         for job in jobs:
             assert job.caller is not None
-            if job.caller.cancelled():
-                self._take_back(job)
-            elif job.error is not None:
-                job.caller.set_exception(job.error)
-            else:
-                job.delivered = True
-                job.caller.set_result(job.result)
-        self._forget(len(jobs))
+            if not job.caller.cancelled():
+                job.caller.set_result(None)
+        if unheard := [job for job in jobs if job.cancelled]:
+            self._take_back(unheard)
 
-    def _take_back(self, job: _Job) -> None:
-        """Undo what nobody heard of; closing waits for it."""
-        if job.undo is not None and job.succeeded:
-            with self._state:
-                self._put(_Job(partial(_call_undo, job.undo, job.result)))
+    def _accept(self, job: _Job) -> None:
+        self._pending[job] = job
+        self._jobs.put(job)
 
-    def _forget(self, count: int) -> None:
+    def _hear(self, job: _Job) -> None:
+        """The caller hears of its operation now, so that it counts; raises what the operation raised."""
         with self._state:
-            self._accepted -= count
-            if self._accepted == 0:
-                self._state.notify_all()
+            if self._pending.pop(job, None) is None:
+                raise StoreClosed("the store was closed while its answer waited for this event loop to go on")
+            self._end_if_idle()
+        if job.error is not None:
+            raise job.error
+
+    def _take_back(self, jobs: list[_Job]) -> None:
+        """Nobody hears of these operations; undo those that were not undone before."""
+        with self._state:
+            for job in reversed(jobs):  # the newest first, for it may build on an older one
+                if self._pending.pop(job, None) and job.undo is not None and job.succeeded:
+                    self._accept(_Job(partial(_call_undo, job.undo, job.result)))
+            self._end_if_idle()
 
 
 async def _call_undo(undo: Undo[Any], result: Any, tx: Transaction) -> None:

@@ -26,7 +26,7 @@ class _LaneStore(SqlLightningStore):
     def __init__(self, signals: Signals, writes: Lane, reads: Lane) -> None:
         super().__init__(signals)
         self._writes, self._reads = writes, reads
-        self._lanes = {writes, reads}
+        self._lanes = (writes, reads)
         for lane in self._lanes:
             weakref.finalize(self, lane.stop)
 
@@ -39,10 +39,18 @@ class _LaneStore(SqlLightningStore):
         return await self._reads.run(operation)
 
     async def close(self) -> None:
-        """Finish what was accepted, end the threads and close the database; closing twice is fine."""
+        """Finish what was accepted, end the threads and close the database; closing twice is fine.
+
+        Cancelled, it stops waiting, and the store closes all the same.
+
+        Raises:
+            StoreError: An operation does not end.
+        """
         for lane in self._lanes:
-            await lane.close()
-            self._signals.call_all()
+            lane.stop()
+        self._signals.call_all()
+        for lane in self._lanes:
+            await lane.join()
 
 
 class SqliteLightningStore(_LaneStore):

@@ -4,15 +4,16 @@ import asyncio
 import gc
 import sqlite3
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 
-from agentlightning.errors import ConfigurationError, InvalidValue, StoreError
-from agentlightning.store import InMemoryLightningStore, SqliteLightningStore
+from agentlightning.errors import ConfigurationError, InvalidValue, StoreClosed, StoreError
+from agentlightning.store import InMemoryLightningStore, LightningStore, SqliteLightningStore
 from agentlightning.store.sql.transaction import Transaction
-from agentlightning.types import EnqueueRolloutRequest, RolloutConfig, Span
+from agentlightning.types import AttemptedRollout, EnqueueRolloutRequest, RolloutConfig, Span
 
 PATIENCE = 10.0
 
@@ -28,7 +29,7 @@ def threads_of_stores() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("agl-store")]
 
 
-def block_loop_behind_a_commit(store: InMemoryLightningStore, input: str = "other") -> None:
+def block_loop_behind_a_commit(store: LightningStore, input: str = "other") -> None:
     """Keep this loop from running until all that it asked for is committed; another thread's rollout follows it."""
     thread = threading.Thread(target=lambda: asyncio.run(store.enqueue_rollout(input)))
     thread.start()
@@ -309,6 +310,64 @@ async def test_closing_ends_the_threads(tmp_path: Path, kind: str) -> None:
     assert threads_of_stores() != []
     await asyncio.gather(store.close(), store.close())
     assert threads_of_stores() == []
+
+
+async def test_closing_that_is_cancelled_closes_all_the_same(tmp_path: Path) -> None:
+    store = SqliteLightningStore(tmp_path / "store.db")
+    gate = threading.Event()
+
+    async def hold(tx: Transaction) -> None:
+        gate.wait(PATIENCE)
+
+    holding = [asyncio.create_task(store.write(hold)), asyncio.create_task(store.read(hold))]
+    waiting = asyncio.create_task(store.dequeue_rollout(wait=PATIENCE))
+    await asyncio.sleep(0)
+    closing = asyncio.create_task(store.close())
+    await asyncio.sleep(0)
+    closing.cancel()
+    await asyncio.wait({closing}, timeout=PATIENCE)
+    assert closing.cancelled()
+    gate.set()
+    await asyncio.gather(*holding)
+    with pytest.raises(StoreClosed):
+        await waiting
+    await until(lambda: threads_of_stores() == [])
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2])
+async def test_a_claim_that_a_standing_loop_never_takes_goes_back(tmp_path: Path, turns: int) -> None:
+    """A notebook's loop stands still between two cells, at any point of the claim's way to its caller."""
+    store = SqliteLightningStore(tmp_path / "store.db")
+    made = await store.enqueue_rollout(1)
+
+    def claim_in_a_loop_that_stops() -> tuple[asyncio.AbstractEventLoop, asyncio.Task[AttemptedRollout | None]]:
+        loop = asyncio.new_event_loop()
+        claiming = loop.create_task(store.dequeue_rollout())
+
+        def stop_after(turns: int) -> None:
+            if turns:
+                loop.call_soon(stop_after, turns - 1)
+            else:
+                loop.stop()
+
+        loop.call_soon(block_loop_behind_a_commit, store)
+        loop.call_soon(stop_after, turns)
+        loop.run_forever()
+        return loop, claiming
+
+    loop, claiming = await asyncio.to_thread(claim_in_a_loop_that_stops)
+    began = time.monotonic()
+    await store.close()
+    assert time.monotonic() - began < PATIENCE / 2  # nobody waits for a loop that does not run
+    again = SqliteLightningStore(tmp_path / "store.db")
+    back = await again.dequeue_rollout()
+    assert back is not None
+    assert (back.rollout_id == made.rollout_id) == (not claiming.done())
+    await again.close()
+    if not claiming.done():
+        with pytest.raises(StoreClosed):
+            await asyncio.to_thread(loop.run_until_complete, claiming)
+    loop.close()
 
 
 async def test_a_forgotten_store_ends_its_threads(tmp_path: Path) -> None:

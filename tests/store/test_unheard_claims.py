@@ -23,18 +23,19 @@ async def store() -> AsyncIterator[InMemoryLightningStore]:
 
 
 async def cancel_unheard(
-    operation: Coroutine[Any, Any, object], meanwhile: Callable[[], Coroutine[Any, Any, object]]
+    *operations: Coroutine[Any, Any, object], meanwhile: Callable[[], Coroutine[Any, Any, object]]
 ) -> None:
-    """Cancel an operation after its commit; `meanwhile` is committed in between, from another thread."""
-    calling = asyncio.create_task(operation)
+    """Cancel operations after their commit; `meanwhile` is committed in between, from another thread."""
+    calling = [asyncio.create_task(operation) for operation in operations]
     await asyncio.sleep(0)
     thread = threading.Thread(target=lambda: asyncio.run(meanwhile()))  # type: ignore[arg-type]
     thread.start()
-    thread.join(PATIENCE)  # this loop stands still, so the answer waits
+    thread.join(PATIENCE)  # this loop stands still, so the answers wait
     assert not thread.is_alive()
-    calling.cancel()
-    await asyncio.wait({calling}, timeout=PATIENCE)
-    assert calling.cancelled()
+    for task in calling:
+        task.cancel()
+    await asyncio.wait(calling, timeout=PATIENCE)
+    assert all(task.cancelled() for task in calling)
 
 
 Picture = tuple[list[Rollout], dict[str, list[Attempt]]]
@@ -60,7 +61,7 @@ async def claim(store: InMemoryLightningStore) -> AttemptedRollout:
 async def test_a_started_rollout_vanishes(store: InMemoryLightningStore) -> None:
     await store.enqueue_rollout(1)
     before = await picture(store)
-    await cancel_unheard(store.start_rollout(2, worker_id="w"), store.statistics)
+    await cancel_unheard(store.start_rollout(2, worker_id="w"), meanwhile=store.statistics)
     assert await picture(store) == before
     await assert_idle(store, "w")
 
@@ -75,7 +76,7 @@ async def test_a_restart_is_undone_whatever_the_status(
         await claim(store)
     await store.update_rollout(rollout.rollout_id, status=status)
     before = await picture(store)
-    await cancel_unheard(store.start_attempt(rollout.rollout_id, "w"), store.statistics)
+    await cancel_unheard(store.start_attempt(rollout.rollout_id, "w"), meanwhile=store.statistics)
     assert await picture(store) == before
     await assert_idle(store, "w")
     finished = await store.wait_for_rollouts(rollout_ids=[rollout.rollout_id], timeout=0)
@@ -92,7 +93,8 @@ async def test_an_undone_restart_wakes_those_who_wait_for_the_end(store: InMemor
     waiting = asyncio.create_task(store.wait_for_rollouts(rollout_ids=ids, timeout=PATIENCE))
     await asyncio.sleep(0)
     await cancel_unheard(
-        store.start_attempt(ended.rollout_id), lambda: store.update_rollout(open_.rollout_id, status="failed")
+        store.start_attempt(ended.rollout_id),
+        meanwhile=lambda: store.update_rollout(open_.rollout_id, status="failed"),
     )
     assert [rollout.rollout_id for rollout in await waiting] == ids
 
@@ -104,7 +106,7 @@ async def test_an_undone_restart_follows_what_became_of_the_former_attempt(
     await store.enqueue_rollout(1, config=config)
     former = await claim(store)
     fail = lambda: store.update_attempt(former.rollout_id, former.attempt.attempt_id, status="failed")  # noqa: E731
-    await cancel_unheard(store.start_attempt(former.rollout_id), fail)
+    await cancel_unheard(store.start_attempt(former.rollout_id), meanwhile=fail)
     read = await store.get_rollout_by_id(former.rollout_id)
     assert isinstance(read, AttemptedRollout)
     assert (read.status, read.attempt.attempt_id) == (expected, former.attempt.attempt_id)
@@ -112,7 +114,8 @@ async def test_an_undone_restart_follows_what_became_of_the_former_attempt(
 
 async def test_a_claim_that_was_moved_meanwhile_is_ended_instead(store: InMemoryLightningStore) -> None:
     rollout = await store.enqueue_rollout(1, config=TWICE)
-    await cancel_unheard(store.dequeue_rollout("w"), lambda: store.start_attempt(rollout.rollout_id, "other"))
+    restart = lambda: store.start_attempt(rollout.rollout_id, "other")  # noqa: E731
+    await cancel_unheard(store.dequeue_rollout("w"), meanwhile=restart)
     attempts = await store.query_attempts(rollout.rollout_id)
     assert [(attempt.worker_id, attempt.status) for attempt in attempts] == [("w", "failed"), ("other", "preparing")]
     await assert_idle(store, "w")
@@ -127,7 +130,7 @@ async def test_an_attempt_that_somebody_works_on_stays(store: InMemoryLightningS
         ids = {"rollout_id": started.rollout_id, "attempt_id": started.attempt.attempt_id}
         await store.add_span(Span.from_attributes(attributes={}, **ids))
 
-    await cancel_unheard(store.start_rollout(1), work_on_it)
+    await cancel_unheard(store.start_rollout(1), meanwhile=work_on_it)
     assert [rollout.status for rollout in await store.query_rollouts()] == ["running"]
 
 
@@ -148,3 +151,12 @@ async def test_no_moment_of_cancelling_leaves_an_orphan(store: InMemoryLightning
     _, attempts = await picture(store)
     live = {a.attempt_id for of_one in attempts.values() for a in of_one if a.status == "preparing"}
     assert live <= heard
+
+
+async def test_claims_of_one_group_are_undone_from_the_last_to_the_first(store: InMemoryLightningStore) -> None:
+    rollout = await store.enqueue_rollout(1)
+    before = await picture(store)
+
+    restarts = [store.start_attempt(rollout.rollout_id) for _ in range(3)]
+    await cancel_unheard(*restarts, meanwhile=store.statistics)
+    assert await picture(store) == before
