@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,6 +14,8 @@ from agentlightning.errors import RolloutCancelled
 if TYPE_CHECKING:
     from agentlightning.execution.events import ExecutionEvent
 
+logger = logging.getLogger(__name__)
+
 ResultT = TypeVar("ResultT")
 
 
@@ -21,40 +24,41 @@ async def cancelled_by(event: ExecutionEvent | None) -> AsyncGenerator[None]:
     """Cancel the block once the event is set, and make sure that a cancelled block never looks finished.
 
     Raises:
-        RolloutCancelled: The event was set.
+        RolloutCancelled: The event was set, whatever error the block made of that.
         CancelledError: The task was cancelled, even if the block swallowed that.
     """
+    if event is not None and event.is_set():
+        raise RolloutCancelled("the stop event was set before the agent started")
     task = asyncio.current_task()
     assert task is not None
-    cancellations = task.cancelling()
-    watcher = None
-    if event is not None:
-        if event.is_set():
-            raise RolloutCancelled("the stop event was set before the agent started")
-        watcher = asyncio.create_task(_cancel_on(event, task))
+    cancellations, fired = task.cancelling(), asyncio.Event()
+    watcher = None if event is None else asyncio.create_task(_cancel_on(event, task, fired))
+    failure: BaseException | None = None
     try:
         yield
-    except asyncio.CancelledError as error:
-        if not _fired(watcher) or task.uncancel() > cancellations:
-            raise
-        raise RolloutCancelled("the stop event was set while the agent ran") from error
+    except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # raised below, unless the event caused it
+        failure = error
     finally:
         if watcher is not None:
             watcher.cancel()
-    if _fired(watcher):
-        task.uncancel()
-        raise RolloutCancelled("the stop event was set while the agent ran")
+        if fired.is_set():
+            task.uncancel()
     if task.cancelling() > cancellations:
-        raise asyncio.CancelledError("the task was cancelled and the agent went on")
+        raise failure or asyncio.CancelledError("the task was cancelled and the agent went on")
+    if fired.is_set():
+        raise RolloutCancelled("the stop event was set while the agent ran") from failure
+    if failure is not None:
+        raise failure
 
 
-async def _cancel_on(event: ExecutionEvent, task: asyncio.Task[Any]) -> None:
-    await wait_for_flag(event)
+async def _cancel_on(event: ExecutionEvent, task: asyncio.Task[Any], fired: asyncio.Event) -> None:
+    try:
+        await wait_for_flag(event)
+    except Exception:
+        logger.exception("The stop event cannot be watched, so it will not cancel the agent")
+        return
+    fired.set()
     task.cancel()
-
-
-def _fired(watcher: asyncio.Task[None] | None) -> bool:
-    return watcher is not None and watcher.done() and not watcher.cancelled()
 
 
 async def uninterrupted(work: Coroutine[Any, Any, ResultT], deadline: float) -> ResultT:
@@ -74,7 +78,10 @@ async def uninterrupted(work: Coroutine[Any, Any, ResultT], deadline: float) -> 
 
 
 async def settled(work: Coroutine[Any, Any, ResultT], deadline: float) -> tuple[ResultT, asyncio.CancelledError | None]:
-    """Like `uninterrupted`, but return the result together with the cancellation, for the caller to raise."""
+    """Like `uninterrupted`, but return the result together with the cancellation, for the caller to raise.
+
+    Without a result, the cancellation is raised from the error.
+    """
     task = asyncio.create_task(_within(work, deadline))
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
@@ -82,6 +89,8 @@ async def settled(work: Coroutine[Any, Any, ResultT], deadline: float) -> tuple[
             await asyncio.wait({task})
         except asyncio.CancelledError as error:
             cancelled = error
+    if cancelled is not None and (error := task.exception()) is not None:
+        raise cancelled from error
     return task.result(), cancelled
 
 

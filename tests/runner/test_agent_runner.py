@@ -480,14 +480,12 @@ async def test_a_runner_cancelled_while_it_claims_leaves_no_open_attempt(
             await task
     async with asyncio.timeout(DEADLINE):  # the store takes a claim back behind the cancelled caller
         while (found := (await store.query_rollouts())[0]).status not in ("queuing", "failed"):
-            await asyncio.sleep(0)
+            pass
     assert len(await store.query_attempts(found.rollout_id)) == (found.status == "failed")
 
 
 @pytest.mark.parametrize("make_event", [ThreadingEvent, threading.Event])
-async def test_the_event_takes_no_claim_with_it(
-    store: InMemoryLightningStore, make_event: Callable[[], Any]
-) -> None:
+async def test_the_event_takes_no_claim_with_it(store: InMemoryLightningStore, make_event: Callable[[], Any]) -> None:
     runner, count = make(DummyTracer()), 30
     with runner.run_context(agent=returning(1.0), store=store):
         for turns in range(count):
@@ -500,7 +498,7 @@ async def test_the_event_takes_no_claim_with_it(
             await task
     async with asyncio.timeout(DEADLINE):
         while len(await store.query_rollouts(status_in=["succeeded", "queuing"])) < count:
-            await asyncio.sleep(0)
+            pass
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
