@@ -6,13 +6,17 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Coroutine, Generator
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import uvicorn
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from agentlightning.errors import ConfigurationError
+
+CLIENT_LEFT: Final = 499
+"""What servers log for a client that left; nobody receives it."""
 
 T = TypeVar("T")
 
@@ -121,6 +125,11 @@ def _bind(host: str, port: int) -> socket.socket:
             f"cannot listen on {host}:{port} ({error.strerror}); choose another port, or 0 for a free one"
         ) from error
     return bound
+
+
+async def answer_nobody(_request: Request, _error: Exception) -> Response:
+    """Handle `ClientDisconnect`, which a client causes that leaves before its request is read."""
+    return Response(status_code=CLIENT_LEFT)
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T | None:

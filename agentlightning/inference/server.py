@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -19,7 +19,7 @@ from agentlightning.inference.replies import ReplyWriter
 from agentlightning.inference.sampler import Completion, Sampler
 from agentlightning.inference.tokenizer import Tokenizer
 from agentlightning.inference.tool_calls import find_tool_parser
-from agentlightning.serving import EmbeddedServer, while_connected
+from agentlightning.serving import CLIENT_LEFT, EmbeddedServer, answer_nobody, while_connected
 
 
 def create_app(sampler: Sampler, tokenizer: Tokenizer, model_name: str, *, tool_parser: str = "hermes") -> Starlette:
@@ -48,6 +48,7 @@ def create_app(sampler: Sampler, tokenizer: Tokenizer, model_name: str, *, tool_
             AgentLightningError: _on_known_error,
             ValidationError: _on_invalid_body,
             HTTPException: _on_no_route,
+            ClientDisconnect: answer_nobody,
             Exception: _on_fault,
         },
     )
@@ -111,7 +112,7 @@ class _Endpoints:
         prompt = render_prompt(self._tokenizer, request.messages, request.offered_tools())
         completions = await while_connected(http, self._generate(prompt, request))
         if completions is None:
-            return _client_left()
+            return Response(status_code=CLIENT_LEFT)
         return JSONResponse(self._writer.chat(request, prompt, completions))
 
     async def completion(self, http: Request) -> Response:
@@ -120,7 +121,7 @@ class _Endpoints:
         prompt = request.prompt if isinstance(request.prompt, list) else self._tokenizer.encode(request.prompt)
         completions = await while_connected(http, self._generate(prompt, request))
         if completions is None:
-            return _client_left()
+            return Response(status_code=CLIENT_LEFT)
         return JSONResponse(self._writer.completion(request, prompt, completions))
 
     async def models(self, _: Request) -> Response:
@@ -145,11 +146,6 @@ class _Endpoints:
         finally:
             for task in tasks:
                 task.cancel()
-
-
-def _client_left() -> Response:
-    """The status servers log for a client that left; nobody receives it."""
-    return Response(status_code=499)
 
 
 def _error(status: int, message: str, code: str | None = None) -> Response:

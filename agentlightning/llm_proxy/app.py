@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar, cast
 
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -20,7 +20,7 @@ from agentlightning.llm_proxy.routing import Backend, RoutingTable
 from agentlightning.llm_proxy.sequence import SequenceReserver
 from agentlightning.llm_proxy.shipper import Shipper
 from agentlightning.llm_proxy.upstream import RECORDED_PATHS, Reply, Upstream
-from agentlightning.serving import while_connected
+from agentlightning.serving import CLIENT_LEFT, answer_nobody, while_connected
 
 T = TypeVar("T")
 
@@ -28,8 +28,6 @@ _ATTEMPT: Final = "/rollout/{rollout_id}/attempt/{attempt_id}"
 _METHODS: Final = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 _FLUSH_SECONDS: Final = 10.0
 _PASSED_ON: Final = frozenset({b"content-type", b"accept", b"authorization"})
-_CLIENT_LEFT: Final = 499
-"""What servers log for a client that left; nobody receives it."""
 
 
 def create_app(
@@ -52,7 +50,7 @@ def create_app(
             Route(_ATTEMPT + "/{path:path}", endpoints.pass_through, methods=_METHODS),
             Route("/v1/{path:path}", endpoints.pass_through, methods=_METHODS),
         ],
-        exception_handlers={Exception: _on_fault},
+        exception_handlers={ClientDisconnect: answer_nobody, Exception: _on_fault},
     )
 
 
@@ -149,7 +147,7 @@ async def _guarded(request: Request, work: Coroutine[Any, Any, Reply]) -> Reply:
         return _error(error.status, str(error), "backend_unreachable")
     except BackendTimeout as error:
         return _error(error.status, str(error), "backend_timeout")
-    return reply or _error(_CLIENT_LEFT, "the client left before the answer was complete", "client_left")
+    return reply or _error(CLIENT_LEFT, "the client left before the answer was complete", "client_left")
 
 
 def _headers(request: Request) -> dict[str, str]:
