@@ -173,7 +173,7 @@ async def _on_fault(_: Request, error: Exception) -> Response:
 def _json_object(body: bytes) -> dict[str, Any] | None:
     try:
         payload = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None  # for the caller to refuse, or to pass on
     return cast("dict[str, Any]", payload) if isinstance(payload, dict) else None
 

@@ -51,7 +51,7 @@ def _read(exchange: Exchange) -> tuple[CapturedCall, TraceStatus]:
         return failed, TraceStatus(status_code="ERROR", description=description)
     try:
         return _read_reply(request, json.loads(exchange.response)), TraceStatus(status_code="OK")
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         # A backend may answer anything. The agent got it as it is; here it counts as a failed call.
         description = f"the answer has not the form of OpenAI's: {type(error).__name__}: {error}"
         return failed, TraceStatus(status_code="ERROR", description=description)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 
@@ -55,13 +55,27 @@ def read_exchanges(data: bytes) -> Iterator[Exchange]:
     """Read what `to_bytes` wrote, end to end.
 
     An unfinished record at the end is left out: its writer was killed before the answer left, so nobody has seen it.
+
+    Raises:
+        ValueError: What follows is no record.
     """
     position = 0
     while (newline := data.find(b"\n", position)) >= 0:
-        head: dict[str, Any] = json.loads(data[position:newline])
-        request_size, response_size = head.pop("sizes")
+        head, (request_size, response_size) = _read_head(data[position:newline], position)
         middle = newline + 1 + request_size
         position = middle + response_size
         if position > len(data):
             return
-        yield Exchange(**head, request=data[newline + 1 : middle], response=data[middle:position])
+        yield replace(head, request=data[newline + 1 : middle], response=data[middle:position])
+
+
+def _read_head(line: bytes, position: int) -> tuple[Exchange, tuple[int, int]]:
+    """Return an exchange without its bodies, and their sizes."""
+    try:
+        head: dict[str, Any] = json.loads(line)
+        request_size, response_size = head.pop("sizes")
+        if min(request_size, response_size) < 0:
+            raise ValueError("a size is negative")
+        return Exchange(**head, request=b"", response=b""), (request_size, response_size)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ValueError(f"no record of a model call at byte {position}: {error!r}") from error

@@ -21,12 +21,29 @@ class Segment:
     path: Path
 
     def read(self) -> list[Exchange]:
-        """Return the calls in it, in the order in which they were appended."""
+        """Return the calls in it, in the order in which they were appended.
+
+        Raises:
+            OSError: The file cannot be read.
+            ValueError: It does not hold what a journal writes.
+        """
         return list(read_exchanges(self.path.read_bytes()))
 
     def delete(self) -> None:
-        """Forget it: the store has its calls."""
-        self.path.unlink()
+        """Forget it: the store has its calls.
+
+        Raises:
+            OSError: The file cannot be deleted.
+        """
+        self.path.unlink(missing_ok=True)
+
+    def set_aside(self) -> Path:
+        """Rename it, so that no later journal stumbles over it; returns the new path.
+
+        Raises:
+            OSError: The file cannot be renamed.
+        """
+        return self.path.rename(self.path.with_name(self.path.name + ".bad"))
 
 
 class Journal:
@@ -43,23 +60,28 @@ class Journal:
         directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory
         self._sealed = [Segment(path) for path in sorted(directory.glob(f"*{_SUFFIX}"))]
-        self._open: tuple[Path, int] | None = None
+        self._open: tuple[Segment, int] | None = None
         self._size = 0
 
-    def append(self, exchange: Exchange) -> None:
+    def append(self, exchange: Exchange) -> Segment:
         """Write a call; when this returns, killing the process does not lose it.
+
+        Returns:
+            The segment that will hold it.
 
         Raises:
             OSError: The disk takes no more.
         """
         data = exchange.to_bytes()
-        written = os.write(self._descriptor(), data)
+        segment, descriptor = self._opened()
+        written = os.write(descriptor, data)
         self._size += written
         if written < len(data):
             self._end_segment()  # what follows must not stand behind half a record
             raise OSError(f"the gateway's journal in {self._directory} took {written} of {len(data)} bytes: disk full?")
         if self._size >= _SEGMENT_BYTES:
             self._end_segment()
+        return segment
 
     def seal(self) -> list[Segment]:
         """End the open file; returns all ended files that `seal` has not returned before, oldest first."""
@@ -67,16 +89,17 @@ class Journal:
         sealed, self._sealed = self._sealed, []
         return sealed
 
-    def _descriptor(self) -> int:
+    def _opened(self) -> tuple[Segment, int]:
         if self._open is None:
+            self._directory.mkdir(parents=True, exist_ok=True)  # cleaners of temporary files take idle ones away
             path = self._directory / f"{time.time_ns():020d}-{os.getpid()}{_SUFFIX}"
-            self._open = path, os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600)
+            self._open = Segment(path), os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600)
             self._size = 0
-        return self._open[1]
+        return self._open
 
     def _end_segment(self) -> None:
         if self._open is not None:
-            path, descriptor = self._open
+            segment, descriptor = self._open
             os.close(descriptor)
-            self._sealed.append(Segment(path))
+            self._sealed.append(segment)
             self._open = None

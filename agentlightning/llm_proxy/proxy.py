@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -200,4 +200,5 @@ class _Running:
                 str(self._journal_dir),
             )
         elif self._temporary:
-            self._journal_dir.rmdir()
+            with suppress(OSError):  # it is gone already, or holds what was set aside, which the log names
+                self._journal_dir.rmdir()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections import Counter, defaultdict
+from collections.abc import Callable
 from typing import Final
 
 from agentlightning.errors import InvalidValue, NotFound
@@ -31,6 +31,14 @@ class _Backlog:
         self.empty = asyncio.Event()
 
 
+class _Waiting:
+    """What is known of the calls in one segment: whose they are, and the sequence ids reserved for them by span id."""
+
+    def __init__(self) -> None:
+        self.attempts: Counter[tuple[str, str]] = Counter()
+        self.sequence_ids: dict[str, SequenceFuture] = {}
+
+
 class Shipper:
     """Takes finished calls and sees to it that each is in the store once.
 
@@ -43,17 +51,14 @@ class Shipper:
         self._journal = journal
         self._get_store = get_store
         self._backlogs: dict[tuple[str, str], _Backlog] = {}
-        self._sequence_ids: dict[str, SequenceFuture] = {}
+        self._waiting: defaultdict[Segment, _Waiting] = defaultdict(_Waiting)
         self._arrived = asyncio.Event()
         self._urgent = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begin, with what an earlier process left."""
-        leftover = self._journal.seal()
-        for segment in leftover:
-            for exchange in segment.read():
-                self._count(exchange)
+        leftover = [segment for segment in self._journal.seal() if self._recount(segment)]
         self._task = asyncio.create_task(self._run(leftover), name="agl-gateway-shipper")
 
     def add(self, exchange: Exchange, sequence_id: SequenceFuture) -> None:
@@ -62,9 +67,9 @@ class Shipper:
         Raises:
             OSError: The journal's disk takes no more.
         """
-        self._journal.append(exchange)
-        self._sequence_ids[exchange.span_id] = sequence_id
-        self._count(exchange)
+        segment = self._journal.append(exchange)
+        self._waiting[segment].sequence_ids[exchange.span_id] = sequence_id
+        self._count(segment, exchange)
         self._arrived.set()
 
     async def flush(self, rollout_id: str, attempt_id: str, deadline: float) -> bool:
@@ -112,25 +117,47 @@ class Shipper:
             return  # the usual end: nobody is in a hurry
 
     async def _ship(self, segment: Segment) -> None:
-        exchanges, delay = segment.read(), 0.05
-        sequence_ids = await self._take_sequence_ids(exchanges)
+        exchanges = self._read(segment)
+        if exchanges is None:
+            return
+        await self._write_until_taken(exchanges, await self._take_sequence_ids(segment))
+        try:
+            segment.delete()
+        except OSError as error:
+            logger.warning("%s stays, though the store has its calls: %r", segment.path, error)
+        self._uncount(segment)
+
+    def _read(self, segment: Segment) -> list[Exchange] | None:
+        """Return a segment's calls, or None if it cannot be read and nobody shall wait for it any more."""
+        try:
+            return segment.read()
+        except (OSError, ValueError) as error:
+            lost = self._uncount(segment)
+            logger.error(
+                "%s is set aside, its model calls (%d known) do not reach the store: %r", segment.path, lost, error
+            )
+        try:
+            segment.set_aside()
+        except OSError as error:
+            logger.warning("%s could not be renamed: %r", segment.path, error)
+        return None
+
+    async def _take_sequence_ids(self, segment: Segment) -> dict[str, int]:
+        futures = self._waiting[segment].sequence_ids
+        ids = {span_id: await future for span_id, future in futures.items()}
+        return {span_id: sequence_id for span_id, sequence_id in ids.items() if sequence_id is not None}
+
+    async def _write_until_taken(self, exchanges: list[Exchange], sequence_ids: dict[str, int]) -> None:
+        delay = 0.05
         while True:
             try:
-                await self._write(exchanges, sequence_ids)
-                break
+                return await self._write(exchanges, sequence_ids)
             except Exception as error:  # noqa: BLE001  # any store may fail in any way; the calls are safe meanwhile
                 logger.warning(
                     "%d model calls wait for the store, next try in %.2f s: %r", len(exchanges), delay, error
                 )
             await asyncio.sleep(delay)
             delay = min(delay * 2, _LONGEST_DELAY_SECONDS)
-        segment.delete()
-        self._uncount(exchanges)
-
-    async def _take_sequence_ids(self, exchanges: Iterable[Exchange]) -> dict[str, int]:
-        futures = {exchange.span_id: self._sequence_ids.pop(exchange.span_id, None) for exchange in exchanges}
-        ids = {span_id: await future for span_id, future in futures.items() if future is not None}
-        return {span_id: sequence_id for span_id, sequence_id in ids.items() if sequence_id is not None}
 
     async def _write(self, exchanges: list[Exchange], sequence_ids: dict[str, int]) -> None:
         """Write calls, or those among them that the store takes: what it refuses now it refuses always."""
@@ -149,13 +176,25 @@ class Shipper:
             for exchange in exchanges:
                 await self._write([exchange], sequence_ids)
 
-    def _count(self, exchange: Exchange) -> None:
-        self._backlogs.setdefault((exchange.rollout_id, exchange.attempt_id), _Backlog()).size += 1
+    def _recount(self, segment: Segment) -> bool:
+        """Count what an earlier process left in a segment; False if that cannot be read."""
+        exchanges = self._read(segment)
+        for exchange in exchanges or ():
+            self._count(segment, exchange)
+        return exchanges is not None
 
-    def _uncount(self, exchanges: Iterable[Exchange]) -> None:
-        for attempt, shipped in Counter((each.rollout_id, each.attempt_id) for each in exchanges).items():
+    def _count(self, segment: Segment, exchange: Exchange) -> None:
+        attempt = exchange.rollout_id, exchange.attempt_id
+        self._waiting[segment].attempts[attempt] += 1
+        self._backlogs.setdefault(attempt, _Backlog()).size += 1
+
+    def _uncount(self, segment: Segment) -> int:
+        """Nobody shall wait for a segment's calls any more; returns how many were waited for."""
+        attempts = self._waiting.pop(segment, _Waiting()).attempts
+        for attempt, size in attempts.items():
             backlog = self._backlogs[attempt]
-            backlog.size -= shipped
+            backlog.size -= size
             if backlog.size == 0:
                 backlog.empty.set()
                 del self._backlogs[attempt]
+        return attempts.total()

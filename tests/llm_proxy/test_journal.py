@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hypothesis import given, strategies as st
+import pytest
+from hypothesis import example, given, strategies as st
 
 from agentlightning.llm_proxy.exchange import Exchange, read_exchanges
 from agentlightning.llm_proxy.journal import Journal
@@ -42,6 +43,22 @@ def test_a_cut_loses_only_the_record_it_hits(written: list[Exchange], data: st.D
     cut = data.draw(st.integers(0, len(whole)))
     complete = sum(1 for i in range(len(records)) if sum(map(len, records[: i + 1])) <= cut)
     assert list(read_exchanges(whole[:cut])) == written[:complete]
+
+
+@given(st.lists(exchanges, max_size=2), st.binary())
+@example([], b"{}\n")
+@example([], b'{"sizes": [-20, 0]}\n')
+@example([], b'{"sizes": 2}\n')
+@example([], b"[" * 100_000 + b"\n")
+@example([], b"\xff\n")
+def test_what_is_no_record_is_a_value_error_and_nothing_else(written: list[Exchange], rest: bytes) -> None:
+    read = read_exchanges(b"".join(exchange.to_bytes() for exchange in written) + rest)
+    assert [next(read) for _ in written] == written
+    if b"\n" in rest:
+        with pytest.raises(ValueError, match="byte"):
+            list(read)
+    else:
+        assert list(read) == []
 
 
 def test_sealed_segments_come_once_and_go_when_deleted(tmp_path: Path) -> None:

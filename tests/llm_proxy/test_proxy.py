@@ -170,6 +170,7 @@ async def test_an_error_of_the_backend_passes_through_and_is_recorded(
         '{"choices": [{"message": {}, "logprobs": 2}]}',
         '{"choices": [{"message": {}, "token_ids": [1, null]}]}',
         '{"choices": [], "id": 7}',
+        pytest.param('{"choices": ' + "[" * 100_000, id="deep"),
     ],
 )
 async def test_an_answer_of_another_form_reaches_the_agent_and_is_not_trained_on(

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 from scripted_backend import ScriptedBackend, answer
 
 from agentlightning._internal.ids import generate_id
-from agentlightning.llm_proxy import LLMProxy
+from agentlightning.llm_proxy import LLMProxy, flush_captures
 from agentlightning.llm_proxy.exchange import Exchange
 from agentlightning.llm_proxy.journal import Journal
 from agentlightning.llm_proxy.sequence import SequenceReserver
@@ -137,6 +138,87 @@ async def test_shipping_a_segment_again_changes_nothing(
     second = Pipeline(tmp_path / "copy", store)
     assert await second.close()
     assert await response_ids(store, attempted) == ["chatcmpl-1"]
+
+
+def files(directory: Path, pattern: str = "*") -> list[Path]:
+    return list(directory.glob(pattern))
+
+
+def set_aside(directory: Path) -> list[bytes]:
+    return [path.read_bytes() for path in files(directory, "*.bad")]
+
+
+async def test_a_segment_that_is_removed_or_spoilt_costs_its_calls_and_no_more(
+    tmp_path: Path, store: TroubledStore, attempted: AttemptedRollout, caplog: pytest.LogCaptureFixture
+) -> None:
+    pipeline = Pipeline(tmp_path, store)
+    for number, spoil in enumerate([Path.unlink, lambda path: path.write_bytes(b"spoilt\n")]):
+        pipeline.call(*ids(attempted), number)
+        spoil(files(tmp_path, "*.journal")[0])
+        assert await pipeline.shipper.flush(*ids(attempted), 5)
+        assert "(1 known) do not reach the store" in caplog.text
+        caplog.clear()
+    pipeline.call(*ids(attempted), 2)
+    assert await pipeline.shipper.flush(*ids(attempted), 5)
+    assert await pipeline.close()
+    assert await response_ids(store, attempted) == ["chatcmpl-2"]
+    assert set_aside(tmp_path) == [b"spoilt\n"]
+    assert files(tmp_path, "*.journal") == []
+
+
+async def test_a_file_that_cannot_be_deleted_stops_nothing(
+    tmp_path: Path, store: TroubledStore, attempted: AttemptedRollout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError("read-only")
+
+    pipeline = Pipeline(tmp_path, store)
+    for name in ("unlink", "rename"):
+        monkeypatch.setattr(Path, name, refuse)
+    for number in range(2):
+        pipeline.call(*ids(attempted), number)
+        assert await pipeline.shipper.flush(*ids(attempted), 5)
+    assert await pipeline.close()
+    assert await response_ids(store, attempted) == ["chatcmpl-0", "chatcmpl-1"]
+
+
+async def test_an_unreadable_leftover_is_set_aside_and_the_rest_replayed(
+    tmp_path: Path, store: TroubledStore, attempted: AttemptedRollout
+) -> None:
+    store.gate.clear()
+    first = Pipeline(tmp_path, store)
+    first.call(*ids(attempted))
+    assert not await first.close(deadline=0.01)
+    (kept,) = files(tmp_path, "*.journal")
+    kept.write_bytes(kept.read_bytes() + b'{"rollout_id": "r", "atte')  # killed in the middle of a write
+    (tmp_path / "0-0.journal").write_bytes(b"spoilt\n")
+    store.gate.set()
+    second = Pipeline(tmp_path, store)
+    assert await second.close()
+    assert await response_ids(store, attempted) == ["chatcmpl-1"]
+    assert set_aside(tmp_path) == [b"spoilt\n"]
+    assert files(tmp_path, "*.journal") == []
+
+
+async def test_a_gateway_whose_temporary_files_were_removed_goes_on_and_stops(
+    tmp_path: Path,
+    store: TroubledStore,
+    attempted: AttemptedRollout,
+    backend: ScriptedBackend,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    proxy = LLMProxy(model_list=[backend.model_config], store=store)
+    await proxy.start()
+    url = f"{proxy.as_resource(*ids(attempted)).endpoint}/chat/completions"
+    async with asyncio.timeout(10), aiohttp.ClientSession() as session:
+        shutil.rmtree(files(tmp_path)[0])
+        async with session.post(url, json={"model": "policy"}) as reply:
+            assert reply.status == 200
+        await flush_captures({"llm": proxy.as_resource()}, *ids(attempted))
+        assert await response_ids(store, attempted) == ["chatcmpl-1"]
+        shutil.rmtree(files(tmp_path)[0])
+        await proxy.stop()
 
 
 async def test_no_reply_waits_for_the_store(
