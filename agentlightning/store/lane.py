@@ -7,6 +7,7 @@ they await ever suspends: the lane runs each one to its end with a single `send`
 from __future__ import annotations
 
 import asyncio
+import logging
 import sqlite3
 import threading
 import time
@@ -20,6 +21,8 @@ from typing import Any, Final, Literal, TypeAlias, TypeVar
 from agentlightning.errors import StoreClosed, StoreError
 from agentlightning.store.events import call_in_loop
 from agentlightning.store.sql.transaction import Changes, Row, Transaction, Value
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Operation: TypeAlias = Callable[[Transaction], Coroutine[Any, Any, T]]
@@ -194,6 +197,8 @@ class Lane:
 
     def _commit(self, connection: sqlite3.Connection, group: list[_Job]) -> None:
         try:
+            if connection.in_transaction:  # the last one could not be rolled back
+                connection.execute("ROLLBACK")
             connection.execute(self._begin)
             for job in group:
                 if not job.cancelled:
@@ -201,17 +206,18 @@ class Lane:
             connection.execute("COMMIT")
             self._publish(job.changes for job in group if job.succeeded)
         except Exception as error:  # noqa: BLE001  # whatever failed, every caller must hear of it, or it waits forever
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
             for job in group:
                 job.succeeded, job.error = False, _as_store_error(error)
+            _roll_back(connection)
 
     def _run(self, connection: sqlite3.Connection, job: _Job) -> None:
         connection.execute("SAVEPOINT job")
         transaction = SqliteTransaction(connection)
         try:
             job.result = _run_to_end(job.operation(transaction))
-        except Exception as error:  # noqa: BLE001  # it is the caller's, and goes there
+        except Exception as error:  # it is the caller's, and goes there
+            if not connection.in_transaction:  # SQLite undid the whole group, as it does when the disk is full
+                raise
             connection.execute("ROLLBACK TO job")
             job.error = _as_store_error(error) if isinstance(error, sqlite3.Error) else error
         else:
@@ -222,6 +228,8 @@ class Lane:
         """Answer the callers, with one call into each of their loops."""
         by_loop: defaultdict[asyncio.AbstractEventLoop | None, list[_Job]] = defaultdict(list)
         for job in group:
+            if job.caller is None and job.error is not None:
+                logger.error("Could not undo what a cancelled caller never heard of: %s", job.error)
             by_loop[job.caller.get_loop() if job.caller else None].append(job)
         for loop, jobs in by_loop.items():
             if loop is None or not call_in_loop(loop, self._answer, jobs):
@@ -260,6 +268,14 @@ class Lane:
                 if self._pending.pop(job, None) and job.undo is not None and job.succeeded:
                     self._accept(_Job(partial(_call_undo, job.undo, job.result)))
             self._end_if_idle()
+
+
+def _roll_back(connection: sqlite3.Connection) -> None:
+    try:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+    except sqlite3.Error as error:
+        logger.error("Could not roll back (%s); the next transaction begins with it", error)
 
 
 async def _call_undo(undo: Undo[Any], result: Any, tx: Transaction) -> None:
