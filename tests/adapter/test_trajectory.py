@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 from collections import Counter
+from itertools import takewhile
 
 import pytest
 from hypothesis import given, strategies as st
@@ -110,6 +112,23 @@ def test_counters_account_for_every_call(calls: list[LLMCall]) -> None:
     assert counters.calls == len(calls) == counters.merged + counters.rows + counters.calls_without_tokens
     assert counters.rows == len(rows)
     assert counters.broken_prefixes <= counters.rows
+
+
+def common_length(left: list[int], right: list[int]) -> int:
+    return sum(takewhile(bool, map(operator.eq, left, right)))
+
+
+@given(call_sequences())
+def test_broken_prefixes_are_those_that_leave_the_longest_followed_row_in_an_answer(calls: list[LLMCall]) -> None:
+    expected = 0
+    for number, call in enumerate(calls):
+        before, after = merge_calls(calls[:number]), merge_calls(calls[: number + 1])
+        rows = [row for row in before.rows if row.attempt_id == call.attempt_id]
+        common = [common_length(call.prompt_token_ids, row.token_ids) for row in rows]
+        left_at = {row.mask[n] for row, n in zip(rows, common, strict=True) if n == max(common) and n < len(row.mask)}
+        opened = after.counters.rows > before.counters.rows
+        expected += opened and True in left_at and max(common) < len(call.prompt_token_ids)
+    assert merge_calls(calls).counters.broken_prefixes == expected
 
 
 @given(st.lists(tokens, min_size=2, max_size=5), st.lists(tokens, min_size=2, max_size=5))
