@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 import logging
@@ -62,37 +63,43 @@ class AttemptRun:
         """Run the attempt and write its status.
 
         Whatever goes wrong, interruptions included, ends the attempt as failed and is raised again once that is
-        written.
+        written. Only when the store has committed the success is the attempt finished: what comes later is raised,
+        and changes nothing.
 
         Args:
             interruption: What came before the agent could start; the agent is not run then.
         """
         failure = await _caught(self._run_agent(interruption))
         failure = await _caught(self._finish()) or failure
+        if failure is None:
+            # Not shielded: the store skips a write whose caller is cancelled before its turn.
+            failure = await _caught(self._write_success())
+        if failure is None:
+            return
         try:
-            await uninterrupted(self._write_status(failure), STATUS_DEADLINE)
+            await uninterrupted(self._write_failure(failure), STATUS_DEADLINE)
         except Exception:
-            if failure is None:
-                raise
             # The caller must see why the agent failed; that the store did not hear of it is second.
             logger.exception("The failure of rollout %s was not written", self._rollout.rollout_id)
-        if failure is not None:
-            raise failure
+        raise failure
 
     async def _run_agent(self, interruption: BaseException | None) -> None:
         rollout, tracer = self._rollout, self._runner.tracer
-        await self._call_hooks("on_rollout_start")
+        async with cancelled_by(self._event):
+            await self._call_hooks("on_rollout_start")
         async with tracer.trace_context(
             rollout.rollout_id, rollout_id=rollout.rollout_id, attempt_id=rollout.attempt.attempt_id
         ):
             self._trace = trace = active_trace()
             assert trace is not None, "a tracer that overrides trace_context opens it through super()"
-            await self._call_hooks("on_trace_start", tracer=tracer)
             try:
-                if interruption is not None:
-                    raise interruption
-                self._resources = await self._fetch_resources()
-                record_result(await self._call_agent(), trace)
+                async with cancelled_by(self._event):
+                    await self._call_hooks("on_trace_start", tracer=tracer)
+                    if interruption is not None:
+                        raise interruption
+                    self._resources = await self._fetch_resources()
+                    result = await self._call_agent()
+                record_result(result, trace)
             except BaseException as error:
                 emit_exception(error)
                 raise
@@ -118,9 +125,8 @@ class AttemptRun:
         if self._agent.strip_proxy:
             resources = resolve_proxies(resources, self._rollout)
         call = functools.partial(method, self._rollout.input, resources=resources, rollout=self._rollout)
-        async with cancelled_by(self._event):
-            result = call() if is_async_callable(method) else await run_in_thread(call, "agent")
-            return await result if inspect.isawaitable(result) else result
+        result = call() if is_async_callable(method) else await run_in_thread(call, "agent")
+        return await result if inspect.isawaitable(result) else result
 
     async def _finish(self) -> None:
         """Make the attempt's spans complete and show them to the hooks."""
@@ -170,17 +176,17 @@ class AttemptRun:
         except Exception as error:  # noqa: BLE001  # raised again when the trace is closed
             logger.debug("Spans are not written yet: %s", error)
 
-    async def _write_status(self, failure: BaseException | None) -> None:
-        if failure is None:
+    async def _write_success(self) -> None:
+        async with asyncio.timeout(STATUS_DEADLINE):
             await self._update(status="succeeded")
-            return
+
+    async def _write_failure(self, failure: BaseException) -> None:
         known = self._rollout.attempt.metadata or {}
         try:
-            await self._update(
-                status="failed", metadata={**known, "error": describe_failure(failure, self._resources)}
-            )
-        except InvalidValue as error:
-            logger.warning("Rollout %s: its failure is recorded without its message: %s", self._rollout.rollout_id, error)
+            error = describe_failure(failure, self._resources)
+            await self._update(status="failed", metadata={**known, "error": error})
+        except InvalidValue as refusal:
+            logger.warning("The failure of rollout %s is written without words: %s", self._rollout.rollout_id, refusal)
             await self._update(status="failed", metadata={**known, "error": {"type": type(failure).__name__}})
 
     async def _update(self, **changes: Any) -> None:
@@ -188,7 +194,7 @@ class AttemptRun:
         try:
             await retrying(lambda: self._store.update_attempt(rollout_id, attempt_id, **changes), what="write a status")
         except LeaseLost as error:
-            logger.warning("Rollout %s went on without this attempt: %s", rollout_id, error)
+            logger.warning("The attempt of rollout %s had ended already: %s", rollout_id, error)
 
 
 async def _caught(work: Awaitable[None]) -> BaseException | None:

@@ -27,8 +27,6 @@ async def cancelled_by(event: ExecutionEvent | None) -> AsyncGenerator[None]:
         RolloutCancelled: The event was set, whatever error the block made of that.
         CancelledError: The task was cancelled, even if the block swallowed that.
     """
-    if event is not None and event.is_set():
-        raise RolloutCancelled("the stop event was set before the agent started")
     task = asyncio.current_task()
     assert task is not None
     cancellations, fired = task.cancelling(), asyncio.Event()
@@ -46,7 +44,7 @@ async def cancelled_by(event: ExecutionEvent | None) -> AsyncGenerator[None]:
     if task.cancelling() > cancellations:
         raise failure or asyncio.CancelledError("the task was cancelled and the agent went on")
     if fired.is_set():
-        raise RolloutCancelled("the stop event was set while the agent ran") from failure
+        raise RolloutCancelled("the stop event was set before the agent ended") from failure
     if failure is not None:
         raise failure
 

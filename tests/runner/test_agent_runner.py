@@ -532,13 +532,90 @@ async def test_the_event_cancels_a_step(store: InMemoryLightningStore, agent: An
     assert task.cancelling() == 0
 
 
+class Hanging(Hook):
+    """Hangs in one of its methods until it is cancelled."""
+
+    def __init__(self, where: str) -> None:
+        self.hanging = asyncio.Event()
+
+        async def hang(**details: Any) -> None:
+            self.hanging.set()
+            await asyncio.Event().wait()
+
+        setattr(self, where, hang)
+
+
+@pytest.mark.parametrize("where", ["on_rollout_start", "on_trace_start"])
+async def test_the_event_interrupts_hooks_too(store: InMemoryLightningStore, where: str) -> None:
+    hook, event = Hanging(where), ThreadingEvent()
+    task = asyncio.create_task(step(store, returning(1.0), hooks=[hook], event=event))
+    await hook.hanging.wait()
+    event.set()
+    with pytest.raises(RolloutCancelled):
+        await task
+    assert (await latest_attempt(store)).status == "failed"
+
+
+async def test_the_event_interrupts_a_hung_read_of_resources(
+    store: InMemoryLightningStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    event = ThreadingEvent()
+
+    async def hang() -> None:
+        event.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(store, "get_latest_resources", hang)
+    with pytest.raises(RolloutCancelled):
+        await step(store, returning(1.0), event=event)
+    assert (await latest_attempt(store)).status == "failed"
+
+
+async def test_a_trace_that_is_cancelled_while_it_starts_is_ended(store: InMemoryLightningStore) -> None:
+    recorder, hook = Recorder(), Hanging("on_trace_start")
+    task = asyncio.create_task(step(store, returning(1.0), hooks=[recorder, hook]))
+    await hook.hanging.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert recorder.calls == PAIRED
+    assert [span.name for span in recorder.spans] == ["agentlightning.exception"]
+
+
+@pytest.mark.parametrize("committed", [False, True])
+async def test_a_step_cancelled_while_its_success_is_written_has_failed_unless_that_is_committed(
+    store: InMemoryLightningStore, monkeypatch: pytest.MonkeyPatch, committed: bool
+) -> None:
+    update, writing = store.update_attempt, asyncio.Event()
+
+    async def hang_at_success(*args: Any, **changes: Any) -> Attempt:
+        if changes["status"] == "succeeded":
+            if committed:
+                await update(*args, **changes)
+            writing.set()
+            await asyncio.Event().wait()
+        return await update(*args, **changes)
+
+    monkeypatch.setattr(store, "update_attempt", hang_at_success)
+    task = asyncio.create_task(step(store, returning(1.0)))
+    await writing.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (await latest_attempt(store)).status == ("succeeded" if committed else "failed")
+
+
 async def test_an_event_that_is_set_or_never_set(store: InMemoryLightningStore) -> None:
     event = ThreadingEvent()
     completed = await step(store, returning(1.0), event=event)
     assert completed.status == "succeeded"
     event.set()
-    with pytest.raises(RolloutCancelled, match="before the agent started"):
-        await step(store, returning(1.0), event=event)
+    ran: list[str] = []
+    recorder = Recorder()
+    with pytest.raises(RolloutCancelled):
+        await step(store, rollout(lambda task: ran.append(task)), hooks=[recorder], event=event)
+    assert ran == []
+    assert recorder.calls == PAIRED
 
 
 async def test_the_status_is_written_even_if_the_store_is_slow_and_the_step_cancelled_again(
@@ -632,7 +709,7 @@ async def test_a_lost_lease_is_told_and_overwrites_nothing(
 
     await step(store, rollout(agent))
     assert (await latest_attempt(store)).status == "timeout"
-    assert "went on without this attempt" in caplog.text
+    assert "had ended already" in caplog.text
 
 
 # -- iter --------------------------------------------------------------------------------------------------------------
