@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import Final, Protocol, runtime_checkable
+
+POLL_SECONDS: Final = 0.1
+"""How late a flag that cannot call back is seen to be up."""
 
 
 class StopFlag(Protocol):
@@ -12,10 +15,6 @@ class StopFlag(Protocol):
 
     def is_set(self) -> bool:
         """Whether the flag is up."""
-        ...
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Block until the flag is up or the time is over."""
         ...
 
 
@@ -29,18 +28,18 @@ class Subscribable(Protocol):
 
 
 async def wait_for_flag(flag: StopFlag) -> None:
-    """Return when the flag is up; cancelling the wait leaves nothing behind.
-
-    A flag that cannot call back (one shared between processes, say) is watched by a thread in slices of 0.2 s.
-    """
+    """Return when the flag is up; cancelling the wait leaves nothing behind."""
     if not isinstance(flag, Subscribable):
-        while not await asyncio.to_thread(flag.wait, 0.2):
-            pass
+        # Polled, as such a flag (one shared between processes, say) offers nothing else but to block a thread: each
+        # waiter would take one from the executor that agents use.
+        while not flag.is_set():  # noqa: ASYNC110  # see above
+            await asyncio.sleep(POLL_SECONDS)
         return
     loop = asyncio.get_running_loop()
     up = asyncio.Event()
     unsubscribe = flag.subscribe(lambda: loop.call_soon_threadsafe(up.set))
     try:
-        await up.wait()
+        if not flag.is_set():
+            await up.wait()
     finally:
         unsubscribe()
