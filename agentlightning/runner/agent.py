@@ -217,8 +217,8 @@ class LitAgentRunner(Runner[T_task]):
     async def _run_one(self, rollout: AttemptedRollout) -> None:
         try:
             await AttemptRun(self, rollout, self._hooks, None).run()
-        except Exception:
-            # The attempt is recorded as failed; the queue goes on.
+        except (Exception, SystemExit):
+            # The attempt is recorded as failed; the queue goes on. An agent that calls sys.exit() ends only itself.
             logger.exception("%s: rollout %s failed", self.get_worker_id(), rollout.rollout_id)
 
     @asynccontextmanager

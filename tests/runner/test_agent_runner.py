@@ -727,15 +727,20 @@ async def test_iter_runs_the_queue_in_order_up_to_the_limit(store: InMemoryLight
     assert len(await store.query_rollouts(status_in=["queuing"])) == 1
 
 
-async def test_iter_goes_on_after_failures(store: InMemoryLightningStore) -> None:
-    def agent(task: int) -> float:
+@pytest.mark.parametrize("error", [KeyError("x"), SystemExit(3)])
+async def test_iter_goes_on_after_failures(store: InMemoryLightningStore, error: BaseException) -> None:
+    both_run = asyncio.Event()
+
+    async def agent(task: int) -> float:
         if task == 0:
-            raise KeyError("x")
+            await both_run.wait()
+            raise error
+        both_run.set()
         return 1.0
 
     for task in range(2):
         await store.enqueue_rollout(task)
-    runner = make(max_rollouts=2)
+    runner = make(max_rollouts=2, max_concurrency=2)
     with runner.run_context(agent=rollout(agent), store=store):
         await runner.iter()
     assert [item.status for item in await store.query_rollouts(sort_by="start_time")] == ["failed", "succeeded"]
