@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
+from opentelemetry.instrumentation.threading import ThreadingInstrumentor
 
 from agentlightning.types import Span
 
@@ -131,3 +132,10 @@ def active_trace(context: Context | None = None) -> ActiveTrace | None:
     """Return the trace of a context, by default the current one."""
     trace = otel_context.get_value(TRACE_KEY, context)
     return trace if isinstance(trace, ActiveTrace) else None
+
+
+def follow_into_threads() -> None:
+    """Make threads and executors start in the context of their starter; once is enough for the whole process."""
+    instrumentor = ThreadingInstrumentor()
+    if not instrumentor.is_instrumented_by_opentelemetry:
+        instrumentor.instrument()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from opentelemetry import context as otel_context
 
 from agentlightning.errors import ConfigurationError
-from agentlightning.tracer.active import LAST_TRACE, TRACE_KEY, ActiveTrace, active_trace
+from agentlightning.tracer.active import LAST_TRACE, TRACE_KEY, ActiveTrace, active_trace, follow_into_threads
 from agentlightning.tracer.writer import SpanWriter
 from agentlightning.types import (
     Attributes,
@@ -78,6 +78,7 @@ class Tracer(ParallelWorkerBase):
             warnings.warn("pass the store to init_worker, not to trace_context", DeprecationWarning, stacklevel=3)
         writer = self._writer_for(store or self._store, rollout_id, attempt_id)
         trace = ActiveTrace(self, rollout_id, attempt_id, writer)
+        follow_into_threads()
         LAST_TRACE.set(trace)
         context = otel_context.set_value(_TRACER_KEY, self, otel_context.set_value(TRACE_KEY, trace))
         token = otel_context.attach(context)

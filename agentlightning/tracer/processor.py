@@ -11,7 +11,6 @@ from typing import Final
 
 from opentelemetry import trace as otel
 from opentelemetry.context import Context
-from opentelemetry.instrumentation.threading import ThreadingInstrumentor
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, Span as SdkSpan, SpanLimits, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
@@ -90,8 +89,7 @@ def install() -> tuple[TraceProcessor, otel.Tracer]:
 
     Done once a process, as OpenTelemetry has one global provider. Ours becomes the global one when there is none;
     else our processor joins the one that is there, so that agents' own spans are captured. Our own spans always come
-    from our provider: a sampler or an attribute limit of somebody else's must not lose a reward or a prompt. The
-    active trace follows into threads and executors.
+    from our provider: a sampler or an attribute limit of somebody else's must not lose a reward or a prompt.
 
     Raises:
         ConfigurationError: The environment switches OpenTelemetry off.
@@ -103,7 +101,6 @@ def install() -> tuple[TraceProcessor, otel.Tracer]:
     tracer = provider.get_tracer("agentlightning")
     if isinstance(tracer, otel.NoOpTracer):
         raise ConfigurationError("OTEL_SDK_DISABLED is set, so nothing can be traced: unset it, or use DummyTracer")
-    _instrument_threads()
     present = otel.get_tracer_provider()
     if isinstance(present, otel.ProxyTracerProvider):
         otel.set_tracer_provider(provider)
@@ -115,9 +112,3 @@ def install() -> tuple[TraceProcessor, otel.Tracer]:
             type(present).__name__,
         )
     return processor, tracer
-
-
-def _instrument_threads() -> None:
-    instrumentor = ThreadingInstrumentor()
-    if not instrumentor.is_instrumented_by_opentelemetry:
-        instrumentor.instrument()

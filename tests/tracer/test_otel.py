@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -246,6 +248,30 @@ async def test_one_refused_trace_fails_no_other(store: InMemoryLightningStore) -
     assert known is None
     assert isinstance(unknown, NotFound)
     assert messages(await stored(store, rollout)) == ["text"]
+
+
+def test_a_dummy_tracer_alone_follows_its_traces_into_threads() -> None:
+    program = """if True:
+        import asyncio, threading
+        from concurrent.futures import ThreadPoolExecutor
+        from agentlightning.emitter import emit_message
+        from agentlightning.tracer import DummyTracer
+
+        async def main():
+            tracer = DummyTracer()
+            async with tracer.trace_context("local"):
+                thread = threading.Thread(target=emit_message, args=("thread",))
+                thread.start()
+                thread.join()
+                with ThreadPoolExecutor() as pool:
+                    pool.submit(emit_message, "pool").result()
+            print(len(tracer.get_last_trace()))
+
+        asyncio.run(main())
+    """
+    # In a process of its own: elsewhere an OtelTracer may have been there before.
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.stdout, ended.stderr) == ("2\n", "")
 
 
 @pytest.mark.parametrize("kind", [OtelTracer, DummyTracer])
