@@ -59,6 +59,7 @@ class Batch:
         _accept(self.rows, self._sampling, logits_B1V[:, -1], version)
         self.drop_done()
 
+    @torch.inference_mode()
     def drop_done(self) -> None:
         """Let rows leave that are complete, failed or cancelled."""
         # From the end, so that the last row, which takes the place of one that leaves, is known to stay.

@@ -209,6 +209,19 @@ async def test_cancelling_the_caller_removes_the_row(model: PreTrainedModel) -> 
         assert len((await engine.generate([5], SamplingParams(max_tokens=2))).token_ids) == 2
 
 
+async def test_callers_that_cancel_at_any_moment_leave_the_other_rows_right(model: PreTrainedModel) -> None:
+    asked = prompts(24, longest=8)
+    with Engine(model) as engine:
+        tasks = [asyncio.create_task(engine.generate(prompt, SamplingParams(max_tokens=40))) for prompt in asked]
+        for number, task in enumerate(tasks[:20]):
+            await until(lambda number=number: engine.stats().decode_steps > number)
+            task.cancel()
+        stayed = await asyncio.gather(*tasks[20:])
+    for prompt, completion in zip(asked[20:], stayed, strict=True):
+        assert len(completion.token_ids) == 40
+        assert_logprobs(model, prompt, completion, 1.0)
+
+
 async def test_new_weights_take_effect_between_steps(model: PreTrainedModel, make_model: MakeModel) -> None:
     other = make_model(1)
     steps = Steps(model)
@@ -308,6 +321,47 @@ async def test_a_fault_of_the_model_ends_its_requests_and_not_the_engine(model: 
         assert [str(result) for result in results] == ["the model failed: RuntimeError: out of memory"] * 3
         assert all(isinstance(result, ModelError) for result in results)
         assert len((await engine.generate([5], SamplingParams(max_tokens=2))).token_ids) == 2
+
+
+async def test_weights_that_are_not_finite_fail_requests_until_sound_ones_come(
+    model: PreTrainedModel, make_model: MakeModel
+) -> None:
+    sound = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    broken = {name: torch.full_like(tensor, torch.nan) for name, tensor in sound.items()}
+    asked = [[5] * 40, [6] * 30, [7, 8]]
+    params = SamplingParams(max_tokens=50)
+    with Engine(model) as engine:
+        for version, weights in enumerate([broken, sound]):
+            early = [asyncio.create_task(engine.generate(prompt, params)) for prompt in asked]
+            await until(lambda: engine.stats().running == 3 or early[0].done())
+            await engine.update_weights(weights, version)
+            results = await asyncio.gather(
+                *early, *(engine.generate(each, params) for each in asked), return_exceptions=True
+            )
+            if weights is broken:
+                assert all(isinstance(result, ModelError) and "not finite" in str(result) for result in results)
+        answers = await asyncio.gather(*(engine.generate(prompt, params) for prompt in reversed(asked)))
+    for prompt, completion in zip(reversed(asked), answers, strict=True):
+        assert_logprobs(make_model(0), prompt, completion, 1.0)
+
+
+@pytest.mark.parametrize("params", [{}, {"temperature": 0}, {"top_k": 3, "top_p": 0.5}])
+async def test_a_row_without_finite_logits_fails_alone(
+    model: PreTrainedModel, make_model: MakeModel, params: dict[str, Any]
+) -> None:
+    def spoil(_: object, args: tuple[torch.Tensor], output_BLH: torch.Tensor) -> torch.Tensor:
+        return output_BLH.masked_fill((args[0] == 7)[..., None], torch.nan)
+
+    model.get_input_embeddings().register_forward_hook(spoil)
+    with Engine(model) as engine:
+        asked = [[7], [5], [3, 7, 4, 4, 4, 4], [5, 6]]
+        how = SamplingParams(max_tokens=6, seed=1, **params)
+        results = await asyncio.gather(*(engine.generate(each, how) for each in asked), return_exceptions=True)
+    plain = Engine(make_model(0))
+    with plain:
+        expected = [await plain.generate(prompt, how) for prompt in asked[1::2]]
+    assert [type(result) for result in results[::2]] == [ModelError] * 2
+    assert [result.token_ids for result in results[1::2]] == [each.token_ids for each in expected]
 
 
 async def test_stopping_fails_what_is_pending(model: PreTrainedModel) -> None:
