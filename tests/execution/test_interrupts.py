@@ -7,7 +7,7 @@ from typing import cast
 
 import pytest
 
-from agentlightning.execution import ExecutionEvent, SharedMemoryExecutionStrategy
+from agentlightning.execution import ExecutionEvent, SharedMemoryExecutionStrategy, interrupts
 from agentlightning.store import LightningStore
 
 STORE = cast("LightningStore", object())
@@ -41,7 +41,8 @@ def test_second_interrupt_ends_a_wait_of_the_clean_up_and_no_more() -> None:
     assert log == ["not torn apart", "cleaned up"]
 
 
-def test_second_interrupt_ends_synchronous_code_that_holds_the_loop() -> None:
+def test_later_interrupt_ends_synchronous_code_that_holds_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interrupts, "_LOOP_SECONDS", 0.0)
     log: list[str] = []
 
     async def algorithm(store: LightningStore, event: ExecutionEvent) -> None:
@@ -53,6 +54,20 @@ def test_second_interrupt_ends_synchronous_code_that_holds_the_loop() -> None:
     with pytest.raises(KeyboardInterrupt):
         SharedMemoryExecutionStrategy().execute(algorithm, forever, STORE)
     assert log == ["still here"]
+
+
+def test_two_interrupts_at_once_are_one() -> None:
+    log: list[str] = []
+
+    async def algorithm(store: LightningStore, event: ExecutionEvent) -> None:
+        press_ctrl_c()
+        press_ctrl_c()
+        log.append("not torn apart")
+        await forever()
+
+    with pytest.raises(KeyboardInterrupt):
+        SharedMemoryExecutionStrategy().execute(algorithm, forever, STORE)
+    assert log == ["not torn apart"]
 
 
 def test_interrupt_is_raised_though_the_algorithm_went_on_to_its_end() -> None:
