@@ -50,6 +50,8 @@ class Batcher(Generic[T]):
         Raises:
             RuntimeError: The event loop is closed, so nobody will ever send the item.
         """
+        if self._loop.is_closed():
+            raise RuntimeError("the event loop of the batcher is closed")
         with self._lock:
             self._items.append(item)
             self._accepted += 1

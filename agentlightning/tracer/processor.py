@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import threading
+import weakref
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Final
@@ -65,7 +66,10 @@ class TraceProcessor(SpanProcessor):
         if trace is None:
             return
         context = span.get_span_context()
-        self._records[context.trace_id, context.span_id] = trace.start()
+        key = context.trace_id, context.span_id
+        self._records[key] = trace.start()
+        # A span that never ends takes its record along when it goes.
+        weakref.finalize(span, self._records.pop, key, None).atexit = False
 
     def on_end(self, span: ReadableSpan) -> None:
         """Give the span to its trace."""

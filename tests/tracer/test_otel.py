@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -22,6 +24,8 @@ from agentlightning.tracer import (
     get_active_tracer,
     set_active_tracer,
 )
+from agentlightning.tracer.active import active_trace
+from agentlightning.tracer.batcher import Batcher
 from agentlightning.tracer.processor import install
 from agentlightning.types import AttemptedRollout, Span, TraceStatus
 
@@ -178,6 +182,39 @@ async def test_a_span_without_context_goes_to_the_only_open_trace_or_is_counted_
             assert tracer.get_last_trace() == []
     outside()
     assert processor.dropped == dropped + 2
+
+
+def test_a_span_that_never_ends_keeps_no_trace_alive() -> None:
+    tracer, opened = make(OtelTracer, None), []
+
+    async def run() -> None:
+        async with tracer.trace_context("forgetful"):
+            otel.get_tracer("a library").start_span("never ended")
+            trace = active_trace()
+            assert trace is not None
+            opened.append(weakref.ref(trace))
+
+    asyncio.run(run())
+    gc.collect()
+    assert opened[0]() is None
+
+
+async def test_every_span_after_the_end_of_the_loop_is_refused() -> None:
+    def use_a_loop_that_ends() -> Batcher[int]:
+        async def make_batcher() -> Batcher[int]:
+            batcher = Batcher[int](asyncio.get_running_loop(), send, 1000.0)
+            batcher.put(0)  # still waiting for company when the loop ends
+            return batcher
+
+        return asyncio.run(make_batcher())
+
+    async def send(items: list[int]) -> None:
+        raise AssertionError("nobody sends any more")
+
+    batcher = await asyncio.to_thread(use_a_loop_that_ends)
+    for item in range(3):
+        with pytest.raises(RuntimeError, match="closed"):
+            batcher.put(item)
 
 
 async def test_ending_a_span_never_waits_for_the_store() -> None:
