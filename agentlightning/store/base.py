@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import Any, Final, Literal, TypedDict
 
 from opentelemetry.sdk.trace import ReadableSpan
+from pydantic import ValidationError
 
+from agentlightning.errors import InvalidValue
 from agentlightning.store.operations import Operation, operation, operations_of
 from agentlightning.types import (
     Attempt,
@@ -353,10 +355,17 @@ class LightningStore:
         config: RolloutConfig | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> Rollout:
-        """Append one rollout to the queue."""
-        request = EnqueueRolloutRequest(
-            input=input, mode=mode, resources_id=resources_id, config=config, metadata=metadata
-        )
+        """Append one rollout to the queue.
+
+        Raises:
+            InvalidValue: A value that cannot be kept.
+        """
+        try:
+            request = EnqueueRolloutRequest(
+                input=input, mode=mode, resources_id=resources_id, config=config, metadata=metadata
+            )
+        except ValidationError as error:
+            raise InvalidValue(f"the rollout cannot be enqueued: {error}") from error
         return (await self.enqueue_many_rollouts([request]))[0]
 
     async def dequeue_rollout(self, worker_id: str | None = None, *, wait: float = 0.0) -> AttemptedRollout | None:

@@ -8,6 +8,7 @@ from agentlightning._internal.ids import generate_id
 from agentlightning.errors import InvalidValue, LeaseLost, NotFound
 from agentlightning.store.base import UNSET
 from agentlightning.store.sql import workers
+from agentlightning.store.sql.checks import check_optional_text, check_optional_time
 from agentlightning.store.sql.claims import Claim
 from agentlightning.store.sql.codec import (
     ATTEMPT_FIELDS,
@@ -129,8 +130,10 @@ def encode_changes(
     """
     changes: dict[str, Value] = {}
     if worker_id is not UNSET:
+        check_optional_text(worker_id, "worker_id")
         changes["worker_id"] = worker_id
     if last_heartbeat_time is not UNSET:
+        check_optional_time(last_heartbeat_time, "last_heartbeat_time")
         changes["last_heartbeat_time"] = last_heartbeat_time
     if metadata is not UNSET:
         changes["metadata"] = encode_mapping(metadata, "metadata")

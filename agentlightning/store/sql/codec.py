@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel
-from pydantic_core import PydanticSerializationError, from_json, to_json
+from pydantic_core import from_json, to_json
 
 from agentlightning.errors import InvalidValue
 from agentlightning.store.sql.transaction import Row
@@ -17,16 +17,38 @@ from agentlightning.types import Attempt, AttemptedRollout, Rollout, RolloutConf
 
 M = TypeVar("M", bound=BaseModel)
 
+_SURELY_READABLE: Final = 400
+"""Bytes: shorter JSON is neither nested too deeply for its reader (200 levels) nor holds too long a number."""
+
 
 def encode(value: Any, path: str) -> bytes:
     """Return a value as JSON; `path` names it in the error.
 
     Raises:
+        InvalidValue: The value has no JSON form, or one that could not be read back.
+    """
+    try:
+        body = to_json(value)
+        if len(body) > _SURELY_READABLE:
+            from_json(body)
+    except ValueError as error:  # pydantic's own errors are some
+        raise InvalidValue(f"{path} has no JSON form: {error}") from error
+    return body
+
+
+def encode_input(value: Any, path: str) -> bytes:
+    """Return what `normalize_task_input` makes of a value as JSON.
+
+    Raises:
         InvalidValue: The value has no JSON form.
     """
     try:
-        return to_json(value)
-    except (PydanticSerializationError, ValueError) as error:
+        return encode(normalize_task_input(value, path), path)
+    except RecursionError as error:
+        raise InvalidValue(f"{path} holds itself or is nested too deeply: flatten it") from error
+    except InvalidValue:
+        raise
+    except ValueError as error:  # a pydantic model in it without a JSON form says so in its own words
         raise InvalidValue(f"{path} has no JSON form: {error}") from error
 
 
@@ -40,7 +62,7 @@ def encode_mapping(value: dict[str, Any] | None, path: str) -> bytes | None:
         return None
     if not isinstance(value, dict):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers without a type checker
         raise InvalidValue(f"{path} is a {type(value).__name__}: make it a dict")
-    return encode(normalize_task_input(value, path), path)
+    return encode_input(value, path)
 
 
 def decode(body: bytes | None) -> Any:

@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic_core import to_json
 
 from agentlightning.errors import InvalidValue
+from agentlightning.store.sql.checks import check_integer, check_optional_text, check_texts
 from agentlightning.store.sql.transaction import Row, Transaction, Value
 
 
@@ -26,18 +27,21 @@ class Conditions:
 
     def exact(self, column: str, value: str | None) -> None:
         """The column equals the value."""
+        check_optional_text(value, column)
         if value is not None:
             self.clauses.append(f"{column} = ?")
             self.params.append(value)
 
     def contains(self, column: str, value: str | None) -> None:
         """The column holds the value as a substring; case counts."""
+        check_optional_text(value, column)
         if value is not None:
             self.clauses.append(f"instr({column}, ?) > 0")
             self.params.append(value)
 
     def within(self, column: str, values: Sequence[str] | None) -> None:
         """The column equals one of the values; no values match nothing."""
+        check_texts(values or (), column)
         if values is not None and len(values) == 1:
             self.exact(column, values[0])
         elif values is not None:
@@ -66,6 +70,9 @@ class Paging:
     def __post_init__(self) -> None:
         if self.sort_order not in ("asc", "desc"):
             raise InvalidValue(f"sort_order is {self.sort_order!r}: use 'asc' or 'desc'")
+        check_optional_text(self.sort_by, "sort_by")
+        check_integer(self.limit, "limit")
+        check_integer(self.offset, "offset")
         if self.limit < -1 or self.offset < 0:
             raise InvalidValue(f"limit is {self.limit} and offset {self.offset}: use -1 or more, and 0 or more")
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from pydantic import TypeAdapter, ValidationError
-from pydantic_core import PydanticSerializationError
+from pydantic import TypeAdapter
 
 from agentlightning._internal.ids import generate_id
 from agentlightning.errors import InvalidValue
@@ -23,12 +22,14 @@ def encode_resources(resources: NamedResources) -> bytes:
     """Check resources and return them as JSON.
 
     Raises:
-        InvalidValue: They are not resources by name.
+        InvalidValue: They are not resources by name, or could not be read back.
     """
     try:
-        return _RESOURCES.dump_json(_RESOURCES.validate_python(resources))
-    except (ValidationError, PydanticSerializationError) as error:
+        body = _RESOURCES.dump_json(_RESOURCES.validate_python(resources))
+        _RESOURCES.validate_json(body)
+    except ValueError as error:  # pydantic's own errors are some
         raise InvalidValue(f"resources cannot be kept: {error}") from error
+    return body
 
 
 async def latest_resources_id(tx: Transaction) -> str | None:

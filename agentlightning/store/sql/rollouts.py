@@ -10,12 +10,13 @@ from agentlightning._internal.ids import generate_id
 from agentlightning.errors import InvalidValue, NotFound
 from agentlightning.store.base import UNSET
 from agentlightning.store.sql import attempts
+from agentlightning.store.sql.checks import check_optional_text
 from agentlightning.store.sql.claims import Claim
 from agentlightning.store.sql.codec import (
     ATTEMPT_FIELDS,
     ROLLOUT_FIELDS,
     columns,
-    encode,
+    encode_input,
     encode_mapping,
     rollout_of,
     rollout_with_attempt_of,
@@ -32,7 +33,6 @@ from agentlightning.types import (
     RolloutMode,
     RolloutStatus,
     TaskInput,
-    normalize_task_input,
 )
 from agentlightning.types.lifecycle import FINISHED, ROLLOUT_STATUSES, rollout_event_setting
 
@@ -78,11 +78,12 @@ def encode_task(
     Raises:
         InvalidValue: A value that cannot be kept.
     """
+    check_optional_text(resources_id, "resources_id")
     return Task(
-        input=_encode_input(input),
+        input=encode_input(input, "input"),
         mode=_checked_mode(mode),
         resources_id=resources_id,
-        config=(config or RolloutConfig()).model_dump_json().encode(),
+        config=_encode_config(RolloutConfig() if config is None else config),
         metadata=encode_mapping(metadata or {}, "metadata"),
     )
 
@@ -142,15 +143,14 @@ def encode_changes(
     """
     changes: dict[str, Value] = {}
     if input is not UNSET:
-        changes["input"] = _encode_input(input)
+        changes["input"] = encode_input(input, "input")
     if mode is not UNSET:
         changes["mode"] = _checked_mode(mode)
     if resources_id is not UNSET:
+        check_optional_text(resources_id, "resources_id")
         changes["resources_id"] = resources_id
     if config is not UNSET:
-        if not isinstance(config, RolloutConfig):  # pyright: ignore[reportUnnecessaryIsInstance]  # may be None at run time
-            raise InvalidValue(f"config is {config!r}: pass a RolloutConfig, or leave it out to keep it")
-        changes["config"] = config.model_dump_json().encode()
+        changes["config"] = _encode_config(config)
     if metadata is not UNSET:
         changes["metadata"] = encode_mapping(metadata, "metadata")
     return changes
@@ -206,8 +206,10 @@ def _new_row(task: Task, latest_resources_id: str | None, status: RolloutStatus,
     )
 
 
-def _encode_input(input: TaskInput) -> bytes:
-    return encode(normalize_task_input(input), "input")
+def _encode_config(config: RolloutConfig) -> bytes:
+    if not isinstance(config, RolloutConfig):  # pyright: ignore[reportUnnecessaryIsInstance]  # may be None at run time
+        raise InvalidValue(f"config is a {type(config).__name__}: pass a RolloutConfig, or leave it out")
+    return config.model_dump_json().encode()
 
 
 def _checked_mode(mode: RolloutMode | None) -> RolloutMode | None:

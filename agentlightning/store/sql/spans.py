@@ -11,6 +11,7 @@ from pydantic_core import from_json
 
 from agentlightning.errors import NotFound
 from agentlightning.store.sql.attempts import existing_attempt
+from agentlightning.store.sql.checks import check_integer, check_optional_time
 from agentlightning.store.sql.codec import construct, encode
 from agentlightning.store.sql.filters import Conditions, Paging, fetch_page, time_key
 from agentlightning.store.sql.moves import AttemptState, RolloutState, follow_latest_attempt, move_attempt
@@ -50,8 +51,13 @@ def encode_span(span: Span) -> EncodedSpan:
     """Encode a span for its row.
 
     Raises:
-        InvalidValue: An attribute has no JSON form.
+        InvalidValue: An attribute has no JSON form, or a number is out of range.
     """
+    check_integer(span.sequence_id, "sequence_id")
+    check_optional_time(span.start_time, "start_time")
+    check_optional_time(span.end_time, "end_time")
+    start_time_ns = _start_time_ns(span)
+    check_integer(start_time_ns, "start_time")
     # The plain dict, not the model: its serializer would try each type of each attribute in turn.
     body = encode(span.__dict__ | (span.__pydantic_extra__ or {}), f"span {span.span_id}")
     columns = (
@@ -59,7 +65,7 @@ def encode_span(span: Span) -> EncodedSpan:
         span.attempt_id,
         span.span_id,
         span.sequence_id,
-        _start_time_ns(span),
+        start_time_ns,
         span.end_time,
         span.trace_id,
         span.parent_id,

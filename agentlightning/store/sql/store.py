@@ -18,6 +18,7 @@ from agentlightning.store.sql import (
     statistics,
     workers,
 )
+from agentlightning.store.sql.checks import check_integer, check_optional_text, check_text, check_texts
 from agentlightning.store.sql.claims import Claim, undo_claims
 from agentlightning.store.sql.filters import Conditions, Paging
 from agentlightning.store.sql.transaction import Transaction
@@ -85,6 +86,7 @@ class SqlLightningStore(LightningStore, ABC):
         worker_id: str | None = None,
     ) -> AttemptedRollout:
         """See `LightningStore.start_rollout`."""
+        check_optional_text(worker_id, "worker_id")
         task = tasks.encode_task(input, mode, resources_id, config, metadata)
         return await self._claim(lambda tx: tasks.start_rollout(tx, task, worker_id))
 
@@ -97,6 +99,8 @@ class SqlLightningStore(LightningStore, ABC):
         self, *, limit: int = 1, worker_id: str | None = None, wait: float = 0.0
     ) -> Sequence[AttemptedRollout]:
         """See `LightningStore.dequeue_many_rollouts`."""
+        check_integer(limit, "limit")
+        check_optional_text(worker_id, "worker_id")
         if limit <= 0:
             return []
         if wait <= 0:
@@ -116,6 +120,8 @@ class SqlLightningStore(LightningStore, ABC):
 
     async def start_attempt(self, rollout_id: str, worker_id: str | None = None) -> AttemptedRollout:
         """See `LightningStore.start_attempt`."""
+        check_text(rollout_id, "rollout_id")
+        check_optional_text(worker_id, "worker_id")
         return await self._claim(lambda tx: attempts.start_attempt(tx, rollout_id, worker_id))
 
     async def _claim(self, operation: Callable[[Transaction], Coroutine[Any, Any, Claim]]) -> AttemptedRollout:
@@ -130,10 +136,12 @@ class SqlLightningStore(LightningStore, ABC):
     async def get_many_span_sequence_ids(self, rollout_attempt_ids: Sequence[tuple[str, str]]) -> Sequence[int]:
         """See `LightningStore.get_many_span_sequence_ids`."""
         rollout_ids = [rollout_id for rollout_id, _ in rollout_attempt_ids]
+        check_texts(rollout_ids, "rollout_id")
         return await self.write(lambda tx: traces.get_many_span_sequence_ids(tx, rollout_ids)) if rollout_ids else []
 
     async def wait_for_rollouts(self, *, rollout_ids: list[str], timeout: float | None = None) -> list[Rollout]:
         """See `LightningStore.wait_for_rollouts`."""
+        check_texts(rollout_ids, "rollout_ids")
         deadline = None if timeout is None else asyncio.get_running_loop().time() + timeout
         time_is_up = timeout is not None and timeout <= 0
         with self._signals.watch_rollouts(rollout_ids) as watch:
@@ -179,6 +187,7 @@ class SqlLightningStore(LightningStore, ABC):
         metadata: dict[str, Any] | None = UNSET,
     ) -> Rollout:
         """See `LightningStore.update_rollout`."""
+        check_text(rollout_id, "rollout_id")
         tasks.check_rollout_status(status)
         changes = tasks.encode_changes(input, mode, resources_id, config, metadata)
         return await self.write(lambda tx: tasks.update_rollout(tx, rollout_id, status, changes))
@@ -193,6 +202,7 @@ class SqlLightningStore(LightningStore, ABC):
         offset: int = 0,
     ) -> PaginatedResult[Attempt]:
         """See `LightningStore.query_attempts`."""
+        check_text(rollout_id, "rollout_id")
         paging = Paging(sort_by, sort_order, limit, offset)
         return await self.read(lambda tx: attempts.query_attempts(tx, rollout_id, paging))
 
@@ -206,6 +216,8 @@ class SqlLightningStore(LightningStore, ABC):
         metadata: dict[str, Any] | None = UNSET,
     ) -> Attempt:
         """See `LightningStore.update_attempt`."""
+        check_text(rollout_id, "rollout_id")
+        check_text(attempt_id, "attempt_id")
         attempts.check_attempt_status(status)
         changes = attempts.encode_changes(worker_id, last_heartbeat_time, metadata)
         return await self.write(lambda tx: attempts.update_attempt(tx, rollout_id, attempt_id, status, changes))
@@ -230,6 +242,8 @@ class SqlLightningStore(LightningStore, ABC):
         sort_order: Literal["asc", "desc"] = "asc",
     ) -> PaginatedResult[Span]:
         """See `LightningStore.query_spans`."""
+        check_text(rollout_id, "rollout_id")
+        check_optional_text(attempt_id, "attempt_id")
         conditions = Conditions(filter_logic)
         for column, exact, contained in (
             ("trace_id", trace_id, trace_id_contains),
@@ -270,6 +284,7 @@ class SqlLightningStore(LightningStore, ABC):
 
     async def update_resources(self, resources_id: str, resources: NamedResources) -> ResourcesUpdate:
         """See `LightningStore.update_resources`."""
+        check_text(resources_id, "resources_id")
         body = resource_sets.encode_resources(resources)
         return await self.write(lambda tx: resource_sets.write_resources(tx, resources_id, body))
 
@@ -293,9 +308,11 @@ class SqlLightningStore(LightningStore, ABC):
 
     async def get_worker_by_id(self, worker_id: str) -> Worker | None:
         """See `LightningStore.get_worker_by_id`."""
+        check_text(worker_id, "worker_id")
         return await self.read(lambda tx: workers.get_worker(tx, worker_id))
 
     async def update_worker(self, worker_id: str, heartbeat_stats: dict[str, Any] = UNSET) -> Worker:
         """See `LightningStore.update_worker`."""
+        check_text(worker_id, "worker_id")
         stats = None if heartbeat_stats is UNSET else workers.encode_stats(heartbeat_stats)
         return await self.write(lambda tx: workers.heartbeat(tx, worker_id, stats))

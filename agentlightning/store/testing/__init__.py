@@ -13,6 +13,7 @@ from agentlightning.store.testing import (
     attempts,
     lifetime,
     queries,
+    refusals,
     resources,
     rollouts,
     spans,
@@ -23,7 +24,7 @@ from agentlightning.store.testing.suite import Law, laws_of
 
 CONFORMANCE: tuple[Law, ...] = tuple(
     law
-    for module in (rollouts, attempts, spans, queries, resources, workers, waiting, lifetime)
+    for module in (rollouts, attempts, spans, queries, resources, workers, waiting, refusals, lifetime)
     for law in laws_of(module)
 )
 """Every law, each to be run on an empty store of its own."""

@@ -1,0 +1,51 @@
+"""Values from callers that no type checker saw; each refusal is an `InvalidValue` that names the field."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import Any, Final
+
+from agentlightning.errors import InvalidValue
+
+_LARGEST_COUNT: Final = 2**63 - 1
+
+
+def check_text(value: Any, name: str) -> None:
+    """Refuse what is no string, or has no UTF-8 form."""
+    if not isinstance(value, str):
+        raise InvalidValue(f"{name} is a {type(value).__name__}: make it a string")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidValue(f"{name} is {value!a}: replace its lone surrogates, UTF-8 has no form for them") from error
+
+
+def check_optional_text(value: Any, name: str) -> None:
+    """Refuse what is neither None nor a string with a UTF-8 form."""
+    if value is not None:
+        check_text(value, name)
+
+
+def check_texts(values: Iterable[Any], name: str) -> None:
+    """Refuse what is no collection of strings; a string is one string too few or many too many."""
+    if isinstance(values, str):
+        raise InvalidValue(f"{name} is the string {values!a}: make it a list")
+    for value in values:
+        check_text(value, name)
+
+
+def check_integer(value: Any, name: str) -> None:
+    """Refuse what is no integer of 64 bits."""
+    if not isinstance(value, int) or abs(value) > _LARGEST_COUNT:
+        raise InvalidValue(f"{name} is {_shown(value)}: make it an integer of at most 64 bits")
+
+
+def check_optional_time(value: Any, name: str) -> None:
+    """Refuse what is neither None nor a finite number."""
+    if value is not None and not (isinstance(value, (int, float)) and abs(value) <= sys.float_info.max):
+        raise InvalidValue(f"{name} is {_shown(value)}: make it a finite number of seconds")
+
+
+def _shown(value: Any) -> str:
+    return ascii(value) if isinstance(value, (str, float)) else f"a {type(value).__name__} out of range"
