@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from agentlightning.errors import ConfigurationError, InvalidAgent
 from agentlightning.litagent.calling import check_method
+from agentlightning.tracer.active import active_trace
 from agentlightning.types import NamedResources, Rollout, RolloutMode, RolloutRawResult
 
 if TYPE_CHECKING:
@@ -96,12 +97,13 @@ class LitAgent(Generic[T]):
         self._runner_ref = weakref.ref(runner)
 
     def get_runner(self) -> Runner[T]:
-        """Return the runner.
+        """Return the runner: in a rollout the one that runs it, as several may share the agent, else the last one.
 
         Raises:
             ConfigurationError: There is none (any more).
         """
-        runner = self._runner_ref and self._runner_ref()
+        trace = active_trace()
+        runner = (trace and trace.runner) or (self._runner_ref and self._runner_ref())
         if runner is None:
             raise ConfigurationError("this agent belongs to no runner: use `with runner.run_context(agent=…)`")
         return runner

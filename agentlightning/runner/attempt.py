@@ -87,11 +87,16 @@ class AttemptRun:
         rollout, tracer = self._rollout, self._runner.tracer
         async with cancelled_by(self._event):
             await self._call_hooks("on_rollout_start")
+        # With this runner's own store: runners of other stores may share the tracer, and be torn down before this one.
         async with tracer.trace_context(
-            rollout.rollout_id, rollout_id=rollout.rollout_id, attempt_id=rollout.attempt.attempt_id
+            rollout.rollout_id,
+            store=self._store,
+            rollout_id=rollout.rollout_id,
+            attempt_id=rollout.attempt.attempt_id,
         ):
             self._trace = trace = active_trace()
             assert trace is not None, "a tracer that overrides trace_context opens it through super()"
+            trace.runner = self._runner
             try:
                 async with cancelled_by(self._event):
                     await self._call_hooks("on_trace_start", tracer=tracer)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
@@ -14,6 +14,7 @@ from opentelemetry.instrumentation.threading import ThreadingInstrumentor
 from agentlightning.types import Span
 
 if TYPE_CHECKING:
+    from agentlightning.runner import Runner
     from agentlightning.tracer.base import Tracer
     from agentlightning.tracer.writer import SpanWriter
 
@@ -71,6 +72,9 @@ class ActiveTrace:
         rollout_id: Whose spans they are; None for a local trace.
         attempt_id: Likewise.
         writer: Takes the spans to the store; None keeps them here only.
+
+    Attributes:
+        runner: Who runs an agent in this trace, if anybody does.
     """
 
     def __init__(
@@ -79,6 +83,7 @@ class ActiveTrace:
         self.tracer = tracer
         self.rollout_id = rollout_id
         self.attempt_id = attempt_id
+        self.runner: Runner[Any] | None = None
         self._writer = writer
         self._indices = itertools.count(1)
         self._ended: list[SpanRecord] = []

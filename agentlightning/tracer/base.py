@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import warnings
 from collections.abc import AsyncGenerator, Generator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, Final
@@ -66,7 +65,7 @@ class Tracer(ParallelWorkerBase):
 
         Args:
             name: What the trace is called in logs.
-            store: Deprecated; `init_worker` takes the store.
+            store: Where the spans go; by default the store that `init_worker` took.
             rollout_id: Whose spans they are; without ids they are only kept for `get_last_trace`.
             attempt_id: Given if and only if `rollout_id` is.
 
@@ -74,8 +73,6 @@ class Tracer(ParallelWorkerBase):
             ConfigurationError: Only one id is given, or ids without a store.
             StoreError: The spans could not be written; `get_last_trace` still has them.
         """
-        if store is not None:
-            warnings.warn("pass the store to init_worker, not to trace_context", DeprecationWarning, stacklevel=3)
         writer = self._writer_for(store or self._store, rollout_id, attempt_id)
         trace = ActiveTrace(self, rollout_id, attempt_id, writer)
         follow_into_threads()

@@ -877,6 +877,34 @@ async def test_run_context_is_symmetric(store: InMemoryLightningStore, caplog: p
         runner.run()
 
 
+@pytest.mark.parametrize("tracer", [OtelTracer, DummyTracer])
+async def test_runners_that_share_tracer_and_agent_come_and_go_without_each_other(
+    store: InMemoryLightningStore, tracer: Callable[[], Tracer]
+) -> None:
+    seen: list[Any] = []
+
+    def in_thread() -> None:
+        seen.append(agent.get_runner())
+
+    async def look(task: str) -> float:
+        seen.extend([agent.get_runner(), agent.tracer])
+        await asyncio.to_thread(in_thread)
+        return 1.0
+
+    agent, shared, other = rollout(look), tracer(), InMemoryLightningStore()
+    first, second = make(shared), make(shared)
+    with first.run_context(agent=agent, store=store):
+        with second.run_context(agent=agent, store=other, worker_id=1):
+            both = await asyncio.gather(first.step(1), second.step(2))
+        both.append(await first.step(3))
+    assert {item.status for item in both} == {"succeeded"}
+    assert set(seen) == {first, second, shared}
+    assert seen[-3:] == [first, shared, first]
+    for where, done in ((store, both[0]), (other, both[1]), (store, both[2])):
+        assert find_final_reward(await where.query_spans(done.rollout_id)) == 1.0
+    await other.close()
+
+
 @pytest.mark.parametrize("options", [{"max_concurrency": 0}, {"poll_interval": 0}, {"heartbeat_launch_mode": "x"}])
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError):

@@ -52,6 +52,29 @@ def test_every_task_is_run_once_and_its_reward_arrives(n_runners: int) -> None:
     assert algorithm.rewards == [number * 2.0 for number in range(40)]
 
 
+def test_a_runner_that_reaches_its_quota_leaves_the_others_alone() -> None:
+    runners: set[agl.Runner[Any]] = set()
+    ended = asyncio.Event()
+
+    class Telling(agl.OtelTracer):
+        def teardown_worker(self, worker_id: int, *args: Any, **kwargs: Any) -> None:
+            super().teardown_worker(worker_id)
+            ended.set()
+
+    @agl.rollout
+    async def agent(task: dict[str, int]) -> float:
+        if task["number"] == 0:
+            async with asyncio.timeout(10):
+                await ended.wait()
+        runners.add(agent.get_runner())
+        return 1.0
+
+    algorithm = RunAll()
+    agl.Trainer(algorithm=algorithm, n_runners=2, max_rollouts=3, tracer=Telling()).fit(agent, tasks(6))
+    assert [rollout.status for rollout in algorithm.finished] == ["succeeded"] * 6
+    assert len(runners) == 2
+
+
 def test_failing_rollouts_leave_the_others_alone() -> None:
     algorithm = RunAll()
     agl.Trainer(algorithm=algorithm, n_runners=3).fit(fail_on_odd, tasks(10))
