@@ -34,7 +34,7 @@ class FunctionalLitAgent(LitAgent[T], Generic[T]):
         super().__init__()
         self._function = rollout_func
         self._is_async = is_async_callable(rollout_func)
-        self._wanted = wanted_parameters(rollout_func)
+        self._wanted = wanted_parameters(rollout_func, strip_proxy)
         self.strip_proxy = strip_proxy
         functools.update_wrapper(self, rollout_func)
 

@@ -10,7 +10,7 @@ import inspect
 import types
 import typing
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from agentlightning.errors import InvalidAgent, MissingResource
@@ -38,8 +38,12 @@ class Wanted:
     required: bool
 
 
-def wanted_parameters(function: Callable[..., Any]) -> list[Wanted]:
+def wanted_parameters(function: Callable[..., Any], strip_proxy: bool) -> list[Wanted]:
     """Read what an agent function asks for besides the task, its first parameter.
+
+    Args:
+        function: The agent.
+        strip_proxy: Whether it gets each `ProxyLLM` as a plain `LLM`, also where it is annotated as `ProxyLLM`.
 
     Raises:
         InvalidAgent: The signature cannot be filled; the message quotes it.
@@ -50,11 +54,12 @@ def wanted_parameters(function: Callable[..., Any]) -> list[Wanted]:
     if not parameters or parameters[0].name != "task" or parameters[0].kind in _VARIADIC:
         raise InvalidAgent(f"the first parameter of an agent must be `task`: {where}")
     hints = _annotations(function)
-    return [
+    wanted = [
         _wanted(parameter, hints.get(parameter.name), where)
         for parameter in parameters[1:]
         if parameter.kind not in _VARIADIC
     ]
+    return [replace(each, kind=LLM) if strip_proxy and each.kind is ProxyLLM else each for each in wanted]
 
 
 def _wanted(parameter: inspect.Parameter, annotation: Any, where: str) -> Wanted:
@@ -74,7 +79,7 @@ def _annotations(function: Callable[..., Any]) -> dict[str, Any]:
     target = function if inspect.isroutine(function) else getattr(function, "func", type(function).__call__)
     try:
         return typing.get_type_hints(target)
-    except NameError:  # a name imported for type checkers only: the text of the annotation must do
+    except Exception:  # noqa: BLE001  # a name for type checkers only, or any nonsense: the text must do
         return dict(inspect.get_annotations(target))
 
 

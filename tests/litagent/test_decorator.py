@@ -187,3 +187,25 @@ def test_a_class_agent_with_a_runner_is_picklable() -> None:
         copied.get_runner()
     with pytest.raises(ValueError, match="no trainer"):
         copied.get_trainer()
+
+
+def test_a_parameter_annotated_as_a_proxy_gets_it_resolved() -> None:
+    def agent(task: str, model: ProxyLLM) -> LLM:
+        return model
+
+    assert call(agent, {"main": PROXY}) == PROXY.with_attempted_rollout(ROLLOUT)
+    assert call(agent, {"main": PROXY, "other": MODEL}, strip_proxy=False) == PROXY
+
+
+@pytest.mark.parametrize("text", ["3 | LLM", "LLM.nothing", "list[", "LLM["])
+def test_annotations_that_cannot_be_evaluated_are_read_as_text(text: str) -> None:
+    def agent(task: str, model: LLM, other: Any = None) -> LLM:
+        return model
+
+    def unreadable(task: str, other: Any) -> None: ...
+
+    for function in (agent, unreadable):
+        function.__annotations__["other"] = text
+    assert call(agent, {"main": MODEL}) == MODEL
+    with pytest.raises(InvalidAgent, match="nobody fills parameter `other`"):
+        rollout(unreadable)
