@@ -8,6 +8,7 @@ import json
 import math
 import numbers
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
 from typing import Any, TypeVar, cast
 
 from agentlightning.emitter.annotation import emit_annotation
@@ -83,7 +84,7 @@ def to_reward(value: Any) -> float:
     """
     if getattr(value, "shape", None) == () and callable(getattr(value, "item", None)):
         value = value.item()
-    if not isinstance(value, numbers.Real):
+    if not isinstance(value, (numbers.Real, Decimal)):
         raise InvalidResult(f"a reward is a number, not a {type(value).__name__}: {value!r:.100}")
     number = float(value)
     if not math.isfinite(number):

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ from agentlightning.types import (
     TraceStatus,
 )
 
-DEADLINE = 3.0
+DEADLINE = 10.0
 RESOURCES: NamedResources = {"prompt": PromptTemplate(template="{x}", engine="f-string")}
 
 
@@ -107,7 +108,9 @@ PAIRED = ["rollout_start", "trace_start", "trace_end", "rollout_end"]
 
 
 @pytest.mark.parametrize("tracer", [OtelTracer, DummyTracer])
-@pytest.mark.parametrize("result", [0.5, np.float32(0.5), np.float64(0.5), {"a": 0.5}, {"b": 1, "primary": 0.5}])
+@pytest.mark.parametrize(
+    "result", [0.5, Decimal("0.5"), np.float32(0.5), np.float64(0.5), {"a": 0.5}, {"b": 1, "primary": 0.5}]
+)
 async def test_numbers_become_the_final_reward(
     store: InMemoryLightningStore, tracer: Callable[[], Tracer], result: Any
 ) -> None:
@@ -182,7 +185,18 @@ async def test_returned_spans_that_were_captured_are_not_stored_twice(store: InM
 
 @pytest.mark.parametrize(
     "result",
-    ["0.5", {}, {"a": "much"}, object(), 1j, float("nan"), float("inf"), [1.0, 2.0], [core("a"), readable("b")]],
+    [
+        "0.5",
+        {},
+        {"a": "much"},
+        object(),
+        1j,
+        float("nan"),
+        float("inf"),
+        Decimal("NaN"),
+        [1.0, 2.0],
+        [core("a"), readable("b")],
+    ],
 )
 async def test_meaningless_results_fail_the_attempt(store: InMemoryLightningStore, result: Any) -> None:
     with pytest.raises((TypeError, ValueError)) as caught:
