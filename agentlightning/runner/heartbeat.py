@@ -49,7 +49,10 @@ class HeartbeatSettings:
 
 @asynccontextmanager
 async def beating(store: LightningStore, worker_id: str, settings: HeartbeatSettings) -> AsyncGenerator[None]:
-    """Beat inside the block, the first time at once, and never after it."""
+    """Beat inside the block, the first time at once.
+
+    No beat starts after the block; one in a thread that hangs for longer than `JOIN_TIMEOUT` may still land after it.
+    """
     if settings.interval <= 0:
         yield
     elif settings.launch_mode == "thread" and store.capabilities.get("thread_safe"):
