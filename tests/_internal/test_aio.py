@@ -10,7 +10,7 @@ import pytest
 from agentlightning._internal.aio import wait_for_flag
 from agentlightning.execution.events import MultiprocessingEvent, ThreadingEvent
 
-DEADLINE = 3.0
+DEADLINE = 10.0
 
 
 class NoThreads(ThreadPoolExecutor):

@@ -9,7 +9,7 @@ from agentlightning.errors import RolloutCancelled
 from agentlightning.execution.events import ThreadingEvent
 from agentlightning.runner.cancel import cancelled_by, settled
 
-DEADLINE = 3.0
+DEADLINE = 10.0
 
 
 class Broken(ThreadingEvent):
