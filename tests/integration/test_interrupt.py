@@ -62,7 +62,14 @@ def test_in_the_midst_of_training(tmp_path: Path) -> None:
         assert "Traceback" not in demo.log
 
 
-@pytest.mark.parametrize("pause", [0.01, 1.0], ids=["while_it_cleans_up", "while_python_ends"])
+@pytest.mark.parametrize(
+    "pause",
+    [
+        pytest.param(0.01, id="at_once"),
+        pytest.param(0.2, id="while_it_cleans_up", marks=pytest.mark.soak),
+        pytest.param(1.0, id="while_python_ends", marks=pytest.mark.soak),
+    ],
+)
 def test_twice_in_a_row(tmp_path: Path, pause: float) -> None:
     with DemoProcess(tmp_path) as demo:
         demo.wait_until((demo.output / "metrics.jsonl").exists, "evaluation")
