@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 
+from agentlightning.errors import ModelError
 from agentlightning.inference.cache import BatchCache
 from agentlightning.inference.decoder import Decoder
 from agentlightning.inference.padding import group_by_length, left_pad
@@ -38,9 +40,9 @@ class Batch:
             cache = self._decoder.new_cache()
             logits_B1V = self._decoder.forward(*padded, cache, keep=1)
             sampling = BatchSampling([request.params for request in group], self._decoder.device)
-            _accept(group, sampling, logits_B1V[:, -1], version)
             self._cache.join(cache, [len(request.prompt) for request in group])
             self.rows.extend(group)
+            self._accept(len(self.rows) - len(group), sampling, logits_B1V[:, -1], version)
         self._sampling = None
         self.drop_done()
 
@@ -56,7 +58,7 @@ class Batch:
         columns_T = torch.arange(cache.begin, cache.end + 1, device=self._decoder.device)
         logits_B1V = self._decoder.forward(token_ids_B1, columns_T >= starts_B1, cache.end - starts_B1, cache)
         cache.advance()
-        _accept(self.rows, self._sampling, logits_B1V[:, -1], version)
+        self._accept(0, self._sampling, logits_B1V[:, -1], version)
         self.drop_done()
 
     @torch.inference_mode()
@@ -70,8 +72,13 @@ class Batch:
                 self.rows.pop()
                 self._sampling = None
 
-
-def _accept(rows: Sequence[Request], sampling: BatchSampling, logits_BV: torch.Tensor, version: int) -> None:
-    token_ids, logprobs = sampling.sample(logits_BV, [row.draw() for row in rows])
-    for row, token_id, logprob in zip(rows, token_ids, logprobs, strict=True):
-        row.accept(token_id, logprob, version)
+    def _accept(self, first: int, sampling: BatchSampling, logits_BV: torch.Tensor, version: int) -> None:
+        """Sample a token for each row from `first` on."""
+        rows = self.rows[first:]
+        token_ids, logprobs = sampling.sample(logits_BV, [row.draw() for row in rows])
+        for index, (row, token_id, logprob) in enumerate(zip(rows, token_ids, logprobs, strict=True), first):
+            if math.isfinite(logprob):
+                row.accept(token_id, logprob, version)
+            else:
+                row.fail(ModelError("the weights are not finite: a log-probability is NaN; update to sound weights"))
+                self._cache.clear(index)

@@ -63,6 +63,11 @@ class BatchCache(Cache):
         self.starts[row] = self.starts[last]
         self.starts.pop()
 
+    def clear(self, row: int) -> None:
+        """Forget what a row holds that is not finite: it would spoil the rows that come to its place."""
+        for buffer in self._buffers:
+            buffer.clear_row(row)
+
     def advance(self) -> None:
         """Take the column that a forward pass has just written as used."""
         self.end += 1
@@ -131,13 +136,18 @@ class _BatchLayer(CacheLayerMixin):
         self._keys[target, :, start:end] = self._keys[source, :, start:end]
         self._values[target, :, start:end] = self._values[source, :, start:end]
 
+    def clear_row(self, row: int) -> None:
+        # A masked column still takes part in the weighted sum with weight 0, and 0 x NaN is NaN.
+        self._keys[row] = 0
+        self._values[row] = 0
+
     def resize(self, rows: int, columns: int, used_rows: int, used: range, end: int) -> None:
         self._keys = _resized(self._keys, rows, columns, used_rows, used, end)
         self._values = _resized(self._values, rows, columns, used_rows, used, end)
 
 
 def _resized(old: torch.Tensor, rows: int, columns: int, used_rows: int, used: range, end: int) -> torch.Tensor:
-    # Zeros, because a masked column still takes part in the weighted sum with weight 0, and 0 x NaN is NaN.
+    # Zeros for the same reason as in `clear_row`.
     new = old.new_zeros(rows, old.shape[1], columns, old.shape[3])
     new[:used_rows, :, end - len(used) : end] = old[:used_rows, :, used.start : used.stop]
     return new

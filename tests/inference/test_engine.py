@@ -326,22 +326,22 @@ async def test_a_fault_of_the_model_ends_its_requests_and_not_the_engine(model: 
 async def test_weights_that_are_not_finite_fail_requests_until_sound_ones_come(
     model: PreTrainedModel, make_model: MakeModel
 ) -> None:
-    sound = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    broken = {name: torch.full_like(tensor, torch.nan) for name, tensor in sound.items()}
-    asked = [[5] * 40, [6] * 30, [7, 8]]
-    params = SamplingParams(max_tokens=50)
+    sound = make_model(0).state_dict()
+    name = "model.layers.0.input_layernorm.weight"
+    broken = {**sound, name: torch.full_like(sound[name], torch.nan)}
+    asked = [[5] * 60, [7, 8], [6] * 30]
+    params = SamplingParams(max_tokens=20, seed=1)
+    steps = Steps(model)
     with Engine(model) as engine:
-        for version, weights in enumerate([broken, sound]):
-            early = [asyncio.create_task(engine.generate(prompt, params)) for prompt in asked]
-            await until(lambda: engine.stats().running == 3 or early[0].done())
-            await engine.update_weights(weights, version)
-            results = await asyncio.gather(
-                *early, *(engine.generate(each, params) for each in asked), return_exceptions=True
-            )
-            if weights is broken:
-                assert all(isinstance(result, ModelError) and "not finite" in str(result) for result in results)
-        answers = await asyncio.gather(*(engine.generate(prompt, params) for prompt in reversed(asked)))
-    for prompt, completion in zip(reversed(asked), answers, strict=True):
+        steps.during(6, lambda: engine.update_weights(broken, version=1))
+        for _ in range(2):  # the weights break midway, then they are broken from the start
+            failed = await asyncio.gather(*(engine.generate(each, params) for each in asked), return_exceptions=True)
+            assert all(isinstance(error, ModelError) and "not finite" in str(error) for error in failed)
+        await asyncio.gather(*steps.tasks)
+        await engine.update_weights(sound, version=2)
+        asked[0] *= 2  # the others now have unused columns where they had none
+        answers = await asyncio.gather(*(engine.generate(each, params) for each in asked))
+    for prompt, completion in zip(asked, answers, strict=True):
         assert_logprobs(make_model(0), prompt, completion, 1.0)
 
 
