@@ -97,7 +97,9 @@ class LitAgent(Generic[T]):
         self._runner_ref = weakref.ref(runner)
 
     def get_runner(self) -> Runner[T]:
-        """Return the runner: in a rollout the one that runs it, as several may share the agent, else the last one.
+        """Return the runner.
+
+        Several may share the agent: in a rollout it is the one that runs it, elsewhere the last that took the agent.
 
         Raises:
             ConfigurationError: There is none (any more).

@@ -141,6 +141,8 @@ class LitAgentRunner(Runner[T_task]):
     ) -> Rollout:
         """Run one task directly, past the queue. Any number of steps may run at the same time.
 
+        The attempt of a step that is cancelled has failed, unless its success was in the store already.
+
         Args:
             input: The task.
             resources: What to run it with; stored as a new entry. None takes the latest there are.

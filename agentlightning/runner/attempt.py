@@ -109,7 +109,7 @@ class AttemptRun:
                 emit_exception(error)
                 raise
             finally:
-                await self._call_hooks("on_trace_end", tracer=tracer)
+                await self._end_trace(trace)
 
     async def _fetch_resources(self) -> NamedResources:
         resources_id, store = self._rollout.resources_id, self._store
@@ -166,8 +166,6 @@ class AttemptRun:
             return captured
 
     async def _call_hooks(self, name: str, **details: Any) -> None:
-        if name == "on_trace_end" and self._hooks and self._trace:
-            await self._place_spans(self._trace)
         for hook in self._hooks:
             try:
                 await getattr(hook, name)(agent=self._agent, runner=self._runner, rollout=self._rollout, **details)
@@ -175,11 +173,14 @@ class AttemptRun:
                 # Hooks observe: their errors are told and change nothing.
                 logger.exception("%s of %s failed", name, type(hook).__name__)
 
-    async def _place_spans(self, trace: ActiveTrace) -> None:
+    async def _end_trace(self, trace: ActiveTrace) -> None:
         try:
-            await trace.flush()
+            if self._hooks:  # which look at the spans in the store's order
+                await trace.flush()
         except Exception as error:  # noqa: BLE001  # raised again when the trace is closed
             logger.debug("Spans are not written yet: %s", error)
+        finally:
+            await self._call_hooks("on_trace_end", tracer=self._runner.tracer)
 
     async def _write_success(self) -> None:
         async with asyncio.timeout(STATUS_DEADLINE):

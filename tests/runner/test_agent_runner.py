@@ -596,6 +596,28 @@ async def test_a_trace_that_is_cancelled_while_it_starts_is_ended(store: InMemor
     assert [span.name for span in recorder.spans] == ["agentlightning.exception"]
 
 
+async def test_a_trace_that_is_cancelled_while_its_spans_are_written_is_ended(
+    store: InMemoryLightningStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, writing, go_on = store.add_many_spans, asyncio.Event(), asyncio.Event()
+
+    async def slow_write(spans: Sequence[Span]) -> Sequence[Span]:
+        writing.set()
+        await go_on.wait()
+        return await write(spans)
+
+    monkeypatch.setattr(store, "add_many_spans", slow_write)
+    recorder = Recorder()
+    task = asyncio.create_task(step(store, returning(1.0), hooks=[recorder]))
+    await writing.wait()
+    task.cancel()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert recorder.calls == PAIRED
+    assert (await latest_attempt(store)).status == "failed"
+
+
 @pytest.mark.parametrize("committed", [False, True])
 async def test_a_step_cancelled_while_its_success_is_written_has_failed_unless_that_is_committed(
     store: InMemoryLightningStore, monkeypatch: pytest.MonkeyPatch, committed: bool
