@@ -48,6 +48,10 @@ class Conditions:
             self.clauses.append(f"{column} IN (SELECT value FROM json_each(?))")
             self.params.append(to_json(list(values)).decode())
 
+    def where(self) -> str:
+        """Return the conditions as a WHERE clause; nothing when there are none, for SQLite counts a bare table fast."""
+        return f" WHERE {self.sql()}" if self.clauses else ""
+
     def sql(self) -> str:
         """Return the conditions as one, true when there are none."""
         return f"({f' {self.logic.upper()} '.join(self.clauses)})" if self.clauses else "TRUE"

@@ -66,8 +66,8 @@ async def write_resources(tx: Transaction, resources_id: str | None, resources: 
 async def query_resources(tx: Transaction, conditions: Conditions, paging: Paging) -> PaginatedResult[ResourcesUpdate]:
     """Return a page of resources."""
     order = paging.order(_SORTABLE, "position")
-    sql = f"{_SELECT} WHERE {conditions.sql()} ORDER BY {order} LIMIT ? OFFSET ?"
-    rows, total = await fetch_page(tx, sql, f"resources WHERE {conditions.sql()}", conditions.params, paging)
+    sql = f"{_SELECT}{conditions.where()} ORDER BY {order} LIMIT ? OFFSET ?"
+    rows, total = await fetch_page(tx, sql, f"resources{conditions.where()}", conditions.params, paging)
     return PaginatedResult[ResourcesUpdate].model_construct(
         items=[_update_of(row) for row in rows], limit=paging.limit, offset=paging.offset, total=total
     )

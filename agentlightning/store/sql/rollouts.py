@@ -112,7 +112,7 @@ async def query_rollouts(
     """Return a page of rollouts with their latest attempts."""
     ties = "r.position" if paging.sort_by is None else f"r.position {paging.sort_order.upper()}"
     order = paging.order(_SORTABLE, ties)
-    matches = f"rollouts r WHERE {conditions.sql()}"
+    matches = f"rollouts r{conditions.where()}"
     # The page is chosen by an index alone; rows and attempts are read for it only.
     page = f"SELECT r.position FROM {matches} ORDER BY {order} LIMIT ? OFFSET ?"
     sql = f"{_SELECT_WITH_ATTEMPT} WHERE r.position IN ({page}) ORDER BY {order}"

@@ -127,8 +127,8 @@ async def get_worker(tx: Transaction, worker_id: str) -> Worker | None:
 async def query_workers(tx: Transaction, conditions: Conditions, paging: Paging) -> PaginatedResult[Worker]:
     """Return a page of workers."""
     order = paging.order(_SORTABLE, "position")
-    sql = f"{_SELECT} WHERE {conditions.sql()} ORDER BY {order} LIMIT ? OFFSET ?"
-    rows, total = await fetch_page(tx, sql, f"workers w WHERE {conditions.sql()}", conditions.params, paging)
+    sql = f"{_SELECT}{conditions.where()} ORDER BY {order} LIMIT ? OFFSET ?"
+    rows, total = await fetch_page(tx, sql, f"workers w{conditions.where()}", conditions.params, paging)
     return PaginatedResult[Worker].model_construct(
         items=[worker_of(row) for row in rows], limit=paging.limit, offset=paging.offset, total=total
     )
