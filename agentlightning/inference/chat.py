@@ -65,8 +65,10 @@ def _for_template(message: Message) -> Message:
     if not isinstance(message.get("role"), str):
         raise InvalidRequest("every message needs a role")
     rendered = {**message, "content": _text(message.get("content"))}
-    if message.get("tool_calls"):
-        rendered["tool_calls"] = [_call_for_template(call) for call in message["tool_calls"]]
+    if calls := message.get("tool_calls"):
+        if not isinstance(calls, list):
+            raise InvalidRequest("the tool_calls of a message must be a list")
+        rendered["tool_calls"] = [_call_for_template(call) for call in cast("list[Any]", calls)]
     return rendered
 
 

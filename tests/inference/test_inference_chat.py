@@ -59,6 +59,10 @@ def test_arguments_that_are_no_json_are_shown_as_text(tokenizer: PreTrainedToken
         {"role": "user", "content": 3},
         {"role": "user", "content": [{"type": "image_url", "image_url": {}}]},
         {"role": "assistant", "tool_calls": [{"id": "call_1"}]},
+        {"role": "assistant", "tool_calls": 5},
+        {"role": "assistant", "tool_calls": "call"},
+        {"role": "assistant", "tool_calls": {"id": "call_1"}},
+        {"role": "assistant", "tool_calls": [5]},
     ],
 )
 def test_messages_that_cannot_be_rendered_are_refused(

@@ -175,6 +175,7 @@ async def test_tool_calls_are_read_when_tools_are_offered(
         ({"n": 0}, "n: "),
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "user", "content": 3}]}, "content"),
+        ({"messages": [{"role": "assistant", "tool_calls": 5}]}, "tool_calls"),
     ],
 )
 async def test_what_the_server_cannot_do_is_a_400_that_says_so(
