@@ -47,6 +47,10 @@ change one. The diagrams and tables below are drawn from it. The diagrams show w
 inside a box; the tables hold every step. A pair of status and event that they do not hold is illegal:
 `IllegalTransition` for a rollout, `LeaseLost` for an attempt.
 
+Taking a step back is not a step: when the caller of `dequeue_rollout`, `start_rollout` or `start_attempt` is cancelled
+before it hears of its attempt, the store withdraws the attempt, and the rollout is what it was before. If something
+moved the rollout meanwhile, the unheard attempt takes the step `set_failed` instead.
+
 ## Rollouts
 
 `enqueue_rollout` starts a rollout as `queuing`, `start_rollout` as `preparing` with its first attempt. From then on it

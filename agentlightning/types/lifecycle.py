@@ -1,7 +1,8 @@
 """The lives of rollouts and attempts, as one table.
 
 Rules of this file: every change of a status anywhere in the package is a row here; a row says the next status and
-the effects; nothing here does I/O or knows the time. A pair without a row is illegal.
+the effects; nothing here does I/O or knows the time. A pair without a row is illegal. Withdrawing an attempt whose
+caller never heard of it is no change but the return to what was before, and needs no row.
 """
 
 from __future__ import annotations
