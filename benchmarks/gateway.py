@@ -17,8 +17,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import uvloop
-
 from agentlightning.llm_proxy import LLMProxy, flush_captures
 from agentlightning.serving import EmbeddedServer
 from agentlightning.store import InMemoryLightningStore, SqliteLightningStore
@@ -143,10 +141,10 @@ def measure(store: str, clients: int, requests: int) -> None:
     gateway = child("gateway", "--backend", backend.stdout.readline().strip(), "--store", store)
     assert gateway.stdout
     urls = json.loads(gateway.stdout.readline())
-    uvloop.run(load(urls, clients, 200))
+    asyncio.run(load(urls, clients, 200))
     cpu_before, _ = ask(gateway)
-    wall, latencies = uvloop.run(load(urls, clients, requests))
-    flushed = uvloop.run(flush_all(urls))
+    wall, latencies = asyncio.run(load(urls, clients, requests))
+    flushed = asyncio.run(flush_all(urls))
     cpu_after, spans = ask(gateway)
     assert spans == requests + 200, f"{spans} spans of {requests + 200} calls"
     print(
@@ -168,9 +166,9 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=4000)
     arguments = parser.parse_args()
     if arguments.role == "backend":
-        uvloop.run(serve_backend())
+        asyncio.run(serve_backend())
     elif arguments.role == "gateway":
-        uvloop.run(serve_gateway(arguments.backend, arguments.store))
+        asyncio.run(serve_gateway(arguments.backend, arguments.store))
     else:
         measure(arguments.store, arguments.clients, arguments.requests)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeAlias
@@ -11,15 +10,6 @@ from typing import Any, TypeAlias
 from agentlightning.execution.interrupts import interrupts_cancel
 
 CoroutineFactory: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
-
-
-def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    """Return what makes event loops here: uvloop's where it exists."""
-    if sys.platform == "win32":
-        return asyncio.new_event_loop
-    import uvloop
-
-    return uvloop.new_event_loop
 
 
 class Cancellable:
@@ -101,7 +91,7 @@ class LoopThread:
 def run_in_this_thread(coroutine: Cancellable) -> None:
     """Run the coroutine on a new event loop of this thread."""
     with (
-        asyncio.Runner(loop_factory=loop_factory()) as runner,
+        asyncio.Runner() as runner,
         interrupts_cancel(runner.get_loop(), coroutine.cancel),
     ):
         runner.run(coroutine.run())

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import copy
 import itertools
 import json
@@ -54,6 +55,7 @@ def train(
     agent: agl.LitAgent[Any],
     model: PreTrainedModel | None = None,
     val_dataset: list[int] | None = None,
+    llm_proxy: agl.LLMProxy | None = None,
     **options: Any,
 ) -> list[Mapping[str, Any]]:
     """Train for two steps of 2 x 2 rollouts, one at a time and so in order; returns what was reported."""
@@ -61,7 +63,7 @@ def train(
     policy, tokenizer = load_policy()
     settings = {"steps": 2, "batch_size": 2, "group_size": 2, "device": "cpu", "learning_rate": 1e-3} | options
     algorithm = agl.GRPO(model or policy, tokenizer=tokenizer, on_metrics=records.append, **settings)
-    agl.Trainer(algorithm=algorithm).fit(agent, [1, 2], val_dataset=val_dataset)
+    agl.Trainer(algorithm=algorithm, llm_proxy=llm_proxy).fit(agent, [1, 2], val_dataset=val_dataset)
     return records
 
 
@@ -120,3 +122,33 @@ def test_metrics_file_holds_what_was_reported_with_the_documented_fields(tmp_pat
     assert [record["version"] for record in records if record["kind"] == "evaluation"] == [0, 2]
     for record in records:
         assert record.keys() == (STEP_FIELDS if record["kind"] == "step" else EVALUATION_FIELDS)
+
+
+def test_late_rollout_is_cancelled_and_counts_as_failed() -> None:
+    numbers = itertools.count()
+    ask = make_agent()
+
+    @agl.rollout
+    async def sometimes_hangs(task: int, llm: agl.LLM) -> float:
+        if next(numbers) == 3:
+            await asyncio.Event().wait()
+        return await ask(task, llm)
+
+    (step,) = train(sometimes_hangs, rollout_timeout=3.0, steps=1)
+    assert step["failed"] == 1
+
+
+def test_gateway_of_the_user_keeps_its_models() -> None:
+    judge = {"model_name": "judge", "litellm_params": {"model": "judge", "api_base": "http://127.0.0.1:9/v1"}}
+    proxy = agl.LLMProxy(model_list=[judge])
+    served: list[list[str]] = []
+    ask = make_agent()
+
+    @agl.rollout
+    async def look(task: int, llm: agl.LLM) -> float:
+        served.append(sorted(model["model_name"] for model in proxy.model_list))
+        return await ask(task, llm)
+
+    train(look, llm_proxy=proxy, steps=1)
+    assert served[0] == ["judge", "policy"]
+    assert proxy.model_list == [judge]
