@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Sequence
+from typing import Any
 
 from pydantic import ValidationError
 from starlette.applications import Starlette
@@ -113,7 +115,7 @@ class _Endpoints:
         completions = await while_connected(http, self._generate(prompt, request))
         if completions is None:
             return Response(status_code=CLIENT_LEFT)
-        return JSONResponse(self._writer.chat(request, prompt, completions))
+        return _reply(self._writer.chat(request, prompt, completions))
 
     async def completion(self, http: Request) -> Response:
         request = CompletionRequest.model_validate_json(await http.body())
@@ -122,7 +124,7 @@ class _Endpoints:
         completions = await while_connected(http, self._generate(prompt, request))
         if completions is None:
             return Response(status_code=CLIENT_LEFT)
-        return JSONResponse(self._writer.completion(request, prompt, completions))
+        return _reply(self._writer.completion(request, prompt, completions))
 
     async def models(self, _: Request) -> Response:
         model = {"id": self._model_name, "object": "model", "created": 0, "owned_by": "agentlightning"}
@@ -146,6 +148,11 @@ class _Endpoints:
         finally:
             for task in tasks:
                 task.cancel()
+
+
+def _reply(content: dict[str, Any]) -> Response:
+    # In ASCII: half a surrogate pair, which a model may write in the arguments of a call, has no UTF-8.
+    return Response(json.dumps(content, allow_nan=False, separators=(",", ":")), media_type="application/json")
 
 
 def _error(status: int, message: str, code: str | None = None) -> Response:

@@ -100,4 +100,5 @@ class Upstream:
 
 
 def _encode(payload: dict[str, Any]) -> bytes:
-    return json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode()
+    # In ASCII: text that an agent cut in the middle of a surrogate pair has no UTF-8.
+    return json.dumps(payload, separators=(",", ":")).encode()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
@@ -161,6 +162,16 @@ async def test_tool_calls_are_read_when_tools_are_offered(
     plain = await client.chat.completions.create(model="tiny", messages=MESSAGES, tools=TOOLS, tool_choice="none")
     assert plain.choices[0].message.content == text
     assert plain.choices[0].finish_reason == "stop"
+
+
+async def test_half_a_character_that_the_model_escaped_is_answered(
+    scripted: tuple[Scripted, openai.AsyncOpenAI], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    sampler, client = scripted
+    text = '<tool_call>{"name": "lookup", "arguments": {"key": "\\ud83d"}}</tool_call>'
+    sampler.token_ids = tokenizer.encode(f"{text}<|im_end|>")
+    called = await client.chat.completions.create(model="tiny", messages=MESSAGES, tools=TOOLS)
+    assert json.loads(called.choices[0].message.tool_calls[0].function.arguments) == {"key": "\ud83d"}
 
 
 @pytest.mark.parametrize(

@@ -189,6 +189,22 @@ async def test_an_answer_of_another_form_reaches_the_agent_and_is_not_trained_on
     assert span.status.status_code == "ERROR"
 
 
+async def test_half_a_character_in_a_call_passes_and_is_recorded(
+    proxy: LLMProxy,
+    store: InMemoryLightningStore,
+    attempted: AttemptedRollout,
+    backend: ScriptedBackend,
+    http: aiohttp.ClientSession,
+) -> None:
+    url = proxy.as_resource(attempted.rollout_id, attempted.attempt.attempt_id).endpoint + "/chat/completions"
+    messages = '[{"role": "user", "content": "\\ud83d"}]'
+    async with http.post(url, data=f'{{"model": "policy", "messages": {messages}}}') as reply:
+        assert reply.status == 200
+    assert backend.requests[0]["messages"] == json.loads(messages)
+    (call,) = await calls_of(proxy, store, attempted)
+    assert call.messages == json.loads(messages)
+
+
 async def test_a_dead_backend_is_named(client: openai.AsyncOpenAI, proxy: LLMProxy, backend: ScriptedBackend) -> None:
     address = backend.server.url
     await backend.server.stop()
