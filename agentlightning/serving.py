@@ -38,17 +38,16 @@ class EmbeddedServer:
         self._host = host
         self._port = port
         self._drain_seconds = drain_seconds
-        self._socket: socket.socket | None = None
+        self._url: str | None = None
         self._server: _Server | None = None
         self._task: asyncio.Task[None] | None = None
 
     @property
     def url(self) -> str:
-        """The address that `start` bound, such as `http://127.0.0.1:4747`."""
-        if self._socket is None:
+        """The address that the last `start` bound, such as `http://127.0.0.1:4747`."""
+        if self._url is None:
             raise ConfigurationError("the server has no address before it is started")
-        host, port = self._socket.getsockname()[:2]
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        return self._url
 
     @property
     def running(self) -> bool:
@@ -63,7 +62,9 @@ class EmbeddedServer:
         """
         if self.running:
             return
-        self._socket = _bind(self._host, self._port)
+        bound = _bind(self._host, self._port)
+        host, port = bound.getsockname()[:2]
+        self._url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         self._server = _Server(
             uvicorn.Config(
                 self._app,
@@ -75,7 +76,7 @@ class EmbeddedServer:
                 timeout_graceful_shutdown=self._drain_seconds,
             )
         )
-        self._task = asyncio.create_task(self._server.serve(sockets=[self._socket]), name="agl-http-server")
+        self._task = asyncio.create_task(self._server.serve(sockets=[bound]), name="agl-http-server")
         ready = asyncio.create_task(self._server.ready.wait())
         await asyncio.wait({ready, self._task}, return_when=asyncio.FIRST_COMPLETED)
         if not ready.done():

@@ -1,37 +1,35 @@
 from __future__ import annotations
 
-import asyncio
-import logging
-
+import aiohttp
 import pytest
 from starlette.applications import Starlette
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
-from starlette.routing import Route
 
-from agentlightning.serving import EmbeddedServer, answer_nobody
+from agentlightning.errors import ConfigurationError
+from agentlightning.serving import EmbeddedServer
 
 
-async def test_client_that_leaves_before_its_request_is_read_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
-    reading, left = asyncio.Event(), asyncio.Event()
-
-    async def read(request: Request) -> Response:
-        reading.set()
-        try:
-            await request.body()
-        finally:
-            left.set()
-        return Response()
-
-    app = Starlette(routes=[Route("/", read, methods=["POST"])], exception_handlers={ClientDisconnect: answer_nobody})
-    server = EmbeddedServer(app)
+async def test_the_address_is_known_from_the_start_on_and_can_still_be_said_after_the_end() -> None:
+    server = EmbeddedServer(Starlette())
+    with pytest.raises(ConfigurationError, match="started"):
+        _ = server.url
     await server.start()
-    host, port = server.url.removeprefix("http://").split(":")
-    _, writer = await asyncio.open_connection(host, int(port))
-    writer.write(b"POST / HTTP/1.1\r\nHost: here\r\nContent-Length: 10\r\n\r\nhalf")
-    async with asyncio.timeout(10):
-        await reading.wait()
-        writer.close()
-        await left.wait()
+    url = server.url
+    async with aiohttp.ClientSession() as session:
+        async with session.get(url) as reply:
+            assert reply.status == 404
+        await server.stop()
+        assert server.url == url
+        with pytest.raises(aiohttp.ClientConnectorError):
+            await session.get(url)
+    await server.start()
+    assert server.running
     await server.stop()
-    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+async def test_an_address_taken_is_refused_and_named() -> None:
+    first = EmbeddedServer(Starlette())
+    await first.start()
+    port = int(first.url.removeprefix("http://127.0.0.1:"))
+    with pytest.raises(ConfigurationError, match=f"127.0.0.1:{port} .*choose another port"):
+        await EmbeddedServer(Starlette(), port=port).start()
+    await first.stop()
