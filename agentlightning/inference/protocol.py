@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from pydantic import BaseModel, Field
 
@@ -10,11 +10,21 @@ from agentlightning.errors import InvalidRequest
 from agentlightning.inference.sampler import SamplingParams
 
 
+_NEUTRAL: Final[dict[str, Any]] = {
+    "presence_penalty": 0,
+    "frequency_penalty": 0,
+    "repetition_penalty": 1,
+    "min_p": 0,
+    "logit_bias": {},
+}
+"""What the engine cannot do, with the values that ask for nothing."""
+
+
 class GenerationRequest(BaseModel):
     """What both endpoints share.
 
     Attributes:
-        top_k: Not OpenAI's; as in vLLM.
+        top_k: Not OpenAI's; as in vLLM, like `repetition_penalty` and `min_p`.
         return_token_ids: Add the exact tokens of prompt and answer to the reply; as in vLLM.
     """
 
@@ -32,6 +42,8 @@ class GenerationRequest(BaseModel):
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
+    repetition_penalty: float | None = None
+    min_p: float | None = None
 
     def answer_limit(self) -> int | None:
         """Most tokens of an answer."""
@@ -67,8 +79,8 @@ class GenerationRequest(BaseModel):
         """
         if self.stream:
             raise InvalidRequest("stream=true is not supported: send the request without streaming")
-        for name in ("presence_penalty", "frequency_penalty", "logit_bias"):
-            if getattr(self, name):
+        for name, neutral in _NEUTRAL.items():
+            if getattr(self, name) not in (None, neutral):
                 raise InvalidRequest(f"{name} is not supported: leave it out")
 
 

@@ -181,6 +181,8 @@ async def test_half_a_character_that_the_model_escaped_is_answered(
         ({"tool_choice": "required", "tools": TOOLS}, "tool_choice"),
         ({"logprobs": True, "top_logprobs": 2}, "top_logprobs"),
         ({"presence_penalty": 0.5}, "presence_penalty"),
+        ({"extra_body": {"repetition_penalty": 1.1}}, "repetition_penalty"),
+        ({"extra_body": {"min_p": 0.05}}, "min_p"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"temperature": -1}, "temperature"),
         ({"n": 0}, "n: "),
@@ -195,6 +197,18 @@ async def test_what_the_server_cannot_do_is_a_400_that_says_so(
     with pytest.raises(openai.BadRequestError, match=message) as caught:
         await client.chat.completions.create(**{"model": "tiny", "messages": MESSAGES, **options})
     assert caught.value.body["type"] == "invalid_request_error"
+
+
+async def test_what_changes_nothing_is_no_reason_to_refuse(client: openai.AsyncOpenAI) -> None:
+    neutral = {
+        "repetition_penalty": 1,
+        "min_p": 0.0,
+        "presence_penalty": 0,
+        "frequency_penalty": None,
+        "logit_bias": {},
+    }
+    reply = await client.chat.completions.create(model="tiny", messages=MESSAGES, max_tokens=2, extra_body=neutral)
+    assert reply.usage.completion_tokens == 2
 
 
 @pytest.mark.parametrize("options", [{"echo": True}, {"best_of": 3}, {"logprobs": 2}, {"prompt": ["a", "b"]}])
