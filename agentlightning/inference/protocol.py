@@ -9,7 +9,6 @@ from pydantic import BaseModel, Field
 from agentlightning.errors import InvalidRequest
 from agentlightning.inference.sampler import SamplingParams
 
-
 _NEUTRAL: Final[dict[str, Any]] = {
     "presence_penalty": 0,
     "frequency_penalty": 0,
