@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 from agentlightning._internal.ids import generate_id
@@ -29,6 +30,12 @@ class ReplyWriter:
         self._tokenizer = tokenizer
         self._end_token_ids = end_token_ids
         self._parse_tool_calls = parse_tool_calls
+
+        @cache  # at most the vocabulary: every captured call asks for the text of each of its tokens
+        def token_text(token_id: int) -> str:
+            return decode_exactly(tokenizer, [token_id])
+
+        self._token_text = token_text
 
     def chat(self, request: ChatRequest, prompt: Sequence[int], completions: Sequence[Completion]) -> Json:
         """Return the reply to a chat request."""
@@ -74,7 +81,7 @@ class ReplyWriter:
         ]
 
     def _token_texts(self, completion: Completion) -> list[str]:
-        return [decode_exactly(self._tokenizer, [token_id]) for token_id in completion.token_ids]
+        return [self._token_text(token_id) for token_id in completion.token_ids]
 
 
 def _reply(
