@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from agentlightning._internal.heap import settled_heap
 from agentlightning._internal.threads import run_to_its_end
 from agentlightning.algorithm.base import Algorithm
 from agentlightning.algorithm.group_sampling import RolloutSample, describe_groups, sample_groups
@@ -146,7 +147,7 @@ class GRPO(Algorithm):
             raise ConfigurationError("GRPO needs tasks: fit(agent, train_dataset)")
         learner, served, tokenizer = await asyncio.to_thread(self._load)
         metrics_path = self._output / "metrics.jsonl" if self._output else None
-        with MetricsLog(metrics_path, self._on_metrics) as metrics:
+        with settled_heap(), MetricsLog(metrics_path, self._on_metrics) as metrics:
             server = PolicyServer(served, tokenizer, self.get_store(), self.get_llm_proxy(), self._max_batch_size)
             async with server:
                 await self._evaluate(server, val_dataset, metrics)
