@@ -13,7 +13,7 @@ from agentlightning.extras import needed_for
 
 def demo(
     seed: Annotated[int, typer.Option(help="Order of the tasks; with --from-scratch also the policy.")] = 0,
-    steps: Annotated[int, typer.Option(min=1, help="Updates of the policy.")] = 50,
+    steps: Annotated[int, typer.Option(min=1, help="Updates of the policy.")] = 40,
     output: Annotated[Path | None, typer.Option(help="Folder of the run; runs/<time> by default.")] = None,
     from_scratch: Annotated[
         bool, typer.Option("--from-scratch", help="Build tokenizer and policy anew; takes about half a minute more.")

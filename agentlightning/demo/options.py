@@ -28,7 +28,7 @@ class DemoOptions:
 
     output: Path
     seed: int = 0
-    steps: int = 50
+    steps: int = 40
     from_scratch: bool = False
     n_runners: int = 8
     concurrency: int = 8
