@@ -94,7 +94,7 @@ def encode_call(call: CapturedCall) -> Attributes:
     if not call.choices:
         return attributes
     attributes[FINISH_REASONS] = [choice.finish_reason or "" for choice in call.choices]
-    attributes[MESSAGES] = json.dumps([choice.message for choice in call.choices], ensure_ascii=False)
+    attributes[MESSAGES] = json.dumps([choice.message for choice in call.choices])
     attributes[PROMPT_TOKEN_IDS] = call.prompt_token_ids
     for index, choice in enumerate(call.choices):
         attributes[_indexed(RESPONSE_TOKEN_IDS, index)] = choice.token_ids
