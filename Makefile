@@ -43,7 +43,7 @@ lint: setup
 	$(BIN)/ruff check
 
 types: setup
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 layers: setup
 	$(BIN)/lint-imports
