@@ -94,6 +94,8 @@ class Lane:
         mode: "write" groups what arrives together, in order, into one transaction; "read" runs each operation in a
             snapshot of its own.
         publish: Called with what a transaction changed, after its commit and before its callers hear of it.
+        closing: Shared by the lanes of one file, whose connections then close one at a time: of two that close at once,
+            each takes the other for the last one, and the write-ahead log stays behind.
     """
 
     def __init__(
@@ -102,10 +104,12 @@ class Lane:
         connections: Iterable[sqlite3.Connection],
         mode: Literal["write", "read"],
         publish: Callable[[Iterable[Changes]], None],
+        closing: threading.Lock | None = None,
     ) -> None:
         self._begin = "BEGIN IMMEDIATE" if mode == "write" else "BEGIN"
         self._group = _GROUP if mode == "write" else 1
         self._publish = publish
+        self._closing = closing or threading.Lock()
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._state = threading.Condition()  # guards the next two; never held across an await
         self._pending: dict[_Job, _Job] = {}  # accepted, in order; their callers have not heard of them yet
@@ -182,7 +186,8 @@ class Lane:
                 self._deliver(group)
                 group.clear()  # an idle lane keeps no results alive
         finally:
-            connection.close()
+            with self._closing:
+                connection.close()
 
     def _next_group(self) -> list[_Job]:
         """Wait for a job and take what else is there; nothing when the thread shall end."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 import weakref
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
@@ -78,13 +79,13 @@ class SqliteLightningStore(_LaneStore):
         if str(path) == ":memory:":
             raise ConfigurationError("SqliteLightningStore keeps a file; use InMemoryLightningStore for memory")
         self.path: Final = Path(path)
-        signals = Signals()
+        signals, closing = Signals(), threading.Lock()
         writer = _open(str(self.path), synchronous)
         readers = [_open(str(self.path), synchronous) for _ in range(_READERS)]
         super().__init__(
             signals,
-            Lane("agl-store-writer", [writer], "write", signals.publish),
-            Lane("agl-store-reader", readers, "read", signals.publish),
+            Lane("agl-store-writer", [writer], "write", signals.publish, closing),
+            Lane("agl-store-reader", readers, "read", signals.publish, closing),
         )
 
 

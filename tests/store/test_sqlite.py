@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import os
 import sqlite3
 import threading
 import time
@@ -392,3 +393,12 @@ async def test_closing_undoes_claims_that_nobody_heard_of(tmp_path: Path) -> Non
     again = SqliteLightningStore(path)
     assert len(await again.dequeue_many_rollouts(limit=100)) == 10 - len(heard)
     await again.close()
+
+
+async def test_closed_store_is_one_file(tmp_path: Path) -> None:
+    for number in range(30):  # connections that close at once leave the log behind now and then
+        store = SqliteLightningStore(tmp_path / f"{number}.db")
+        await store.enqueue_rollout({"number": number})
+        await store.query_rollouts()
+        await store.close()
+    assert {name for name in os.listdir(tmp_path) if not name.endswith(".db")} == set()  # noqa: PTH208  # no await here
