@@ -17,7 +17,7 @@ from agentlightning.demo.policy import CHECKPOINT
 from agentlightning.demo.world import train_tasks
 
 LEARNED = 0.6
-"""Mean reward of steps 16 to 20 that right training passes easily (a trial: 0.85; sign flipped 0.02, mask shifted 0.54)."""
+"""Mean reward of steps 16 to 20 that right training passes easily (0.85; sign flipped: 0.02; mask shifted: 0.54)."""
 
 ON_POLICY = 1e-3
 """Distance of the mean probability ratio from 1 that rounding explains: each step learns from its own samples."""
