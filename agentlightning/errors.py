@@ -9,6 +9,11 @@ AgentLightningError
 │   ├── IllegalTransition 409  the lifecycle has no such step               (ValueError)
 │   ├── LeaseLost         409  the attempt is no longer its worker's to end
 │   ├── InvalidValue      422  a value the store cannot keep                (ValueError)
+│   ├── Unauthorized      401  no token, or an unknown one
+│   ├── Forbidden         403  the token does not allow this
+│   ├── TooLarge          413  more than the store takes at once            (ValueError)
+│   ├── TooBusy           429  more requests than the store works on at once
+│   ├── StoreUnreachable  502  nobody answers at the store's address
 │   └── StoreClosed       503  the store was closed
 ├── AgentError                 the agent's code, its signature or its answer
 │   ├── InvalidAgent           a signature that cannot be called            (ValueError)
@@ -77,6 +82,36 @@ class InvalidValue(StoreError, ValueError):
     """A value that cannot be kept; the message holds the path to it."""
 
     status = 422
+
+
+class Unauthorized(StoreError):
+    """The request carries no token, or one that the server does not know."""
+
+    status = 401
+
+
+class Forbidden(StoreError):
+    """The token is good, but its holder may not do this."""
+
+    status = 403
+
+
+class TooLarge(StoreError, ValueError):
+    """The request holds more than the store takes at once; the message says how much that is."""
+
+    status = 413
+
+
+class TooBusy(StoreError):
+    """The store works on as much as it can; the same request may succeed a little later."""
+
+    status = 429
+
+
+class StoreUnreachable(StoreError):
+    """Nobody answers at the address of the store, or the answer did not come in time."""
+
+    status = 502
 
 
 class StoreClosed(StoreError):

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any, Final, Literal, TypedDict
 
 from opentelemetry.sdk.trace import ReadableSpan
 from pydantic import ValidationError
 
 from agentlightning.errors import InvalidValue
-from agentlightning.store.operations import Operation, operation, operations_of
+from agentlightning.store.operations import Operation, alias, operation, operations_of, routes_of
 from agentlightning.types import (
     Attempt,
     AttemptedRollout,
     AttemptStatus,
     EnqueueRolloutRequest,
+    FinishedRollouts,
+    LeaseRenewal,
     NamedResources,
     PaginatedResult,
     ResourcesUpdate,
@@ -23,6 +25,7 @@ from agentlightning.types import (
     RolloutMode,
     RolloutStatus,
     Span,
+    SpanBatch,
     TaskInput,
     Worker,
     WorkerStatus,
@@ -104,7 +107,7 @@ class LightningStore:
         """Count what the store holds."""
         raise NotImplementedError
 
-    @operation("POST", "/rollouts")
+    @operation("POST", "/rollouts", status=201)
     async def start_rollout(
         self,
         input: TaskInput,
@@ -129,7 +132,7 @@ class LightningStore:
         """
         raise NotImplementedError
 
-    @operation("POST", "/queues/rollouts/enqueue")
+    @operation("POST", "/queues/rollouts/enqueue", status=201)
     async def enqueue_many_rollouts(self, rollouts: Sequence[EnqueueRolloutRequest]) -> Sequence[Rollout]:
         """Append rollouts to the queue, all or none; returns them in order.
 
@@ -151,7 +154,7 @@ class LightningStore:
         """
         raise NotImplementedError
 
-    @operation("POST", "/rollouts/{rollout_id}/attempts")
+    @operation("POST", "/rollouts/{rollout_id}/attempts", status=201)
     async def start_attempt(self, rollout_id: str, worker_id: str | None = None) -> AttemptedRollout:
         """Start another attempt, whatever the rollout's status and `max_attempts`: an explicit restart.
 
@@ -160,7 +163,7 @@ class LightningStore:
         """
         raise NotImplementedError
 
-    @operation("POST", "/spans/bulk")
+    @operation("POST", "/spans/bulk", repeatable=True, status=201, role="agent")
     async def add_many_spans(self, spans: Sequence[Span]) -> Sequence[Span]:
         """Write spans; returns those that were new (same rollout, attempt and span id means the same span).
 
@@ -171,7 +174,7 @@ class LightningStore:
         """
         raise NotImplementedError
 
-    @operation("POST", "/spans/next/bulk")
+    @operation("POST", "/spans/next/bulk", role="agent")
     async def get_many_span_sequence_ids(self, rollout_attempt_ids: Sequence[tuple[str, str]]) -> Sequence[int]:
         """Reserve the next sequence id for each pair, in order; ids count per rollout from 1.
 
@@ -190,6 +193,7 @@ class LightningStore:
         """
         raise NotImplementedError
 
+    @alias("GET", "/rollouts")
     @operation("POST", "/rollouts/search", mutates=False)
     async def query_rollouts(
         self,
@@ -233,7 +237,8 @@ class LightningStore:
         """
         raise NotImplementedError
 
-    @operation("POST", "/rollouts/{rollout_id}/attempts/search", mutates=False)
+    @alias("GET", "/rollouts/{rollout_id}/attempts", role="agent")
+    @operation("POST", "/rollouts/{rollout_id}/attempts/search", mutates=False, role="agent")
     async def query_attempts(
         self,
         rollout_id: str,
@@ -264,7 +269,8 @@ class LightningStore:
         """
         raise NotImplementedError
 
-    @operation("POST", "/spans/search", mutates=False)
+    @alias("GET", "/spans", role="agent")
+    @operation("POST", "/spans/search", mutates=False, role="agent")
     async def query_spans(
         self,
         rollout_id: str,
@@ -287,6 +293,7 @@ class LightningStore:
         """Find the spans of a rollout, of all attempts or one; equal sort keys keep their start order."""
         raise NotImplementedError
 
+    @alias("GET", "/resources")
     @operation("POST", "/resources/search", mutates=False)
     async def query_resources(
         self,
@@ -297,8 +304,9 @@ class LightningStore:
         sort_order: Literal["asc", "desc"] = "asc",
         limit: int = -1,
         offset: int = 0,
+        version: int | None = None,
     ) -> PaginatedResult[ResourcesUpdate]:
-        """Find resources, the newest version of each id."""
+        """Find resources: of each id the newest version, or the one with this number."""
         raise NotImplementedError
 
     @operation("GET", "/resources/latest", mutates=False)
@@ -306,16 +314,28 @@ class LightningStore:
         """Return the resources written last, or None."""
         raise NotImplementedError
 
-    @operation("POST", "/resources")
+    @operation("POST", "/resources", status=201, body="resources")
     async def add_resources(self, resources: NamedResources) -> ResourcesUpdate:
         """Store resources under a new id; they become the latest."""
         raise NotImplementedError
 
-    @operation("POST", "/resources/{resources_id}")
-    async def update_resources(self, resources_id: str, resources: NamedResources) -> ResourcesUpdate:
-        """Store the next version of an id, which may be new; it becomes the latest."""
+    @operation("POST", "/resources/{resources_id}", body="resources")
+    async def update_resources(
+        self, resources_id: str, resources: NamedResources, *, expected_version: int | None = None
+    ) -> ResourcesUpdate:
+        """Store the next version of an id, which may be new; it becomes the latest. Former versions stay readable.
+
+        Args:
+            resources_id: The id.
+            resources: The whole new version.
+            expected_version: Write only if this is the id's newest version, 0 for an id that is new; None for any.
+
+        Raises:
+            IllegalTransition: The newest version is another one.
+        """
         raise NotImplementedError
 
+    @alias("GET", "/workers")
     @operation("POST", "/workers/search", mutates=False)
     async def query_workers(
         self,
@@ -336,12 +356,67 @@ class LightningStore:
         """Return a worker, or None."""
         raise NotImplementedError
 
-    @operation("POST", "/workers/{worker_id}")
+    @operation("POST", "/workers/{worker_id}", repeatable=True)
     async def update_worker(self, worker_id: str, heartbeat_stats: dict[str, Any] = UNSET) -> Worker:
         """Record a heartbeat, which also renews the worker's live attempts.
 
         Raises:
             TypeError: `heartbeat_stats` is None.
+        """
+        raise NotImplementedError
+
+    @operation("POST", "/workers/{worker_id}/leases", repeatable=True)
+    async def renew_leases(
+        self,
+        worker_id: str,
+        held: Sequence[tuple[str, str]],
+        *,
+        as_of: float | None = None,
+        heartbeat_stats: dict[str, Any] = UNSET,
+    ) -> LeaseRenewal:
+        """Record a heartbeat that lists the attempts its worker holds; it renews those and releases all others.
+
+        A live attempt of the worker that was claimed before `as_of` and is not in the list is one whose claim never
+        reached the worker. If nobody worked on it, its rollout returns to the queue as if it had not been claimed;
+        otherwise the attempt ends as unresponsive.
+
+        Args:
+            worker_id: Who lives.
+            held: Rollout id and attempt id of every attempt that the worker holds.
+            as_of: `time` of the worker's previous renewal, which it got before it wrote the list; None releases none.
+            heartbeat_stats: What the worker's machine is doing; left out, the former statistics stay.
+        """
+        raise NotImplementedError
+
+    @operation("POST", "/workers/{worker_id}/release", repeatable=True)
+    async def release_worker(self, worker_id: str) -> Sequence[Attempt]:
+        """End the leases of a worker whose process is known to be dead; returns its attempts, now unresponsive.
+
+        Their rollouts are tried again where their configuration says so.
+        """
+        raise NotImplementedError
+
+    @operation("POST", "/feeds/rollouts", mutates=False)
+    async def read_finished_rollouts(self, *, cursor: int = 0, limit: int = 100, wait: float = 0.0) -> FinishedRollouts:
+        """Read which rollouts finished, in the order in which they did; each read goes on where the last one ended.
+
+        A rollout that was restarted and finished again comes again, with its new end only.
+
+        Args:
+            cursor: `cursor` of the previous read; 0 for the beginning.
+            limit: The most to return; at least 1.
+            wait: Seconds to wait when nothing finished since. The store wakes the caller; it does not poll.
+        """
+        raise NotImplementedError
+
+    @operation("POST", "/feeds/spans", mutates=False)
+    async def read_spans(self, *, rollout_id: str | None = None, cursor: int = 0, limit: int = 1000) -> SpanBatch:
+        """Read spans in the order in which they were written, however many there are; see `iterate_spans`.
+
+        Args:
+            rollout_id: Whose spans; None for those of all rollouts.
+            cursor: `cursor` of the previous read; 0 for the beginning.
+            limit: The most to return; at least 1.
         """
         raise NotImplementedError
 
@@ -373,6 +448,7 @@ class LightningStore:
         claimed = await self.dequeue_many_rollouts(limit=1, worker_id=worker_id, wait=wait)
         return claimed[0] if claimed else None
 
+    @alias("POST", "/spans", mutates=True, status=201, body="span", role="agent")
     async def add_span(self, span: Span) -> Span | None:
         """Write one span; None when it was there already."""
         stored = await self.add_many_spans([span])
@@ -386,28 +462,43 @@ class LightningStore:
             sequence_id = await self.get_next_span_sequence_id(rollout_id, attempt_id)
         return await self.add_span(Span.from_opentelemetry(readable_span, rollout_id, attempt_id, sequence_id))
 
+    @alias("POST", "/spans/next", mutates=True, answer="sequence_id", role="agent")
     async def get_next_span_sequence_id(self, rollout_id: str, attempt_id: str) -> int:
         """Reserve one sequence id."""
         return (await self.get_many_span_sequence_ids([(rollout_id, attempt_id)]))[0]
 
+    @alias("GET", "/rollouts/{rollout_id}", role="agent")
     async def get_rollout_by_id(self, rollout_id: str) -> Rollout | AttemptedRollout | None:
         """Return a rollout, with its latest attempt if there is one, or None."""
         page = await self.query_rollouts(rollout_id_in=[rollout_id])
         return page[0] if page else None
 
+    @alias("GET", "/rollouts/{rollout_id}/attempts/latest", role="agent")
     async def get_latest_attempt(self, rollout_id: str) -> Attempt | None:
         """Return the newest attempt, or None."""
         page = await self.query_attempts(rollout_id, sort_order="desc", limit=1)
         return page[0] if page else None
 
-    async def get_resources_by_id(self, resources_id: str) -> ResourcesUpdate | None:
-        """Return the newest version of an id, or None."""
-        page = await self.query_resources(resources_id=resources_id)
+    @alias("GET", "/resources/{resources_id}")
+    async def get_resources_by_id(self, resources_id: str, version: int | None = None) -> ResourcesUpdate | None:
+        """Return a version of an id, the newest by default, or None."""
+        page = await self.query_resources(resources_id=resources_id, version=version)
         return page[0] if page else None
+
+    async def iterate_spans(self, rollout_id: str | None = None, *, batch: int = 1000) -> AsyncGenerator[Span]:
+        """Yield the spans of a rollout, or of all, in the order of their writing, one batch in memory at a time."""
+        cursor = 0
+        while (read := await self.read_spans(rollout_id=rollout_id, cursor=cursor, limit=batch)).items:
+            for span in read.items:
+                yield span
+            cursor = read.cursor
 
 
 OPERATIONS: Final[dict[str, Operation]] = operations_of(LightningStore)
 """Every operation of the store by name."""
+
+ROUTES: Final[list[Operation]] = routes_of(LightningStore)
+"""Every route to the store: its operations, and v0.3's other routes to them."""
 
 
 def is_queuing(rollout: Rollout) -> bool:

@@ -7,7 +7,9 @@ they await ever suspends: the lane runs each one to its end with a single `send`
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
+import re
 import sqlite3
 import threading
 import time
@@ -36,21 +38,22 @@ _GROUP: Final = 256
 class SqliteTransaction:
     """A transaction on a SQLite connection."""
 
-    __slots__ = ("_connection", "changes", "now")
+    __slots__ = ("_connection", "changes", "clock", "now")
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
         self.now = time.time()
+        self.clock = time.monotonic()
         self.changes = Changes()
 
     async def fetch(self, sql: str, params: Sequence[Value] = ()) -> list[Row]:
         """Return all rows."""
-        return self._connection.execute(sql, params).fetchall()
+        return self._connection.execute(_without_locks(sql), params).fetchall()
 
     async def fetch_one(self, sql: str, params: Sequence[Value] = ()) -> Row | None:
         """Return the first row, or None."""
         # All rows, for a statement that is not read to its end stays open: `UPDATE … RETURNING` would block COMMIT.
-        rows = self._connection.execute(sql, params).fetchall()
+        rows = self._connection.execute(_without_locks(sql), params).fetchall()
         return rows[0] if rows else None
 
     async def execute(self, sql: str, params: Sequence[Value] = ()) -> int:
@@ -60,6 +63,12 @@ class SqliteTransaction:
     async def execute_many(self, sql: str, rows: Sequence[Sequence[Value]]) -> None:
         """Run a statement once for each row."""
         self._connection.executemany(sql, rows)
+
+
+@functools.cache
+def _without_locks(sql: str) -> str:
+    """SQLite has one writer at a time and knows no row locks."""
+    return re.sub(r" FOR UPDATE OF \w+( SKIP LOCKED)?", "", sql)
 
 
 @dataclass(slots=True, eq=False)

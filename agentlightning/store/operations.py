@@ -7,24 +7,34 @@ operation costs its signature and its SQL, nothing else.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, get_type_hints
+from typing import Any, Final, Literal, TypeAlias, TypeVar, get_type_hints
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_MARK = "__agl_operation__"
+_MARK: Final = "__agl_operation__"
+_ALIASES: Final = "__agl_aliases__"
+
+Role: TypeAlias = Literal["agent", "runner", "admin"]
+"""Who calls over HTTP; each may do what those before it may. An agent acts for its own attempt alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One operation of the store.
+    """One operation of the store, or another route to one.
 
     Attributes:
         name: The method's name.
-        verb: HTTP verb; GET only when every parameter is in the path.
+        verb: HTTP verb.
         path: HTTP path below `/v1/agl`, with path parameters in braces.
         mutates: Whether it changes the store; such requests carry an idempotency key.
+        repeatable: Whether doing it twice is the same as once, so that its key need not be remembered.
+        status: HTTP status of success.
+        body: The parameter that is the whole body; None when the body is an object of parameters.
+        answer: The key under which the answer stands in an object; None when the answer stands alone.
+        role: The least that a caller must be.
         method: The function on the interface.
     """
 
@@ -32,6 +42,11 @@ class Operation:
     verb: Literal["GET", "POST"]
     path: str
     mutates: bool
+    repeatable: bool
+    status: int
+    body: str | None
+    answer: str | None
+    role: Role
     method: Callable[..., Any]
 
     @property
@@ -46,12 +61,49 @@ class Operation:
         ]
         return signature.replace(parameters=parameters, return_annotation=hints["return"])
 
+    @property
+    def path_parameters(self) -> tuple[str, ...]:
+        """The parameters that stand in the path."""
+        return tuple(re.findall(r"{(\w+)}", self.path))
 
-def operation(verb: Literal["GET", "POST"], path: str, *, mutates: bool = True) -> Callable[[F], F]:
-    """Mark a method of the store's interface as an operation."""
+
+def operation(
+    verb: Literal["GET", "POST"],
+    path: str,
+    *,
+    mutates: bool = True,
+    repeatable: bool = False,
+    status: int = 200,
+    body: str | None = None,
+    role: Role = "runner",
+) -> Callable[[F], F]:
+    """Mark a method of the store's interface as an operation. GET has path parameters only."""
 
     def mark(method: F) -> F:
-        setattr(method, _MARK, Operation(method.__name__, verb, path, mutates, method))
+        made = Operation(
+            method.__name__, verb, path, mutates, repeatable or not mutates, status, body, None, role, method
+        )
+        setattr(method, _MARK, made)
+        return method
+
+    return mark
+
+
+def alias(
+    verb: Literal["GET", "POST"],
+    path: str,
+    *,
+    mutates: bool = False,
+    status: int = 200,
+    body: str | None = None,
+    answer: str | None = None,
+    role: Role = "runner",
+) -> Callable[[F], F]:
+    """Give a method of the interface another route, one of v0.3's; a GET takes its parameters from the query."""
+
+    def mark(method: F) -> F:
+        made = Operation(method.__name__, verb, path, mutates, not mutates, status, body, answer, role, method)
+        setattr(method, _ALIASES, (made, *getattr(method, _ALIASES, ())))
         return method
 
     return mark
@@ -61,3 +113,9 @@ def operations_of(interface: type) -> dict[str, Operation]:
     """Return the operations that a class marks, by name, in order of definition."""
     marks = (getattr(member, _MARK, None) for member in vars(interface).values())
     return {mark.name: mark for mark in marks if isinstance(mark, Operation)}
+
+
+def routes_of(interface: type) -> list[Operation]:
+    """Return every route to a class: its operations, and the aliases of its methods."""
+    aliases = [made for member in vars(interface).values() for made in getattr(member, _ALIASES, ())]
+    return [*operations_of(interface).values(), *aliases]

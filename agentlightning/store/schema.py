@@ -1,6 +1,10 @@
 """The tables, and the check that a database holds them.
 
 `position` is the order of insertion. The queue is the index `queue`: the rollouts that wait, in their order.
+`finish_position` orders the ends of rollouts. `lease_start`, `timeout_at` and `silent_at` are times of the lease clock
+(`Transaction.clock`): when the attempt began, when it has lived too long, when it has been silent too long; `silence`
+is how many seconds of silence are too long. Of each resources id the row of the newest version has `newest` = 1; its
+`position` comes from the counter, so the greatest one is the set that was written last.
 """
 
 from __future__ import annotations
@@ -10,7 +14,7 @@ from typing import Final
 
 from agentlightning.errors import ConfigurationError
 
-VERSION: Final = 1
+VERSION: Final = 2
 
 _TABLES: Final = (
     """
@@ -27,12 +31,14 @@ _TABLES: Final = (
         metadata BLOB,
         latest_attempt_id TEXT,
         span_counter INTEGER NOT NULL DEFAULT 0,
-        queue_position INTEGER NOT NULL DEFAULT 0
+        queue_position INTEGER NOT NULL DEFAULT 0,
+        finish_position INTEGER
     )
     """,
     "CREATE INDEX queue ON rollouts (queue_position) WHERE status IN ('queuing', 'requeuing')",
     "CREATE INDEX rollouts_by_status ON rollouts (status, start_time)",
     "CREATE INDEX rollouts_by_start ON rollouts (start_time)",
+    "CREATE INDEX rollouts_by_finish ON rollouts (finish_position) WHERE finish_position IS NOT NULL",
     """
     CREATE TABLE attempts (
         rollout_id TEXT NOT NULL,
@@ -44,9 +50,17 @@ _TABLES: Final = (
         worker_id TEXT,
         last_heartbeat_time REAL,
         metadata BLOB,
+        lease_start REAL NOT NULL,
+        timeout_at REAL,
+        silence REAL,
+        silent_at REAL,
         PRIMARY KEY (rollout_id, attempt_id)
     ) WITHOUT ROWID
     """,
+    "CREATE INDEX attempts_by_timeout ON attempts (timeout_at) "
+    "WHERE timeout_at IS NOT NULL AND status IN ('preparing', 'running')",
+    "CREATE INDEX attempts_by_silence ON attempts (silent_at) "
+    "WHERE silent_at IS NOT NULL AND status IN ('preparing', 'running')",
     "CREATE INDEX live_attempts_by_worker ON attempts (worker_id) WHERE status IN ('preparing', 'running')",
     """
     CREATE TABLE spans (
@@ -62,6 +76,7 @@ _TABLES: Final = (
         name TEXT NOT NULL,
         late INTEGER NOT NULL,
         body BLOB NOT NULL,
+        numbers BLOB,
         UNIQUE (rollout_id, attempt_id, span_id)
     )
     """,
@@ -69,14 +84,16 @@ _TABLES: Final = (
     """
     CREATE TABLE resources (
         position INTEGER PRIMARY KEY,
-        resources_id TEXT NOT NULL UNIQUE,
+        resources_id TEXT NOT NULL,
         create_time REAL NOT NULL,
         update_time REAL NOT NULL,
         version INTEGER NOT NULL,
+        newest INTEGER NOT NULL,
         resources BLOB NOT NULL,
-        write_position INTEGER NOT NULL UNIQUE
+        UNIQUE (resources_id, version)
     )
     """,
+    "CREATE UNIQUE INDEX newest_resources ON resources (resources_id) WHERE newest = 1",
     """
     CREATE TABLE workers (
         position INTEGER PRIMARY KEY,
@@ -91,8 +108,17 @@ _TABLES: Final = (
         current_attempt_id TEXT
     )
     """,
-    "CREATE TABLE queue_tail (position INTEGER NOT NULL)",
-    "INSERT INTO queue_tail VALUES (0)",
+    "CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
+    "INSERT INTO counters VALUES ('queue', 0), ('finish', 0), ('resources', 0)",
+    """
+    CREATE TABLE request_keys (
+        request_key TEXT PRIMARY KEY,
+        fingerprint BLOB NOT NULL,
+        answer BLOB NOT NULL,
+        create_time REAL NOT NULL
+    ) WITHOUT ROWID
+    """,
+    "CREATE INDEX request_keys_by_time ON request_keys (create_time)",
 )
 
 

@@ -140,6 +140,32 @@ class Worker(BaseModel):
     current_attempt_id: str | None = None
 
 
+class LeaseRenewal(BaseModel):
+    """What a store answers to a heartbeat.
+
+    Attributes:
+        time: When the store heard it, by the store's own clock; the next heartbeat passes it as `as_of`.
+        lost: Rollout id and attempt id of those it listed that are no longer the worker's: ended, cancelled, replaced.
+    """
+
+    time: float
+    lost: list[tuple[str, str]]
+
+
+class FinishedRollouts(BaseModel):
+    """Some of the rollouts that finished, in the order in which they did; `cursor` is where the next read goes on."""
+
+    items: list[Rollout | AttemptedRollout]
+    cursor: int
+
+
+class SpanBatch(BaseModel):
+    """Some spans, in the order in which they were written; `cursor` is where the next read goes on."""
+
+    items: list[Span]
+    cursor: int
+
+
 class FilterField(TypedDict, total=False):
     """Conditions on one field; those present must all hold."""
 

@@ -36,7 +36,8 @@ from agentlightning.types.lifecycle import ATTEMPT_STATUSES, LIVE, attempt_event
 _SELECT: Final = f"SELECT {columns(ATTEMPT_FIELDS, 'a')} FROM attempts a"
 _SELECT_ROLLOUT: Final = f"SELECT {columns(ROLLOUT_FIELDS, 'r')}, r.latest_attempt_id, r.config FROM rollouts r"
 _INSERT: Final = f"""
-    INSERT INTO attempts ({", ".join(ATTEMPT_FIELDS)}) VALUES ({", ".join("?" for _ in ATTEMPT_FIELDS)})
+    INSERT INTO attempts ({", ".join(ATTEMPT_FIELDS)}, lease_start)
+    VALUES ({", ".join("?" for _ in ATTEMPT_FIELDS)}, ?)
 """
 _SORTABLE: Final = {
     "attempt_id": "a.attempt_id",
@@ -54,7 +55,7 @@ async def create_attempt(
 ) -> Attempt:
     """Write a new attempt as its rollout's latest; its worker starts on it."""
     row = (rollout_id, f"at-{generate_id(8)}", sequence_id, tx.now, None, "preparing", worker_id, None, None)
-    await tx.execute(_INSERT, row)
+    await tx.execute(_INSERT, (*row, tx.clock))
     await tx.execute("UPDATE rollouts SET latest_attempt_id = ? WHERE rollout_id = ?", (row[1], rollout_id))
     await workers.take(tx, worker_id, rollout_id, row[1], dequeued=dequeued)
     return attempt_of(row)
@@ -62,7 +63,7 @@ async def create_attempt(
 
 async def start_attempt(tx: Transaction, rollout_id: str, worker_id: str | None) -> Claim:
     """Start another attempt, whatever the rollout's status."""
-    row = await tx.fetch_one(f"{_SELECT_ROLLOUT} WHERE r.rollout_id = ?", (rollout_id,))
+    row = await tx.fetch_one(f"{_SELECT_ROLLOUT} WHERE r.rollout_id = ? FOR UPDATE OF r", (rollout_id,))
     if row is None:
         raise NotFound(f"Rollout {rollout_id} not found")
     return await _attempt_again(tx, row, "restart", worker_id)
@@ -73,7 +74,7 @@ async def dequeue_many_rollouts(tx: Transaction, limit: int, worker_id: str | No
     # Without the hint SQLite would read the whole queue through the index over statuses, and sort it.
     rows = await tx.fetch(
         f"{_SELECT_ROLLOUT} INDEXED BY queue "
-        "WHERE r.status IN ('queuing', 'requeuing') ORDER BY r.queue_position LIMIT ?",
+        "WHERE r.status IN ('queuing', 'requeuing') ORDER BY r.queue_position LIMIT ? FOR UPDATE OF r SKIP LOCKED",
         (limit,),
     )
     if not rows:
@@ -188,7 +189,7 @@ async def existing_attempt(tx: Transaction, rollout_id: str, attempt_id: str) ->
         f"""
         SELECT {ROLLOUT_STATE}, {ATTEMPT_STATE} FROM rollouts r LEFT JOIN attempts a
         ON a.rollout_id = r.rollout_id AND a.attempt_id = CASE ? WHEN 'latest' THEN r.latest_attempt_id ELSE ? END
-        WHERE r.rollout_id = ?
+        WHERE r.rollout_id = ? FOR UPDATE OF r
         """,
         (attempt_id, attempt_id, rollout_id),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from agentlightning.store.sql import workers
 from agentlightning.store.sql.codec import config_of
@@ -52,8 +52,10 @@ ATTEMPT_STATE: Final = "a.rollout_id, a.attempt_id, a.sequence_id, a.status, a.w
 
 
 async def find_rollout(tx: Transaction, rollout_id: str) -> RolloutState | None:
-    """Return a rollout's state, or None."""
-    row = await tx.fetch_one(f"SELECT {ROLLOUT_STATE} FROM rollouts r WHERE r.rollout_id = ?", (rollout_id,))
+    """Return a rollout's state and lock it for a change, or None."""
+    row = await tx.fetch_one(
+        f"SELECT {ROLLOUT_STATE} FROM rollouts r WHERE r.rollout_id = ? FOR UPDATE OF r", (rollout_id,)
+    )
     return RolloutState(*row) if row else None
 
 
@@ -79,11 +81,14 @@ async def move_rollout(tx: Transaction, rollout: RolloutState, event: RolloutEve
     if Effect.ENQUEUE in effects:
         await tx.execute(
             "UPDATE rollouts SET queue_position = ? WHERE rollout_id = ?",
-            (await reserve_queue_positions(tx, 1), rollout.rollout_id),
+            (await count_up(tx, "queue"), rollout.rollout_id),
         )
         tx.changes.enqueued += 1
     if Effect.END in effects:
-        await tx.execute("UPDATE rollouts SET end_time = ? WHERE rollout_id = ?", (tx.now, rollout.rollout_id))
+        await tx.execute(
+            "UPDATE rollouts SET end_time = ?, finish_position = ? WHERE rollout_id = ?",
+            (tx.now, await count_up(tx, "finish"), rollout.rollout_id),
+        )
         tx.changes.rollouts.append((rollout.rollout_id, True))
     if Effect.REOPEN in effects:
         await tx.execute("UPDATE rollouts SET end_time = NULL WHERE rollout_id = ?", (rollout.rollout_id,))
@@ -116,9 +121,11 @@ async def follow_latest_attempt(tx: Transaction, rollout: RolloutState, attempt:
     await move_rollout(tx, rollout, event_of_latest_attempt(attempt.status, attempt.sequence_id, rollout.config))
 
 
-async def reserve_queue_positions(tx: Transaction, count: int) -> int:
-    """Reserve places at the tail of the queue; returns the first."""
-    row: Row | None = await tx.fetch_one("UPDATE queue_tail SET position = position + ? RETURNING position", (count,))
+async def count_up(tx: Transaction, counter: Literal["queue", "finish", "resources"], count: int = 1) -> int:
+    """Reserve the next numbers of a counter; returns the first. Its commits happen in the order of its numbers."""
+    row: Row | None = await tx.fetch_one(
+        "UPDATE counters SET value = value + ? WHERE name = ? RETURNING value", (count, counter)
+    )
     assert row is not None
     return row[0] - count + 1
 

@@ -7,13 +7,15 @@ from typing import Final
 from pydantic import TypeAdapter
 
 from agentlightning._internal.ids import generate_id
-from agentlightning.errors import InvalidValue
+from agentlightning.errors import IllegalTransition, InvalidValue
 from agentlightning.store.sql.filters import Conditions, Paging, fetch_page
+from agentlightning.store.sql.moves import count_up
 from agentlightning.store.sql.transaction import Row, Transaction
 from agentlightning.types import NamedResources, PaginatedResult, ResourcesUpdate
 
 _FIELDS: Final = tuple(ResourcesUpdate.model_fields)
 _SELECT: Final = f"SELECT {', '.join(_FIELDS)} FROM resources"
+_INSERT: Final = f"INSERT INTO resources ({', '.join(_FIELDS)}, newest, position) VALUES (?, ?, ?, ?, ?, ?, ?)"
 _SORTABLE: Final = {name: name for name in _FIELDS if name != "resources"}
 _RESOURCES: Final[TypeAdapter[NamedResources]] = TypeAdapter(NamedResources)
 
@@ -34,40 +36,49 @@ def encode_resources(resources: NamedResources) -> bytes:
 
 async def latest_resources_id(tx: Transaction) -> str | None:
     """Return the id that was written last, or None."""
-    row = await tx.fetch_one("SELECT resources_id FROM resources ORDER BY write_position DESC LIMIT 1")
+    row = await tx.fetch_one("SELECT resources_id FROM resources ORDER BY position DESC LIMIT 1")
     return row[0] if row else None
 
 
 async def get_latest_resources(tx: Transaction) -> ResourcesUpdate | None:
     """Return the resources written last, or None."""
-    row = await tx.fetch_one(f"{_SELECT} ORDER BY write_position DESC LIMIT 1")
+    row = await tx.fetch_one(f"{_SELECT} ORDER BY position DESC LIMIT 1")
     return _update_of(row) if row else None
 
 
-async def write_resources(tx: Transaction, resources_id: str | None, resources: bytes) -> ResourcesUpdate:
-    """Write the next version of an id, or a new id for None; it becomes the latest."""
-    row = await tx.fetch_one(
-        f"""
-        INSERT INTO resources ({", ".join(_FIELDS)}, write_position)
-        VALUES (?, ?, ?, 1, ?, (SELECT COALESCE(MAX(write_position), 0) + 1 FROM resources))
-        ON CONFLICT (resources_id) DO UPDATE SET
-            version = resources.version + 1,
-            update_time = excluded.update_time,
-            resources = excluded.resources,
-            write_position = excluded.write_position
-        RETURNING {", ".join(_FIELDS)}
-        """,
-        (resources_id or f"rs-{generate_id(12)}", tx.now, tx.now, resources),
+async def write_resources(
+    tx: Transaction, resources_id: str | None, resources: bytes, expected_version: int | None = None
+) -> ResourcesUpdate:
+    """Write the next version of an id, or a new id for None; it becomes the latest.
+
+    Raises:
+        IllegalTransition: The newest version is not the expected one.
+    """
+    position = await count_up(tx, "resources")
+    resources_id = resources_id or f"rs-{generate_id(12)}"
+    former = await tx.fetch_one(
+        "UPDATE resources SET newest = 0 WHERE resources_id = ? AND newest = 1 RETURNING version, create_time",
+        (resources_id,),
     )
-    assert row is not None
+    version, create_time = former or (0, tx.now)
+    if expected_version is not None and expected_version != version:
+        raise IllegalTransition(
+            f"resources {resources_id!r} are at version {version}, not {expected_version}: read them again"
+        )
+    row = (resources_id, create_time, tx.now, version + 1, resources)
+    await tx.execute(_INSERT, (*row, 1, position))
     return _update_of(row)
 
 
-async def query_resources(tx: Transaction, conditions: Conditions, paging: Paging) -> PaginatedResult[ResourcesUpdate]:
-    """Return a page of resources."""
+async def query_resources(
+    tx: Transaction, conditions: Conditions, version: int | None, paging: Paging
+) -> PaginatedResult[ResourcesUpdate]:
+    """Return a page of resources, of each id the newest version or the one with this number."""
     order = paging.order(_SORTABLE, "position")
-    sql = f"{_SELECT}{conditions.where()} ORDER BY {order} LIMIT ? OFFSET ?"
-    rows, total = await fetch_page(tx, sql, f"resources{conditions.where()}", conditions.params, paging)
+    matches = f"resources WHERE {conditions.sql()} AND {'newest' if version is None else 'version'} = ?"
+    params = [*conditions.params, 1 if version is None else version]
+    sql = f"SELECT {', '.join(_FIELDS)} FROM {matches} ORDER BY {order} LIMIT ? OFFSET ?"
+    rows, total = await fetch_page(tx, sql, matches, params, paging)
     return PaginatedResult[ResourcesUpdate].model_construct(
         items=[_update_of(row) for row in rows], limit=paging.limit, offset=paging.offset, total=total
     )

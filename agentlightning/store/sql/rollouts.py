@@ -22,7 +22,7 @@ from agentlightning.store.sql.codec import (
     rollout_with_attempt_of,
 )
 from agentlightning.store.sql.filters import Conditions, Paging, fetch_page, time_key
-from agentlightning.store.sql.moves import RolloutState, find_rollout, move_rollout, reserve_queue_positions
+from agentlightning.store.sql.moves import RolloutState, count_up, find_rollout, move_rollout
 from agentlightning.store.sql.resources import latest_resources_id
 from agentlightning.store.sql.transaction import Transaction, Value
 from agentlightning.types import (
@@ -91,7 +91,7 @@ def encode_task(
 async def enqueue_many_rollouts(tx: Transaction, tasks: Sequence[Task]) -> list[Rollout]:
     """Append rollouts to the queue, in order."""
     latest = await latest_resources_id(tx)
-    first = await reserve_queue_positions(tx, len(tasks))
+    first = await count_up(tx, "queue", len(tasks))
     rows = [_new_row(task, latest, "queuing", tx.now) for task in tasks]
     await tx.execute_many(_INSERT, [(*row, first + i) for i, row in enumerate(rows)])
     tx.changes.enqueued += len(tasks)

@@ -265,13 +265,16 @@ class SqlLightningStore(LightningStore, ABC):
         sort_order: Literal["asc", "desc"] = "asc",
         limit: int = -1,
         offset: int = 0,
+        version: int | None = None,
     ) -> PaginatedResult[ResourcesUpdate]:
         """See `LightningStore.query_resources`."""
         conditions = Conditions("and")
         conditions.exact("resources_id", resources_id)
         conditions.contains("resources_id", resources_id_contains)
+        if version is not None:
+            check_integer(version, "version")
         paging = Paging(sort_by, sort_order, limit, offset)
-        return await self.read(lambda tx: resource_sets.query_resources(tx, conditions, paging))
+        return await self.read(lambda tx: resource_sets.query_resources(tx, conditions, version, paging))
 
     async def get_latest_resources(self) -> ResourcesUpdate | None:
         """See `LightningStore.get_latest_resources`."""
@@ -282,11 +285,15 @@ class SqlLightningStore(LightningStore, ABC):
         body = resource_sets.encode_resources(resources)
         return await self.write(lambda tx: resource_sets.write_resources(tx, None, body))
 
-    async def update_resources(self, resources_id: str, resources: NamedResources) -> ResourcesUpdate:
+    async def update_resources(
+        self, resources_id: str, resources: NamedResources, *, expected_version: int | None = None
+    ) -> ResourcesUpdate:
         """See `LightningStore.update_resources`."""
         check_text(resources_id, "resources_id")
+        if expected_version is not None:
+            check_integer(expected_version, "expected_version")
         body = resource_sets.encode_resources(resources)
-        return await self.write(lambda tx: resource_sets.write_resources(tx, resources_id, body))
+        return await self.write(lambda tx: resource_sets.write_resources(tx, resources_id, body, expected_version))
 
     async def query_workers(
         self,

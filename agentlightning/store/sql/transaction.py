@@ -17,21 +17,29 @@ class Changes:
     Attributes:
         rollouts: Rollout id and whether it finished (True) or was reopened (False), in order.
         enqueued: How many rollouts entered the queue.
+        deadline: The earliest time of the lease clock at which an attempt that was written may be over; None for none.
     """
 
     rollouts: list[tuple[str, bool]] = field(default_factory=list[tuple[str, bool]])
     enqueued: int = 0
+    deadline: float | None = None
 
 
 class Transaction(Protocol):
-    """One transaction; parameters stand as `?` in the statements.
+    """One transaction.
+
+    Statements are written in SQLite's dialect, parameters as `?`, with one addition: `FOR UPDATE OF r` (and
+    `SKIP LOCKED`) locks the rows of a rollout where several transactions write at a time. Whatever changes a rollout
+    or its attempts locks the rollout first.
 
     Attributes:
         now: Unix seconds; one time for all that the transaction writes.
+        clock: Seconds of the lease clock, which measures deadlines: it neither jumps nor counts the store's downtime.
         changes: What waiters must hear.
     """
 
     now: float
+    clock: float
     changes: Changes
 
     async def fetch(self, sql: str, params: Sequence[Value] = ()) -> list[Row]:
