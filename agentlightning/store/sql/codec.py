@@ -6,16 +6,14 @@ Rows come from the store itself, so models are constructed without validating th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-from pydantic import BaseModel
 from pydantic_core import from_json, to_json
 
 from agentlightning.errors import InvalidValue
+from agentlightning.store.construct import construct
 from agentlightning.store.sql.transaction import Row
 from agentlightning.types import Attempt, AttemptedRollout, Rollout, RolloutConfig, Worker, normalize_task_input
-
-M = TypeVar("M", bound=BaseModel)
 
 _SURELY_READABLE: Final = 400
 """Bytes: shorter JSON is neither nested too deeply for its reader (200 levels) nor holds too long a number."""
@@ -68,26 +66,6 @@ def encode_mapping(value: dict[str, Any] | None, path: str) -> bytes | None:
 def decode(body: bytes | None) -> Any:
     """Return the value of a JSON column, None for NULL."""
     return None if body is None else from_json(body)
-
-
-def construct(model: type[M], values: dict[str, Any]) -> M:
-    """Build a model from values that are known to be valid, and takes them over.
-
-    The same as `model.model_construct(**values)`, which spends twice as long looking for defaults and aliases.
-    """
-    fields = model.__pydantic_fields__
-    extra: dict[str, Any] | None = {} if model.model_config.get("extra") == "allow" else None
-    if extra is not None and len(values) > len(fields):
-        extra = {key: values.pop(key) for key in [key for key in values if key not in fields]}
-    if values.keys() != fields.keys():
-        return model.model_construct(**values, **(extra or {}))
-    made = model.__new__(model)
-    set_attribute = object.__setattr__  # the model's own would validate
-    set_attribute(made, "__dict__", values)
-    set_attribute(made, "__pydantic_fields_set__", set(values))
-    set_attribute(made, "__pydantic_extra__", extra)
-    set_attribute(made, "__pydantic_private__", None)
-    return made
 
 
 ROLLOUT_FIELDS: Final = tuple(Rollout.model_fields)

@@ -10,13 +10,14 @@ from typing import Any, Final
 from pydantic_core import from_json
 
 from agentlightning.errors import NotFound
+from agentlightning.store.span_json import span_of, values_of
 from agentlightning.store.sql.attempts import existing_attempt
 from agentlightning.store.sql.checks import check_integer, check_optional_time
-from agentlightning.store.sql.codec import construct, encode
+from agentlightning.store.sql.codec import encode
 from agentlightning.store.sql.filters import Conditions, Paging, fetch_page, time_key
 from agentlightning.store.sql.moves import AttemptState, RolloutState, follow_latest_attempt, move_attempt
 from agentlightning.store.sql.transaction import Row, Transaction
-from agentlightning.types import Event, Link, OtelResource, PaginatedResult, Span, SpanContext, TraceStatus
+from agentlightning.types import PaginatedResult, Span
 from agentlightning.types.lifecycle import ENDED
 
 _INSERT: Final = """
@@ -58,8 +59,7 @@ def encode_span(span: Span) -> EncodedSpan:
     check_optional_time(span.end_time, "end_time")
     start_time_ns = _start_time_ns(span)
     check_integer(start_time_ns, "start_time")
-    # The plain dict, not the model: its serializer would try each type of each attribute in turn.
-    body = encode(span.__dict__ | (span.__pydantic_extra__ or {}), f"span {span.span_id}")
+    body = encode(values_of(span), f"span {span.span_id}")
     columns = (
         span.rollout_id,
         span.attempt_id,
@@ -175,24 +175,8 @@ async def query_spans(
 
 
 def _span_of(row: Row) -> Span:
-    """Build a span; models are constructed, for validating would change what a lenient producer wrote."""
     body, late = row
     values = from_json(body)
-    values["status"] = construct(TraceStatus, values["status"])
-    values["events"] = [construct(Event, event) for event in values["events"]]
-    values["links"] = [_link_of(link) for link in values["links"]]
-    values["context"] = _context_of(values["context"])
-    values["parent"] = _context_of(values["parent"])
-    values["resource"] = construct(OtelResource, values["resource"])
     if late:
         values["late"] = True
-    return construct(Span, values)
-
-
-def _link_of(values: dict[str, Any]) -> Link:
-    values["context"] = _context_of(values["context"])
-    return construct(Link, values)
-
-
-def _context_of(values: dict[str, Any] | None) -> SpanContext | None:
-    return None if values is None else construct(SpanContext, values)
+    return span_of(values)
