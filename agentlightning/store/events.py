@@ -64,6 +64,7 @@ class Signals:
         self._lock = threading.Lock()  # held for a few dictionary steps, never across an await
         self._by_rollout: dict[str, set[RolloutWatch]] = {}
         self._for_work: dict[QueueWatch, None] = {}  # in the order of arrival
+        self._for_ends: set[Watch] = set()
 
     def publish(self, changes: Iterable[Changes]) -> None:
         """Tell the watches what was committed, in order."""
@@ -72,6 +73,8 @@ class Signals:
             for change in changes:
                 for rollout_id, finished in change.rollouts:
                     called += self._note(rollout_id, finished)
+                if any(finished for _, finished in change.rollouts):
+                    called += self._for_ends
                 called += self._summon(change.enqueued)
         for watch in called:
             watch.call()
@@ -108,6 +111,18 @@ class Signals:
             watch.call()
 
     @contextmanager
+    def watch_ends(self) -> Generator[Watch]:
+        """Register a watch that is called whenever any rollout finishes, while the block runs."""
+        watch = Watch()
+        with self._lock:
+            self._for_ends.add(watch)
+        try:
+            yield watch
+        finally:
+            with self._lock:
+                self._for_ends.discard(watch)
+
+    @contextmanager
     def watch_queue(self) -> Generator[QueueWatch]:
         """Register a watch on the queue while the block runs."""
         watch = QueueWatch()
@@ -129,14 +144,15 @@ class Signals:
     def call_all(self) -> None:
         """Wake everybody to look again: the store is closing."""
         with self._lock:
-            watches: set[Watch] = {*self._for_work, *(watch for group in self._by_rollout.values() for watch in group)}
+            for_rollouts = (watch for group in self._by_rollout.values() for watch in group)
+            watches: set[Watch] = {*self._for_work, *self._for_ends, *for_rollouts}
         for watch in watches:
             watch.call()
 
     @property
     def waiting(self) -> int:
-        """How many rollouts and workers are waited for; 0 when nobody waits."""
-        return len(self._by_rollout) + len(self._for_work)
+        """How many rollouts, workers and ends are waited for; 0 when nobody waits."""
+        return len(self._by_rollout) + len(self._for_work) + len(self._for_ends)
 
     def _note(self, rollout_id: str, finished: bool) -> list[Watch]:
         """Return the watches for which this was the last rollout."""

@@ -10,6 +10,7 @@ from agentlightning.store.sql import workers
 from agentlightning.store.sql.moves import (
     AttemptState,
     RolloutState,
+    count_up,
     find_attempt,
     find_rollout,
     follow_latest_attempt,
@@ -19,7 +20,9 @@ from agentlightning.store.sql.transaction import Transaction
 from agentlightning.types import AttemptedRollout, Rollout
 from agentlightning.types.lifecycle import FINISHED, QUEUED
 
-_RESTORE: Final = "UPDATE rollouts SET status = ?, end_time = ?, latest_attempt_id = ? WHERE rollout_id = ?"
+_RESTORE: Final = """
+    UPDATE rollouts SET status = ?, end_time = ?, latest_attempt_id = ?, finish_position = ? WHERE rollout_id = ?
+"""
 
 
 @dataclass(slots=True, frozen=True)
@@ -63,7 +66,9 @@ async def _withdraw(tx: Transaction, claim: Claim) -> None:
         await tx.execute("DELETE FROM rollouts WHERE rollout_id = ?", (made.rollout_id,))
         return
     former_id = former.attempt_id if former else None
-    await tx.execute(_RESTORE, (before.status, before.end_time, former_id, made.rollout_id))
+    # A new position: whoever read on meanwhile would never hear of one that is behind.
+    finish_position = await count_up(tx, "finish") if before.status in FINISHED else None
+    await tx.execute(_RESTORE, (before.status, before.end_time, former_id, finish_position, made.rollout_id))
     if before.status in QUEUED:
         tx.changes.enqueued += 1
     if before.status in FINISHED:

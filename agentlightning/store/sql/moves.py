@@ -91,7 +91,9 @@ async def move_rollout(tx: Transaction, rollout: RolloutState, event: RolloutEve
         )
         tx.changes.rollouts.append((rollout.rollout_id, True))
     if Effect.REOPEN in effects:
-        await tx.execute("UPDATE rollouts SET end_time = NULL WHERE rollout_id = ?", (rollout.rollout_id,))
+        await tx.execute(
+            "UPDATE rollouts SET end_time = NULL, finish_position = NULL WHERE rollout_id = ?", (rollout.rollout_id,)
+        )
         tx.changes.rollouts.append((rollout.rollout_id, False))
     if Effect.END_ATTEMPT in effects:
         await _end_latest_attempt(tx, rollout)

@@ -25,6 +25,8 @@ _INSERT: Final = """
         name, body, late)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
+BODY: Final = "body, late"
+"""The columns that a span is built from."""
 _SORTABLE: Final = {
     "rollout_id": "rollout_id",
     "attempt_id": "attempt_id",
@@ -167,14 +169,15 @@ async def query_spans(
         where += " AND attempt_id = ?"
         params.append(attempt_id)
     order = paging.order(_SORTABLE, "start_time_ns, position")
-    sql = f"SELECT body, late FROM spans WHERE {where} ORDER BY {order} LIMIT ? OFFSET ?"
+    sql = f"SELECT {BODY} FROM spans WHERE {where} ORDER BY {order} LIMIT ? OFFSET ?"
     rows, total = await fetch_page(tx, sql, f"spans WHERE {where}", params, paging)
     return PaginatedResult[Span].model_construct(
-        items=[_span_of(row) for row in rows], limit=paging.limit, offset=paging.offset, total=total
+        items=[span_of_row(row) for row in rows], limit=paging.limit, offset=paging.offset, total=total
     )
 
 
-def _span_of(row: Row) -> Span:
+def span_of_row(row: Row) -> Span:
+    """Build a span from the columns of `BODY`."""
     body, late = row
     values = from_json(body)
     if late:

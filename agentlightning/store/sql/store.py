@@ -12,6 +12,7 @@ from agentlightning.store.base import UNSET, LightningStore, LightningStoreCapab
 from agentlightning.store.events import Signals
 from agentlightning.store.sql import (
     attempts,
+    feeds,
     resources as resource_sets,
     rollouts as tasks,
     spans as traces,
@@ -27,6 +28,7 @@ from agentlightning.types import (
     AttemptedRollout,
     AttemptStatus,
     EnqueueRolloutRequest,
+    FinishedRollouts,
     NamedResources,
     PaginatedResult,
     ResourcesUpdate,
@@ -35,6 +37,7 @@ from agentlightning.types import (
     RolloutMode,
     RolloutStatus,
     Span,
+    SpanBatch,
     TaskInput,
     Worker,
     WorkerStatus,
@@ -323,3 +326,20 @@ class SqlLightningStore(LightningStore, ABC):
         check_text(worker_id, "worker_id")
         stats = None if heartbeat_stats is UNSET else workers.encode_stats(heartbeat_stats)
         return await self.write(lambda tx: workers.heartbeat(tx, worker_id, stats))
+
+    async def read_finished_rollouts(self, *, cursor: int = 0, limit: int = 100, wait: float = 0.0) -> FinishedRollouts:
+        """See `LightningStore.read_finished_rollouts`."""
+        feeds.check_reading(cursor, limit)
+        deadline = asyncio.get_running_loop().time() + wait
+        with self._signals.watch_ends() as watch:
+            while True:
+                watch.reset()
+                found = await self.read(lambda tx: feeds.read_finished_rollouts(tx, cursor, limit))
+                if found.items or wait <= 0 or not await watch.called(deadline):
+                    return found
+
+    async def read_spans(self, *, rollout_id: str | None = None, cursor: int = 0, limit: int = 1000) -> SpanBatch:
+        """See `LightningStore.read_spans`."""
+        check_optional_text(rollout_id, "rollout_id")
+        feeds.check_reading(cursor, limit)
+        return await self.read(lambda tx: feeds.read_spans(tx, rollout_id, cursor, limit))
