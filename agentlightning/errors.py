@@ -8,7 +8,7 @@ AgentLightningError
 │   ├── NotFound          404  no such rollout, attempt, resources, worker  (ValueError)
 │   ├── IllegalTransition 409  the lifecycle has no such step               (ValueError)
 │   ├── LeaseLost         409  the attempt is no longer its worker's to end
-│   ├── InvalidValue      422  a value the store cannot keep                (ValueError)
+│   ├── InvalidValue      422  a value the store cannot keep     (TypeError, ValueError)
 │   ├── Unauthorized      401  no token, or an unknown one
 │   ├── Forbidden         403  the token does not allow this
 │   ├── TooLarge          413  more than the store takes at once            (ValueError)
@@ -78,7 +78,7 @@ class LeaseLost(StoreError):
     status = 409
 
 
-class InvalidValue(StoreError, ValueError):
+class InvalidValue(StoreError, TypeError, ValueError):
     """A value that cannot be kept; the message holds the path to it."""
 
     status = 422

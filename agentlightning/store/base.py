@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
-from typing import Any, Final, Literal, TypedDict
+from typing import Any, Final, Literal
 
 from opentelemetry.sdk.trace import ReadableSpan
 from pydantic import ValidationError
+from typing_extensions import TypedDict  # pydantic reads no other below Python 3.12
 
 from agentlightning.errors import InvalidValue
 from agentlightning.store.operations import Operation, alias, operation, operations_of, routes_of
@@ -467,7 +468,7 @@ class LightningStore:
         """Reserve one sequence id."""
         return (await self.get_many_span_sequence_ids([(rollout_id, attempt_id)]))[0]
 
-    @alias("GET", "/rollouts/{rollout_id}", role="agent")
+    @alias("GET", "/rollouts/{rollout_id}", none_status=404, role="agent")
     async def get_rollout_by_id(self, rollout_id: str) -> Rollout | AttemptedRollout | None:
         """Return a rollout, with its latest attempt if there is one, or None."""
         page = await self.query_rollouts(rollout_id_in=[rollout_id])

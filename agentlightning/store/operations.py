@@ -34,6 +34,7 @@ class Operation:
         status: HTTP status of success.
         body: The parameter that is the whole body; None when the body is an object of parameters.
         answer: The key under which the answer stands in an object; None when the answer stands alone.
+        none_status: HTTP status of the answer None.
         role: The least that a caller must be.
         method: The function on the interface.
     """
@@ -46,6 +47,7 @@ class Operation:
     status: int
     body: str | None
     answer: str | None
+    none_status: int
     role: Role
     method: Callable[..., Any]
 
@@ -80,9 +82,8 @@ def operation(
     """Mark a method of the store's interface as an operation. GET has path parameters only."""
 
     def mark(method: F) -> F:
-        made = Operation(
-            method.__name__, verb, path, mutates, repeatable or not mutates, status, body, None, role, method
-        )
+        repeat = repeatable or not mutates
+        made = Operation(method.__name__, verb, path, mutates, repeat, status, body, None, 200, role, method)
         setattr(method, _MARK, made)
         return method
 
@@ -97,12 +98,14 @@ def alias(
     status: int = 200,
     body: str | None = None,
     answer: str | None = None,
+    none_status: int = 200,
     role: Role = "runner",
 ) -> Callable[[F], F]:
     """Give a method of the interface another route, one of v0.3's; a GET takes its parameters from the query."""
 
     def mark(method: F) -> F:
-        made = Operation(method.__name__, verb, path, mutates, not mutates, status, body, answer, role, method)
+        repeat = not mutates
+        made = Operation(method.__name__, verb, path, mutates, repeat, status, body, answer, none_status, role, method)
         setattr(method, _ALIASES, (made, *getattr(method, _ALIASES, ())))
         return method
 
@@ -110,12 +113,16 @@ def alias(
 
 
 def operations_of(interface: type) -> dict[str, Operation]:
-    """Return the operations that a class marks, by name, in order of definition."""
-    marks = (getattr(member, _MARK, None) for member in vars(interface).values())
+    """Return the operations that a class and its bases mark, by name, in order of definition."""
+    marks = (getattr(member, _MARK, None) for member in _members(interface))
     return {mark.name: mark for mark in marks if isinstance(mark, Operation)}
 
 
 def routes_of(interface: type) -> list[Operation]:
     """Return every route to a class: its operations, and the aliases of its methods."""
-    aliases = [made for member in vars(interface).values() for made in getattr(member, _ALIASES, ())]
+    aliases = [made for member in _members(interface) for made in getattr(member, _ALIASES, ())]
     return [*operations_of(interface).values(), *aliases]
+
+
+def _members(interface: type) -> list[Any]:
+    return [member for base in reversed(interface.__mro__) for member in vars(base).values()]

@@ -1,0 +1,48 @@
+"""A store that hands every operation on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from agentlightning.store.base import LightningStore
+from agentlightning.store.operations import Operation, operations_of
+
+
+class ForwardingStore(LightningStore):
+    """Forwards every operation of its interface through one method, `call`.
+
+    A subclass that inherits a larger interface forwards that one's operations too.
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        _install(cls)
+
+    async def call(self, operation: Operation, arguments: dict[str, Any]) -> Any:
+        """Carry out an operation with the arguments that its caller passed, by name."""
+        raise NotImplementedError
+
+
+def _install(forwarding: type[ForwardingStore]) -> None:
+    """Replace what the interface only declares."""
+    for operation in operations_of(forwarding).values():
+        if getattr(forwarding, operation.name) is operation.method:
+            setattr(forwarding, operation.name, _forwarded(operation))
+
+
+def _forwarded(operation: Operation) -> Callable[..., Coroutine[Any, Any, Any]]:
+    signature = operation.signature
+    keywords = frozenset(signature.parameters)
+
+    async def forward(self: ForwardingStore, *args: Any, **kwargs: Any) -> Any:
+        if args or not keywords >= kwargs.keys():
+            kwargs = signature.bind(*args, **kwargs).arguments
+        return await self.call(operation, kwargs)
+
+    forward.__name__ = operation.name
+    forward.__doc__ = operation.method.__doc__
+    return forward
+
+
+_install(ForwardingStore)

@@ -1,0 +1,37 @@
+"""v0.3's wrapper for use from several threads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agentlightning.store.base import LightningStore, LightningStoreCapabilities
+from agentlightning.store.forwarding import ForwardingStore
+from agentlightning.store.operations import Operation
+
+
+class LightningStoreThreaded(ForwardingStore):
+    """Hands every operation to a store. The stores of this package are safe to share between threads without it.
+
+    Args:
+        store: The store.
+    """
+
+    def __init__(self, store: LightningStore) -> None:
+        self.store = store
+
+    @property
+    def capabilities(self) -> LightningStoreCapabilities:
+        """The inner store's, which is as safe as the inner store makes it."""
+        return self.store.capabilities
+
+    def otlp_traces_endpoint(self) -> str:
+        """See `LightningStore.otlp_traces_endpoint`."""
+        return self.store.otlp_traces_endpoint()
+
+    async def call(self, operation: Operation, arguments: dict[str, Any]) -> Any:
+        """Call the inner store."""
+        return await getattr(self.store, operation.name)(**arguments)
+
+    async def close(self) -> None:
+        """Close the inner store."""
+        await self.store.close()

@@ -1,0 +1,234 @@
+"""How the arguments and the answer of an operation look in HTTP; both sides read it from the operation's signature."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import typing
+from collections.abc import Mapping, Sequence
+from types import UnionType
+from typing import Annotated, Any, Final, Literal, NotRequired, Required, cast, get_args, get_origin
+from urllib.parse import parse_qs
+
+from pydantic import BaseModel, PlainValidator, TypeAdapter, ValidationError
+from pydantic_core import to_json
+from typing_extensions import TypedDict
+
+from agentlightning.errors import InvalidValue
+from agentlightning.store.base import UNSET
+from agentlightning.store.operations import Operation
+from agentlightning.store.span_json import span_of, values_of
+from agentlightning.types import EnqueueRolloutRequest, PaginatedResult, Resource, Span, normalize_task_input
+
+_SPAN_TYPES: Final[dict[str, tuple[type, ...]]] = {
+    "rollout_id": (str,),
+    "attempt_id": (str,),
+    "sequence_id": (int,),
+    "trace_id": (str,),
+    "span_id": (str,),
+    "parent_id": (str, type(None)),
+    "name": (str,),
+    "status": (dict,),
+    "attributes": (dict,),
+    "events": (list,),
+    "links": (list,),
+    "start_time": (int, float, type(None)),
+    "end_time": (int, float, type(None)),
+    "context": (dict, type(None)),
+    "parent": (dict, type(None)),
+    "resource": (dict,),
+}
+
+
+class Wire:
+    """The JSON of one operation.
+
+    Args:
+        operation: The operation, or another route to one.
+    """
+
+    def __init__(self, operation: Operation) -> None:
+        self._operation = operation
+        signature = operation.signature
+        parameters = {
+            name: parameter
+            for name, parameter in signature.parameters.items()
+            if name not in operation.path_parameters and parameter.kind is not parameter.VAR_KEYWORD
+        }
+        self._body = parameters.pop(operation.body) if operation.body else None
+        self.parameters: Final = parameters
+        self.answer_type: Final = on_the_wire(signature.return_annotation)
+        self._whole = TypeAdapter[Any](on_the_wire(self._body.annotation)) if self._body else None
+        self._named = TypeAdapter[dict[str, Any]](_object_of(operation.name, parameters))
+        self._answer = TypeAdapter[Any](self.answer_type)
+        self._lists = {name for name, parameter in parameters.items() if _is_sequence(parameter.annotation)}
+
+    def encode_arguments(self, arguments: dict[str, Any]) -> tuple[bytes, dict[str, str]]:
+        """Return the body and the query of a request; path parameters stand in neither.
+
+        Raises:
+            InvalidValue: An argument has no JSON form.
+        """
+        given = {
+            name: plain(value, name)
+            for name, value in arguments.items()
+            if value is not UNSET and name not in self._operation.path_parameters
+        }
+        if self._operation.body is None:
+            return _json(given), {}
+        body = given.pop(self._operation.body)
+        return _json(body), {name: str(value) for name, value in given.items() if value is not None}
+
+    def decode_arguments(self, path: Mapping[str, str], query: str, body: bytes) -> dict[str, Any]:
+        """Return the arguments that a request passes; a parameter that it does not name is left out.
+
+        Raises:
+            InvalidValue: They do not fit the signature.
+        """
+        try:
+            if self._whole is not None:
+                assert self._operation.body is not None
+                named = self._named.validate_python(self._of_query(query))
+                return {**path, **named, self._operation.body: self._whole.validate_json(body)}
+            if self._operation.verb == "GET":
+                return {**path, **self._named.validate_python(self._of_query(query))}
+            return {**path, **self._named.validate_json(body or b"{}")}
+        except ValidationError as error:
+            raise InvalidValue(_explain(error)) from error
+
+    def encode_answer(self, answer: Any) -> bytes:
+        """Return the body of a response."""
+        if self._operation.answer is not None:
+            answer = {self._operation.answer: answer}
+        return to_json(_plain_answer(answer))
+
+    def decode_answer(self, body: bytes) -> Any:
+        """Return what the operation returned."""
+        return self._answer.validate_json(body)
+
+    def _of_query(self, query: str) -> dict[str, Any]:
+        values = parse_qs(query, keep_blank_values=True)
+        return {name: value if name in self._lists else value[-1] for name, value in values.items()}
+
+
+@functools.cache
+def wire_of(operation: Operation) -> Wire:
+    """Return the JSON of an operation, built once."""
+    return Wire(operation)
+
+
+def plain(value: Any, name: str) -> Any:
+    """Return an argument as values that JSON has.
+
+    Raises:
+        InvalidValue: It has no JSON form.
+    """
+    if isinstance(value, Span):
+        return values_of(value)
+    if isinstance(value, EnqueueRolloutRequest):
+        return {key: plain(item, f"{name}.{key}") for key, item in value}
+    if isinstance(value, Resource):
+        return value.model_dump(mode="json")
+    if isinstance(value, BaseModel) and type(value).__module__.startswith("agentlightning.types"):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [plain(item, f"{name}[{i}]") for i, item in enumerate(cast("Sequence[Any]", value))]
+    if isinstance(value, Mapping):
+        values = cast("Mapping[Any, Any]", value)
+        if any(isinstance(item, Resource) for item in values.values()):
+            return {key: plain(item, f"{name}.{key}") for key, item in values.items()}
+    return normalize_task_input(value, name)
+
+
+def on_the_wire(annotation: Any) -> Any:
+    """Return an annotation whose spans are not validated in depth: a lenient producer's stay as they are."""
+    if annotation is Span:
+        return Annotated[Span, PlainValidator(_checked_span)]
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return _model_on_the_wire(annotation) if _holds_spans(annotation) else cast("Any", annotation)
+    origin: Any = get_origin(annotation)
+    if origin is None or origin is Literal:
+        return annotation
+    inner: tuple[Any, ...] = tuple(on_the_wire(argument) for argument in get_args(annotation))
+    if not _is_union(origin):
+        return origin[inner]
+    union, *others = inner
+    for other in others:
+        union |= other
+    return union
+
+
+def _model_on_the_wire(model: type[BaseModel]) -> Any:
+    fields = {name: Required[on_the_wire(field.annotation)] for name, field in model.model_fields.items()}
+    shape = TypeAdapter[dict[str, Any]](_typed_dict(model.__name__, fields))
+    return Annotated[model, PlainValidator(lambda values: model.model_construct(**shape.validate_python(values)))]
+
+
+def _holds_spans(model: type[BaseModel]) -> bool:
+    return any(Span in get_args(field.annotation) for field in model.model_fields.values())
+
+
+def _checked_span(values: Any) -> Span:
+    if isinstance(values, Span):
+        return values
+    if not isinstance(values, dict):
+        raise ValueError(f"a span is an object, not {type(values).__name__}")
+    fields = cast("dict[str, Any]", values)
+    for name, kinds in _SPAN_TYPES.items():
+        if name not in fields:
+            raise ValueError(f"the span lacks {name}")
+        if not isinstance(fields[name], kinds) or isinstance(fields[name], bool):
+            raise ValueError(f"{name} of the span is a {type(fields[name]).__name__}")
+    try:
+        return span_of(fields)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"the span's parts do not have their form: {error}") from error
+
+
+def _object_of(name: str, parameters: Mapping[str, inspect.Parameter]) -> Any:
+    fields = {
+        key: (Required if parameter.default is parameter.empty else NotRequired)[on_the_wire(parameter.annotation)]
+        for key, parameter in parameters.items()
+    }
+    return _typed_dict(name, fields)
+
+
+def _typed_dict(name: str, fields: dict[str, Any]) -> Any:
+    return cast("Any", TypedDict)(name, fields)  # its checkers want literals, these are read from a signature
+
+
+def _is_sequence(annotation: Any) -> bool:
+    origin = get_origin(annotation)
+    if _is_union(origin):
+        return any(_is_sequence(argument) for argument in get_args(annotation))
+    return isinstance(origin, type) and issubclass(origin, Sequence)
+
+
+def _is_union(origin: Any) -> bool:
+    return origin in (UnionType, typing.Union)  # noqa: TID251  # compared with, not written
+
+
+def _plain_answer(answer: Any) -> Any:
+    if isinstance(answer, Span):
+        return values_of(answer)
+    if isinstance(answer, PaginatedResult):
+        page = cast("PaginatedResult[Any]", answer)
+        items = [_plain_answer(item) for item in page.items]
+        return {"items": items, "limit": page.limit, "offset": page.offset, "total": page.total}
+    if isinstance(answer, list):
+        return [_plain_answer(item) for item in cast("list[Any]", answer)]
+    if isinstance(answer, BaseModel) and isinstance(answer.__dict__.get("items"), list):
+        return answer.__dict__ | {"items": [_plain_answer(item) for item in answer.__dict__["items"]]}
+    return answer
+
+
+def _json(value: Any) -> bytes:
+    try:
+        return to_json(value)
+    except ValueError as error:  # pydantic's own errors are some
+        raise InvalidValue(f"the arguments have no JSON form: {error}") from error
+
+
+def _explain(error: ValidationError) -> str:
+    problems = [f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}" for problem in error.errors()]
+    return "; ".join(problems[:5])
