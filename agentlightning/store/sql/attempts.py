@@ -19,6 +19,7 @@ from agentlightning.store.sql.codec import (
     rollout_of,
 )
 from agentlightning.store.sql.filters import Paging, fetch_page, time_key
+from agentlightning.store.sql.leases import RENEW, new_lease
 from agentlightning.store.sql.moves import (
     ATTEMPT_STATE,
     ROLLOUT_STATE,
@@ -30,14 +31,22 @@ from agentlightning.store.sql.moves import (
     move_rollout,
 )
 from agentlightning.store.sql.transaction import Row, Transaction, Value
-from agentlightning.types import Attempt, AttemptedRollout, AttemptStatus, PaginatedResult
+from agentlightning.types import (
+    Attempt,
+    AttemptedRollout,
+    AttemptStatus,
+    PaginatedResult,
+    RolloutConfig,
+    RolloutStatus,
+)
 from agentlightning.types.lifecycle import ATTEMPT_STATUSES, LIVE, attempt_event_setting
 
 _SELECT: Final = f"SELECT {columns(ATTEMPT_FIELDS, 'a')} FROM attempts a"
 _SELECT_ROLLOUT: Final = f"SELECT {columns(ROLLOUT_FIELDS, 'r')}, r.latest_attempt_id, r.config FROM rollouts r"
+_LEASE: Final = ("lease_start", "timeout_at", "silence", "silent_at", "claimed_by", "queued_as")
 _INSERT: Final = f"""
-    INSERT INTO attempts ({", ".join(ATTEMPT_FIELDS)}, lease_start)
-    VALUES ({", ".join("?" for _ in ATTEMPT_FIELDS)}, ?)
+    INSERT INTO attempts ({", ".join((*ATTEMPT_FIELDS, *_LEASE))})
+    VALUES ({", ".join("?" for _ in (*ATTEMPT_FIELDS, *_LEASE))})
 """
 _SORTABLE: Final = {
     "attempt_id": "a.attempt_id",
@@ -51,13 +60,28 @@ _SORTABLE: Final = {
 
 
 async def create_attempt(
-    tx: Transaction, rollout_id: str, worker_id: str | None, *, dequeued: bool, sequence_id: int = 1
+    tx: Transaction,
+    rollout_id: str,
+    worker_id: str | None,
+    config: RolloutConfig,
+    *,
+    sequence_id: int = 1,
+    queued_as: RolloutStatus | None = None,
 ) -> Attempt:
-    """Write a new attempt as its rollout's latest; its worker starts on it."""
+    """Write a new attempt as its rollout's latest; its worker starts on it.
+
+    Args:
+        tx: The transaction.
+        rollout_id: Whose attempt.
+        worker_id: Whose work.
+        config: The rollout's configuration, which says how long the attempt may live and be silent.
+        sequence_id: The attempt's number.
+        queued_as: The status of the rollout in the queue that it was taken from, if it was.
+    """
     row = (rollout_id, f"at-{generate_id(8)}", sequence_id, tx.now, None, "preparing", worker_id, None, None)
-    await tx.execute(_INSERT, (*row, tx.clock))
+    await tx.execute(_INSERT, (*row, *new_lease(tx, config), worker_id, queued_as))
     await tx.execute("UPDATE rollouts SET latest_attempt_id = ? WHERE rollout_id = ?", (row[1], rollout_id))
-    await workers.take(tx, worker_id, rollout_id, row[1], dequeued=dequeued)
+    await workers.take(tx, worker_id, rollout_id, row[1], dequeued=queued_as is not None)
     return attempt_of(row)
 
 
@@ -90,8 +114,9 @@ async def _attempt_again(tx: Transaction, row: Row, event: Literal["claim", "res
     await move_rollout(tx, rollout, event)
     former = None if latest_attempt_id is None else await find_attempt(tx, rollout.rollout_id, latest_attempt_id)
     sequence_id = former.sequence_id + 1 if former else 1
+    queued_as = before.status if event == "claim" else None
     attempt = await create_attempt(
-        tx, rollout.rollout_id, worker_id, dequeued=event == "claim", sequence_id=sequence_id
+        tx, rollout.rollout_id, worker_id, before.config, sequence_id=sequence_id, queued_as=queued_as
     )
     values: dict[str, Any] = {**dict(before), "status": rollout.status, "end_time": None, "attempt": attempt}
     return Claim(AttemptedRollout.model_construct(**values), before, former)
@@ -147,10 +172,11 @@ async def update_attempt(
     """Change an attempt's fields; a status that is passed for the latest attempt moves its rollout and worker."""
     rollout, attempt = await existing_attempt(tx, rollout_id, attempt_id)
     if changes:
-        assignments = ", ".join(f"{column} = ?" for column in changes)
+        assignments, values = ", ".join(f"{column} = ?" for column in changes), list(changes.values())
+        if changes.get("last_heartbeat_time") is not None:
+            assignments, values = f"{assignments}, {RENEW}", [*values, tx.clock]
         await tx.execute(
-            f"UPDATE attempts SET {assignments} WHERE rollout_id = ? AND attempt_id = ?",
-            (*changes.values(), *_key(attempt)),
+            f"UPDATE attempts SET {assignments} WHERE rollout_id = ? AND attempt_id = ?", (*values, *_key(attempt))
         )
     if changes.get("worker_id", attempt.worker_id) != attempt.worker_id:
         await _hand_over(tx, rollout, attempt, changes["worker_id"])

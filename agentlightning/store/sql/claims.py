@@ -9,12 +9,11 @@ from typing import Final
 from agentlightning.store.sql import workers
 from agentlightning.store.sql.moves import (
     AttemptState,
-    RolloutState,
     count_up,
+    end_attempt,
     find_attempt,
     find_rollout,
     follow_latest_attempt,
-    move_attempt,
 )
 from agentlightning.store.sql.transaction import Transaction
 from agentlightning.types import AttemptedRollout, Rollout
@@ -55,7 +54,7 @@ async def undo_claims(tx: Transaction, claims: Sequence[Claim]) -> None:
             await workers.follow(tx, attempt.worker_id, attempt.rollout_id, attempt.attempt_id, "failed")
             await _withdraw(tx, claim)
         else:
-            await _fail(tx, rollout, attempt)
+            await end_attempt(tx, rollout, attempt, "set_failed")
 
 
 async def _withdraw(tx: Transaction, claim: Claim) -> None:
@@ -83,11 +82,3 @@ async def _catch_up(tx: Transaction, former: AttemptState) -> None:
     attempt = await find_attempt(tx, former.rollout_id, former.attempt_id)
     if rollout and attempt and attempt.status != former.status:
         await follow_latest_attempt(tx, rollout, attempt)
-
-
-async def _fail(tx: Transaction, rollout: RolloutState, attempt: AttemptState) -> None:
-    await move_attempt(tx, attempt, "set_failed")
-    if attempt.attempt_id == rollout.latest_attempt_id:
-        await follow_latest_attempt(tx, rollout, attempt)
-    else:
-        await workers.follow(tx, attempt.worker_id, attempt.rollout_id, attempt.attempt_id, attempt.status)

@@ -7,6 +7,7 @@ from typing import Final, Literal
 
 from agentlightning.store.sql import workers
 from agentlightning.store.sql.codec import config_of
+from agentlightning.store.sql.leases import resume_lease
 from agentlightning.store.sql.transaction import Row, Transaction
 from agentlightning.types import AttemptStatus, RolloutConfig, RolloutStatus
 from agentlightning.types.lifecycle import (
@@ -110,11 +111,26 @@ async def move_attempt(tx: Transaction, attempt: AttemptState, event: AttemptEve
     attempt.status = status
     if status == before:
         return
-    key = (attempt.rollout_id, attempt.attempt_id)
-    await tx.execute("UPDATE attempts SET status = ? WHERE rollout_id = ? AND attempt_id = ?", (status, *key))
-    if Effect.END in effects or Effect.REOPEN in effects:
-        end_time = tx.now if Effect.END in effects else None
-        await tx.execute("UPDATE attempts SET end_time = ? WHERE rollout_id = ? AND attempt_id = ?", (end_time, *key))
+    end_time = tx.now if Effect.END in effects else None  # a step without effects leads from live to live
+    await tx.execute(
+        "UPDATE attempts SET status = ?, end_time = ? WHERE rollout_id = ? AND attempt_id = ?",
+        (status, end_time, attempt.rollout_id, attempt.attempt_id),
+    )
+    if Effect.REOPEN in effects:
+        await resume_lease(tx, attempt.rollout_id, attempt.attempt_id)
+
+
+async def end_attempt(tx: Transaction, rollout: RolloutState, attempt: AttemptState, event: AttemptEvent) -> None:
+    """Take the step that ends an attempt; its worker follows, and its rollout if it is the latest.
+
+    Raises:
+        LeaseLost: The attempt has ended.
+    """
+    await move_attempt(tx, attempt, event)
+    if attempt.attempt_id == rollout.latest_attempt_id:
+        await follow_latest_attempt(tx, rollout, attempt)
+    else:
+        await workers.follow(tx, attempt.worker_id, attempt.rollout_id, attempt.attempt_id, attempt.status)
 
 
 async def follow_latest_attempt(tx: Transaction, rollout: RolloutState, attempt: AttemptState) -> None:

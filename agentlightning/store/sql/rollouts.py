@@ -16,12 +16,14 @@ from agentlightning.store.sql.codec import (
     ATTEMPT_FIELDS,
     ROLLOUT_FIELDS,
     columns,
+    config_of,
     encode_input,
     encode_mapping,
     rollout_of,
     rollout_with_attempt_of,
 )
 from agentlightning.store.sql.filters import Conditions, Paging, fetch_page, time_key
+from agentlightning.store.sql.leases import set_deadlines
 from agentlightning.store.sql.moves import RolloutState, count_up, find_rollout, move_rollout
 from agentlightning.store.sql.resources import latest_resources_id
 from agentlightning.store.sql.transaction import Transaction, Value
@@ -102,7 +104,7 @@ async def start_rollout(tx: Transaction, task: Task, worker_id: str | None) -> C
     """Create a rollout and its first attempt."""
     row = _new_row(task, await latest_resources_id(tx), "preparing", tx.now)
     await tx.execute(_INSERT, (*row, 0))
-    attempt = await attempts.create_attempt(tx, row[0], worker_id, dequeued=False)
+    attempt = await attempts.create_attempt(tx, row[0], worker_id, config_of(task.config))
     return Claim(AttemptedRollout.model_construct(attempt=attempt, **dict(rollout_of(row))))
 
 
@@ -176,7 +178,10 @@ async def update_rollout(tx: Transaction, rollout_id: str, status: RolloutStatus
         await move_rollout(tx, rollout, rollout_event_setting(status))
     row = await tx.fetch_one(f"{_SELECT} WHERE r.rollout_id = ?", (rollout_id,))
     assert row is not None
-    return rollout_of(row)
+    updated = rollout_of(row)
+    if "config" in changes:
+        await set_deadlines(tx, rollout_id, updated.config)
+    return updated
 
 
 async def existing_rollout(tx: Transaction, rollout_id: str) -> RolloutState:

@@ -15,6 +15,7 @@ from agentlightning.store.sql.attempts import existing_attempt
 from agentlightning.store.sql.checks import check_integer, check_optional_time
 from agentlightning.store.sql.codec import encode
 from agentlightning.store.sql.filters import Conditions, Paging, fetch_page, time_key
+from agentlightning.store.sql.leases import RENEW
 from agentlightning.store.sql.moves import AttemptState, RolloutState, follow_latest_attempt, move_attempt
 from agentlightning.store.sql.transaction import Row, Transaction
 from agentlightning.types import PaginatedResult, Span
@@ -101,7 +102,8 @@ async def _add_to_attempt(tx: Transaction, key: tuple[str, str], spans: list[Enc
     await tx.execute_many(_INSERT, [(*span.columns, late) for span in new])
     await _raise_counter(tx, key[0], max(span.span.sequence_id for span in new))
     await tx.execute(
-        "UPDATE attempts SET last_heartbeat_time = ? WHERE rollout_id = ? AND attempt_id = ?", (tx.now, *key)
+        f"UPDATE attempts SET last_heartbeat_time = ?, {RENEW} WHERE rollout_id = ? AND attempt_id = ?",
+        (tx.now, tx.clock, *key),
     )
     if not late:
         await _revive(tx, rollout, attempt)

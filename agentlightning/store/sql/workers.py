@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from agentlightning.store.sql.codec import WORKER_FIELDS, columns, encode_mapping, worker_of
 from agentlightning.store.sql.filters import Conditions, Paging, fetch_page, time_key
+from agentlightning.store.sql.leases import RENEW
 from agentlightning.store.sql.transaction import Transaction
 from agentlightning.types import AttemptStatus, PaginatedResult, Worker
 from agentlightning.types.lifecycle import LIVE
@@ -110,8 +111,11 @@ async def heartbeat(tx: Transaction, worker_id: str, stats: bytes | None) -> Wor
         (worker_id, stats, tx.now),
     )
     await tx.execute(
-        "UPDATE attempts SET last_heartbeat_time = ? WHERE worker_id = ? AND status IN ('preparing', 'running')",
-        (tx.now, worker_id),
+        f"""
+        UPDATE attempts SET last_heartbeat_time = ?, {RENEW}
+        WHERE worker_id = ? AND status IN ('preparing', 'running')
+        """,
+        (tx.now, tx.clock, worker_id),
     )
     worker = await get_worker(tx, worker_id)
     assert worker is not None
