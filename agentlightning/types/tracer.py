@@ -8,12 +8,13 @@ from enum import StrEnum
 from typing import Any, Literal, Protocol, TypeAlias, cast
 
 from opentelemetry.sdk.trace import Event as OtelEvent, ReadableSpan
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link as OtelLink, SpanContext as OtelSpanContext, format_span_id, format_trace_id
 from pydantic import BaseModel, ConfigDict
 
 from agentlightning import semconv
 from agentlightning._internal.ids import generate_id
-from agentlightning._internal.text import encodable
+from agentlightning._internal.text import encodable, storable
 
 AttributeValue: TypeAlias = str | bool | int | float | Sequence[str] | Sequence[bool] | Sequence[int] | Sequence[float]
 Attributes: TypeAlias = dict[str, AttributeValue]
@@ -109,9 +110,8 @@ class Span(BaseModel):
 
     @classmethod
     def from_opentelemetry(cls, src: ReadableSpan, rollout_id: str, attempt_id: str, sequence_id: int) -> Span:
-        """Convert a span of the OpenTelemetry SDK; kind and instrumentation scope are kept as extra fields."""
+        """Convert a span of the OpenTelemetry SDK; kind, scope and counts of what was dropped are extra fields."""
         context, parent = src.get_span_context(), src.parent
-        scope = src.instrumentation_scope
         return cls.model_construct(
             rollout_id=rollout_id,
             attempt_id=attempt_id,
@@ -119,7 +119,7 @@ class Span(BaseModel):
             trace_id=format_trace_id(context.trace_id if context else 0),
             span_id=format_span_id(context.span_id if context else 0),
             parent_id=format_span_id(parent.span_id) if parent else None,
-            name=encodable(src.name),
+            name=storable(src.name),
             status=TraceStatus(status_code=src.status.status_code.name, description=_plain(src.status.description)),
             attributes=_plain_attributes(src.attributes),
             events=[_event(event) for event in src.events],
@@ -134,7 +134,8 @@ class Span(BaseModel):
                 attributes=_plain_attributes(src.resource.attributes), schema_url=src.resource.schema_url
             ),
             kind=src.kind.name,
-            instrumentation_scope={"name": scope.name, "version": scope.version} if scope else None,
+            instrumentation_scope=_scope(src.instrumentation_scope),
+            **_dropped(src),
         )
 
     @classmethod
@@ -261,10 +262,31 @@ def _plain_attributes(attributes: Mapping[str, Any] | None) -> Attributes:
 
 
 def _plain(value: Any) -> Any:
-    """OpenTelemetry keeps sequences as tuples, and any text; JSON and readers know lists, and UTF-8."""
+    """OpenTelemetry keeps sequences as tuples, any text, and bytes; JSON and readers know lists, UTF-8, and text."""
     if isinstance(value, str):
         return encodable(value)
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, Mapping):
+        return _plain_attributes(cast("Mapping[str, Any]", value))
     return [_plain(item) for item in cast("tuple[Any, ...]", value)] if isinstance(value, tuple) else value
+
+
+def _scope(scope: InstrumentationScope | None) -> dict[str, Any] | None:
+    if scope is None:
+        return None
+    further = {"attributes": _plain_attributes(scope.attributes), "schema_url": scope.schema_url}
+    return {"name": scope.name, "version": scope.version or None} | {key: val for key, val in further.items() if val}
+
+
+def _dropped(span: ReadableSpan) -> dict[str, Any]:
+    """Count what the SDK's limits took away; a limit that took nothing is not mentioned."""
+    counts = {
+        "dropped_attributes_count": span.dropped_attributes,
+        "dropped_events_count": span.dropped_events,
+        "dropped_links_count": span.dropped_links,
+    }
+    return {name: count for name, count in counts.items() if count}
 
 
 def _context(context: OtelSpanContext | None) -> SpanContext | None:
