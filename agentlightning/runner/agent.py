@@ -8,15 +8,16 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, get_args
 
-from agentlightning.errors import ConfigurationError, NotFound
+from agentlightning.errors import ConfigurationError, NotFound, RolloutCancelled
 from agentlightning.litagent import LitAgent
 from agentlightning.runner.attempt import AttemptRun
 from agentlightning.runner.base import Runner
 from agentlightning.runner.cancel import settled
 from agentlightning.runner.claims import Claims
-from agentlightning.runner.heartbeat import HeartbeatSettings, beating
+from agentlightning.runner.heartbeat import Heartbeat, HeartbeatSettings
+from agentlightning.runner.leases import Lease, Leases
 from agentlightning.tracer import Tracer
-from agentlightning.types import AttemptedRollout, Hook, NamedResources, Rollout, RolloutMode
+from agentlightning.types import Hook, NamedResources, Rollout, RolloutMode
 
 if TYPE_CHECKING:
     from agentlightning.execution.events import ExecutionEvent
@@ -69,11 +70,13 @@ class LitAgentRunner(Runner[T_task]):
         self._max_rollouts = max_rollouts
         self._poll_interval = poll_interval
         self._max_concurrency = max_concurrency
-        self._heartbeat = HeartbeatSettings(
+        self._heartbeat_settings = HeartbeatSettings(
             heartbeat_interval, interval_jitter, heartbeat_launch_mode, heartbeat_include_gpu
         )
         self._agent: LitAgent[T_task] | None = None
         self._store: LightningStore | None = None
+        self._leases = Leases()
+        self._heartbeat: Heartbeat | None = None
         self._hooks: tuple[Hook, ...] = ()
         self._beating_users = 0
         self._beating_stack = AsyncExitStack()
@@ -94,11 +97,13 @@ class LitAgentRunner(Runner[T_task]):
         """Take the store; once a worker."""
         self.worker_id = worker_id
         self._store = store
+        self._leases = Leases()
+        self._heartbeat = Heartbeat(store, self.get_worker_id(), self._leases, self._heartbeat_settings)
         self._tracer.init_worker(worker_id, store)
 
     def teardown_worker(self, worker_id: int, *args: Any, **kwargs: Any) -> None:
         """Undo `init_worker`."""
-        self.worker_id = self._store = None
+        self.worker_id = self._store = self._heartbeat = None
         self._tracer.teardown_worker(worker_id)
 
     def teardown(self, *args: Any, **kwargs: Any) -> None:
@@ -154,7 +159,8 @@ class LitAgentRunner(Runner[T_task]):
 
         Raises:
             ValueError: The mode is unknown.
-            RolloutCancelled: The event was set before the agent ended.
+            RolloutCancelled: The event was set before the agent ended, or the store ended the attempt, which a
+                heartbeat told.
             Exception: Whatever the agent raised, after the attempt was marked as failed.
         """
         _check_mode(mode)
@@ -165,8 +171,10 @@ class LitAgentRunner(Runner[T_task]):
                 input=input, mode=mode, resources_id=resources_id, worker_id=self.get_worker_id()
             )
             # An attempt that was started must be ended, also when this step is cancelled just now.
-            rollout, cancelled = await settled(start, START_DEADLINE)
-            await AttemptRun(self, rollout, self._hooks, event).run(cancelled)
+            with self._leases.claiming():
+                rollout, cancelled = await settled(start, START_DEADLINE)
+                lease = self._leases.hold(rollout)
+            await self._run(lease, event, cancelled)
         completed = await store.get_rollout_by_id(rollout.rollout_id)
         if completed is None:
             raise NotFound(f"rollout {rollout.rollout_id} is finished and the store has forgotten it")
@@ -175,7 +183,8 @@ class LitAgentRunner(Runner[T_task]):
     async def iter(self, *, event: ExecutionEvent | None = None) -> None:
         """Run the rollouts of the store's queue, up to `max_concurrency` at the same time.
 
-        Failures of rollouts are logged and recorded; the next one follows.
+        Failures of rollouts are logged and recorded; the next one follows. When a heartbeat tells that an attempt is
+        over in the store, its agent is cancelled; one that is not async runs on in its thread, and nobody waits for it.
 
         Args:
             event: Ends the waiting for work at once when it is set; running rollouts finish first.
@@ -183,7 +192,7 @@ class LitAgentRunner(Runner[T_task]):
         Raises:
             StoreError: The store did not answer, retries included; running rollouts finish first.
         """
-        claims = Claims(self.get_store(), self.get_worker_id(), self._poll_interval, event)
+        claims = Claims(self.get_store(), self.get_worker_id(), self._leases, self._poll_interval, event)
         failure: Exception | None = None
         async with self._beating(), asyncio.TaskGroup() as running:
             try:
@@ -210,29 +219,37 @@ class LitAgentRunner(Runner[T_task]):
                 continue
             if self._max_rollouts is not None:
                 limit = min(limit, self._max_rollouts - started)
-            for rollout in await claims.take(limit):
+            for lease in await claims.take(limit):
                 started += 1
-                task = running.create_task(self._run_one(rollout))
+                task = running.create_task(self._run_one(lease))
                 active.add(task)
                 task.add_done_callback(free)
 
-    async def _run_one(self, rollout: AttemptedRollout) -> None:
+    async def _run_one(self, lease: Lease) -> None:
+        rollout_id = lease.rollout.rollout_id
         try:
-            await AttemptRun(self, rollout, self._hooks, None).run()
+            await self._run(lease, None)
+        except RolloutCancelled as stop:
+            logger.warning("%s: rollout %s was stopped: %s", self.get_worker_id(), rollout_id, stop)
         except (Exception, SystemExit):
             # The attempt is recorded as failed; the queue goes on. An agent that calls sys.exit() ends only itself.
-            logger.exception("%s: rollout %s failed", self.get_worker_id(), rollout.rollout_id)
+            logger.exception("%s: rollout %s failed", self.get_worker_id(), rollout_id)
+
+    async def _run(self, lease: Lease, event: ExecutionEvent | None, interruption: BaseException | None = None) -> None:
+        try:
+            await AttemptRun(self, lease, self._hooks, event).run(interruption)
+        finally:
+            self._leases.drop(lease)
 
     @asynccontextmanager
     async def _beating(self) -> AsyncGenerator[None]:
         """Beat while anybody works: one heartbeat for all concurrent steps."""
+        assert self._heartbeat is not None, "get_store() has refused to go on without init_worker()"
         self._beating_users += 1
         try:
             if self._beating_users == 1:
                 self._beating_stack = AsyncExitStack()
-                await self._beating_stack.enter_async_context(
-                    beating(self.get_store(), self.get_worker_id(), self._heartbeat)
-                )
+                await self._beating_stack.enter_async_context(self._heartbeat.beating())
             yield
         finally:
             self._beating_users -= 1

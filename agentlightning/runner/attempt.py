@@ -6,7 +6,8 @@ import asyncio
 import functools
 import inspect
 import logging
-from collections.abc import Awaitable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from agentlightning._internal.threads import run_in_thread
@@ -15,10 +16,11 @@ from agentlightning.errors import InvalidValue, LeaseLost, MissingResource
 from agentlightning.litagent import GivenResources, LitAgent, is_async_callable, resolve_proxies
 from agentlightning.runner.cancel import cancelled_by, uninterrupted
 from agentlightning.runner.failure import describe_failure
+from agentlightning.runner.leases import Lease
 from agentlightning.runner.outcome import record_result
 from agentlightning.store.retry import retrying
 from agentlightning.tracer.active import ActiveTrace, active_trace
-from agentlightning.types import AttemptedRollout, Hook, NamedResources, ProxyLLM, Span
+from agentlightning.types import Hook, NamedResources, ProxyLLM, Span
 
 if TYPE_CHECKING:
     from agentlightning.execution.events import ExecutionEvent
@@ -31,6 +33,8 @@ GATEWAY_DEADLINE: Final = 10.0
 """Seconds for the gateway to put the attempt's model calls into the store."""
 STATUS_DEADLINE: Final = 60.0
 """Seconds for the store to take the attempt's status, retries included."""
+LOST: Final = "the attempt ended in the store before the agent did: cancelled, out of time, or given to another worker"
+"""Why the agent of a lost attempt was stopped."""
 
 
 class AttemptRun:
@@ -38,7 +42,7 @@ class AttemptRun:
 
     Args:
         runner: Who runs it; gives agent, tracer and store.
-        rollout: The rollout with the attempt.
+        lease: The attempt; that it is lost cancels the agent.
         hooks: Callbacks.
         event: Cancels the agent once it is set.
     """
@@ -46,14 +50,15 @@ class AttemptRun:
     def __init__(
         self,
         runner: LitAgentRunner[Any],
-        rollout: AttemptedRollout,
+        lease: Lease,
         hooks: Sequence[Hook],
         event: ExecutionEvent | None,
     ) -> None:
         self._runner = runner
         self._agent: LitAgent[Any] = runner.get_agent()
         self._store: LightningStore = runner.get_store()
-        self._rollout = rollout
+        self._rollout = lease.rollout
+        self._lost = lease.lost
         self._hooks = hooks
         self._event = event
         self._trace: ActiveTrace | None = None
@@ -63,8 +68,8 @@ class AttemptRun:
         """Run the attempt and write its status.
 
         Whatever goes wrong, interruptions included, ends the attempt as failed and is raised again once that is
-        written. Only when the store has committed the success is the attempt finished: what comes later is raised,
-        and changes nothing.
+        written; an attempt that is lost keeps the status that it has. Only when the store has committed the success is
+        the attempt finished: what comes later is raised, and changes nothing.
 
         Args:
             interruption: What came before the agent could start; the agent is not run then.
@@ -76,6 +81,8 @@ class AttemptRun:
             failure = await _caught(self._write_success())
         if failure is None:
             return
+        if self._lost.is_set():  # its status is what the store has made it, or another worker's to write
+            raise failure
         try:
             await uninterrupted(self._write_failure(failure), STATUS_DEADLINE)
         except Exception:
@@ -85,7 +92,7 @@ class AttemptRun:
 
     async def _run_agent(self, interruption: BaseException | None) -> None:
         rollout, tracer = self._rollout, self._runner.tracer
-        async with cancelled_by(self._event):
+        async with self._stoppable():
             await self._call_hooks("on_rollout_start")
         # With this runner's own store: runners of other stores may share the tracer, and be torn down before this one.
         async with tracer.trace_context(
@@ -98,7 +105,7 @@ class AttemptRun:
             assert trace is not None, "a tracer that overrides trace_context opens it through super()"
             trace.runner = self._runner
             try:
-                async with cancelled_by(self._event):
+                async with self._stoppable():
                     await self._call_hooks("on_trace_start", tracer=tracer)
                     if interruption is not None:
                         raise interruption
@@ -110,6 +117,11 @@ class AttemptRun:
                 raise
             finally:
                 await self._end_trace(trace)
+
+    @asynccontextmanager
+    async def _stoppable(self) -> AsyncGenerator[None]:
+        async with cancelled_by(self._event), cancelled_by(self._lost, LOST):
+            yield
 
     async def _fetch_resources(self) -> NamedResources:
         resources_id, store = self._rollout.resources_id, self._store
@@ -130,8 +142,18 @@ class AttemptRun:
         if self._agent.strip_proxy:
             resources = resolve_proxies(resources, self._rollout)
         call = functools.partial(method, self._rollout.input, resources=resources, rollout=self._rollout)
-        result = call() if is_async_callable(method) else await run_in_thread(call, "agent")
+        result = call() if is_async_callable(method) else await self._call_in_thread(call)
         return await result if inspect.isawaitable(result) else result
+
+    async def _call_in_thread(self, call: Callable[[], Any]) -> Any:
+        try:
+            return await run_in_thread(call, "agent")
+        except asyncio.CancelledError:
+            logger.warning(
+                "The agent of rollout %s is given up: it is not async, so its thread runs on and its result is dropped",
+                self._rollout.rollout_id,
+            )
+            raise
 
     async def _finish(self) -> None:
         """Make the attempt's spans complete and show them to the hooks."""

@@ -20,8 +20,14 @@ ResultT = TypeVar("ResultT")
 
 
 @asynccontextmanager
-async def cancelled_by(event: ExecutionEvent | None) -> AsyncGenerator[None]:
+async def cancelled_by(
+    event: ExecutionEvent | asyncio.Event | None, reason: str = "the stop event was set before the agent ended"
+) -> AsyncGenerator[None]:
     """Cancel the block once the event is set, and make sure that a cancelled block never looks finished.
+
+    Args:
+        event: Cancels the block; None never does.
+        reason: What the event means, for the error.
 
     Raises:
         RolloutCancelled: The event was set, whatever error the block made of that.
@@ -44,14 +50,14 @@ async def cancelled_by(event: ExecutionEvent | None) -> AsyncGenerator[None]:
     if task.cancelling() > cancellations:
         raise failure or asyncio.CancelledError("the task was cancelled and the agent went on")
     if fired.is_set():
-        raise RolloutCancelled("the stop event was set before the agent ended") from failure
+        raise RolloutCancelled(reason) from failure
     if failure is not None:
         raise failure
 
 
-async def _cancel_on(event: ExecutionEvent, task: asyncio.Task[Any], fired: asyncio.Event) -> None:
+async def _cancel_on(event: ExecutionEvent | asyncio.Event, task: asyncio.Task[Any], fired: asyncio.Event) -> None:
     try:
-        await wait_for_flag(event)
+        await (event.wait() if isinstance(event, asyncio.Event) else wait_for_flag(event))
     except Exception:
         logger.exception("The stop event cannot be watched, so it will not cancel the agent")
         return

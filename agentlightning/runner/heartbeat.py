@@ -1,4 +1,4 @@
-"""Heartbeats: a runner says that it lives, and what its machine is doing."""
+"""Heartbeats: a runner says that it lives, what it holds and what its machine is doing."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import threading
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
+from agentlightning.runner.leases import Leases
 from agentlightning.runner.snapshot import system_snapshot
 
 if TYPE_CHECKING:
@@ -47,63 +48,94 @@ class HeartbeatSettings:
         return max(MIN_PAUSE, self.interval + random.uniform(-self.jitter, self.jitter))
 
 
-@asynccontextmanager
-async def beating(store: LightningStore, worker_id: str, settings: HeartbeatSettings) -> AsyncGenerator[None]:
-    """Beat inside the block, the first time at once.
+class Heartbeat:
+    """Tells the store that a runner lives and what it holds; learns what it has lost.
 
-    No beat starts after the block; one in a thread that hangs for longer than `JOIN_TIMEOUT` may still land after it.
+    Args:
+        store: The store.
+        worker_id: Who lives.
+        leases: What it holds.
+        settings: How it beats.
     """
-    if settings.interval <= 0:
-        yield
-    elif settings.launch_mode == "thread" and store.capabilities.get("thread_safe"):
-        async with _beating_in_thread(store, worker_id, settings):
+
+    def __init__(self, store: LightningStore, worker_id: str, leases: Leases, settings: HeartbeatSettings) -> None:
+        self._store = store
+        self._worker_id = worker_id
+        self._leases = leases
+        self._settings = settings
+        self._renews = True
+
+    @asynccontextmanager
+    async def beating(self) -> AsyncGenerator[None]:
+        """Beat inside the block, the first time at once.
+
+        No beat starts after the block; one in a thread that hangs for longer than `JOIN_TIMEOUT` may land after it.
+        """
+        if self._settings.interval <= 0:
             yield
-    else:
-        async with _beating_on_loop(store, worker_id, settings):
+        elif self._settings.launch_mode == "thread" and self._store.capabilities.get("thread_safe"):
+            async with self._beating_in_thread():
+                yield
+        else:
+            async with self._beating_on_loop():
+                yield
+
+    @asynccontextmanager
+    async def _beating_on_loop(self) -> AsyncGenerator[None]:
+        async def beat_forever() -> None:
+            while True:
+                await self.beat()
+                await asyncio.sleep(self._settings.pause())
+
+        task = asyncio.create_task(beat_forever())
+        try:
             yield
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
 
+    @asynccontextmanager
+    async def _beating_in_thread(self) -> AsyncGenerator[None]:
+        stop = threading.Event()
 
-@asynccontextmanager
-async def _beating_on_loop(store: LightningStore, worker_id: str, settings: HeartbeatSettings) -> AsyncGenerator[None]:
-    async def beat_forever() -> None:
-        while True:
-            await beat(store, worker_id, settings)
-            await asyncio.sleep(settings.pause())
+        def beat_until_stopped() -> None:
+            while not stop.is_set():
+                asyncio.run(self.beat())
+                stop.wait(self._settings.pause())
 
-    task = asyncio.create_task(beat_forever())
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.wait({task})
+        thread = threading.Thread(target=beat_until_stopped, name=f"{self._worker_id}-heartbeat", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            await asyncio.to_thread(thread.join, JOIN_TIMEOUT)
 
+    async def beat(self) -> None:
+        """Send one heartbeat; one that fails or takes longer than an interval costs a warning."""
+        try:
+            async with asyncio.timeout(max(self._settings.interval, MIN_TIMEOUT)):
+                # Reading the machine's state may block on a sick disk or driver.
+                snapshot = await asyncio.to_thread(system_snapshot, self._settings.include_gpu)
+                await self._tell(snapshot)
+        except Exception as error:  # noqa: BLE001  # whatever fails, the next beat may succeed and work must go on
+            logger.warning("The heartbeat of %s failed: %s: %s", self._worker_id, type(error).__name__, error)
 
-@asynccontextmanager
-async def _beating_in_thread(
-    store: LightningStore, worker_id: str, settings: HeartbeatSettings
-) -> AsyncGenerator[None]:
-    stop = threading.Event()
+    async def _tell(self, snapshot: dict[str, Any]) -> None:
+        if self._renews:
+            try:
+                return await self._renew(snapshot)
+            except NotImplementedError:
+                self._renews = False
+                logger.warning(
+                    "%s has no renew_leases: %s runs on when a rollout is cancelled or its time is over, and a claim "
+                    "whose answer is lost stays lost",
+                    type(self._store).__name__,
+                    self._worker_id,
+                )
+        await self._store.update_worker(self._worker_id, snapshot)
 
-    def beat_until_stopped() -> None:
-        while not stop.is_set():
-            asyncio.run(beat(store, worker_id, settings))
-            stop.wait(settings.pause())
-
-    thread = threading.Thread(target=beat_until_stopped, name=f"{worker_id}-heartbeat", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        await asyncio.to_thread(thread.join, JOIN_TIMEOUT)
-
-
-async def beat(store: LightningStore, worker_id: str, settings: HeartbeatSettings) -> None:
-    """Send one heartbeat; one that fails or takes longer than an interval costs a warning."""
-    try:
-        async with asyncio.timeout(max(settings.interval, MIN_TIMEOUT)):
-            # Reading the machine's state may block on a sick disk or driver.
-            snapshot = await asyncio.to_thread(system_snapshot, settings.include_gpu)
-            await store.update_worker(worker_id, snapshot)
-    except Exception as error:  # noqa: BLE001  # whatever fails, the next beat may succeed and work must go on
-        logger.warning("The heartbeat of %s failed: %s: %s", worker_id, type(error).__name__, error)
+    async def _renew(self, snapshot: dict[str, Any]) -> None:
+        held, as_of = self._leases.list()
+        renewal = await self._store.renew_leases(self._worker_id, held, as_of=as_of, heartbeat_stats=snapshot)
+        self._leases.renewed(renewal)

@@ -7,7 +7,17 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
-from agentlightning.errors import IllegalTransition, InvalidValue, LeaseLost, NotFound, StoreClosed, StoreError
+from agentlightning.errors import (
+    Forbidden,
+    IllegalTransition,
+    InvalidValue,
+    LeaseLost,
+    NotFound,
+    StoreClosed,
+    StoreError,
+    TooLarge,
+    Unauthorized,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +29,16 @@ FIRST_PAUSE: Final = 0.1
 CALL_TIMEOUT: Final = 30.0
 """Seconds one call may take before it counts as failed."""
 
-_REFUSALS = (NotFound, IllegalTransition, LeaseLost, InvalidValue, StoreClosed)
+_REFUSALS = (
+    NotFound,
+    IllegalTransition,
+    LeaseLost,
+    InvalidValue,
+    Unauthorized,
+    Forbidden,
+    TooLarge,
+    StoreClosed,
+)
 
 
 def may_pass(error: BaseException) -> bool:

@@ -2,18 +2,20 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import pytest
 
 from agentlightning.litagent import rollout
 from agentlightning.runner import LitAgentRunner
-from agentlightning.runner.heartbeat import HeartbeatSettings, beat, beating
+from agentlightning.runner.heartbeat import Heartbeat, HeartbeatSettings
+from agentlightning.runner.leases import Leases
 from agentlightning.runner.snapshot import system_snapshot
 from agentlightning.store import InMemoryLightningStore
+from agentlightning.store.base import UNSET
 from agentlightning.tracer import DummyTracer
-from agentlightning.types import Worker
+from agentlightning.types import LeaseRenewal, Worker
 
 DEADLINE = 10.0
 
@@ -27,17 +29,38 @@ class CountingStore(InMemoryLightningStore):
         self.failures = failures
         self.changed = threading.Condition()
 
-    async def update_worker(self, worker_id: str, heartbeat_stats: dict[str, Any] = {}) -> Worker:  # noqa: B006
+    async def renew_leases(
+        self,
+        worker_id: str,
+        held: Sequence[tuple[str, str]],
+        *,
+        as_of: float | None = None,
+        heartbeat_stats: dict[str, Any] = UNSET,
+    ) -> LeaseRenewal:
+        self.count(worker_id, heartbeat_stats)
+        return LeaseRenewal(time=1.0, lost=[])
+
+    def count(self, worker_id: str, heartbeat_stats: dict[str, Any]) -> None:
         with self.changed:
             self.beats.append((worker_id, heartbeat_stats))
             self.changed.notify_all()
         if len(self.beats) <= self.failures:
             raise ConnectionError("lost")
-        return Worker(worker_id=worker_id)
 
     def wait_for_beats(self, count: int) -> None:
         with self.changed:
             assert self.changed.wait_for(lambda: len(self.beats) >= count, DEADLINE)
+
+
+class FormerStore(CountingStore):
+    """A store of a user's that knows heartbeats and no leases."""
+
+    async def renew_leases(self, *args: Any, **options: Any) -> LeaseRenewal:
+        raise NotImplementedError
+
+    async def update_worker(self, worker_id: str, heartbeat_stats: dict[str, Any] = UNSET) -> Worker:
+        self.count(worker_id, heartbeat_stats)
+        return Worker(worker_id=worker_id)
 
 
 @pytest.fixture(params=["asyncio", "thread"])
@@ -45,12 +68,20 @@ def mode(request: pytest.FixtureRequest) -> Literal["asyncio", "thread"]:
     return request.param
 
 
-async def test_it_beats_at_once_again_and_never_after_the_end(mode: Literal["asyncio", "thread"]) -> None:
-    store = CountingStore()
-    async with beating(store, "Worker-1", HeartbeatSettings(0.01, 0.0, mode)):
+def heartbeat(store: InMemoryLightningStore, *settings: Any) -> Heartbeat:
+    return Heartbeat(store, "Worker-1", Leases(), HeartbeatSettings(*settings))
+
+
+@pytest.mark.parametrize("make_store", [CountingStore, FormerStore])
+async def test_it_beats_at_once_again_and_never_after_the_end(
+    make_store: type[CountingStore], mode: Literal["asyncio", "thread"]
+) -> None:
+    store = make_store()
+    async with heartbeat(store, 0.01, 0.0, mode).beating():
         await asyncio.to_thread(store.wait_for_beats, 3)
     count = len(store.beats)
     assert {worker for worker, _ in store.beats} == {"Worker-1"}
+    assert all("host" in stats for _, stats in store.beats)
     assert not [thread for thread in threading.enumerate() if "heartbeat" in thread.name]
     await asyncio.sleep(0)
     assert len(store.beats) == count
@@ -61,22 +92,30 @@ async def test_a_failing_beat_costs_a_warning(
     mode: Literal["asyncio", "thread"], caplog: pytest.LogCaptureFixture
 ) -> None:
     store = CountingStore(failures=2)
-    async with beating(store, "Worker-1", HeartbeatSettings(0.01, 0.0, mode)):
+    async with heartbeat(store, 0.01, 0.0, mode).beating():
         await asyncio.to_thread(store.wait_for_beats, 3)
     assert "heartbeat of Worker-1 failed: ConnectionError" in caplog.text
     await store.close()
 
 
+async def test_a_store_without_leases_is_asked_once_and_costs_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+    store = FormerStore()
+    async with heartbeat(store, 0.01, 0.0).beating():
+        await asyncio.to_thread(store.wait_for_beats, 3)
+    assert [record.getMessage().split(":")[0] for record in caplog.records] == ["FormerStore has no renew_leases"]
+    await store.close()
+
+
 async def test_a_thread_beats_while_the_loop_is_blocked() -> None:
     store = CountingStore()
-    async with beating(store, "Worker-1", HeartbeatSettings(0.01, 0.0, "thread")):
+    async with heartbeat(store, 0.01, 0.0, "thread").beating():
         store.wait_for_beats(2)  # blocks the loop on purpose
     await store.close()
 
 
 async def test_no_interval_no_beat() -> None:
     store = CountingStore()
-    async with beating(store, "Worker-1", HeartbeatSettings(0)):
+    async with heartbeat(store, 0).beating():
         await asyncio.sleep(0)
     assert store.beats == []
     await store.close()
@@ -103,12 +142,12 @@ async def test_concurrent_steps_share_one_heartbeat_and_it_ends_with_the_last() 
 async def test_a_beat_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     store = CountingStore()
 
-    async def hang(*args: object) -> None:
+    async def hang(*args: object, **options: object) -> None:
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(store, "update_worker", hang)
+    monkeypatch.setattr(store, "renew_leases", hang)
     monkeypatch.setattr("agentlightning.runner.heartbeat.MIN_TIMEOUT", 0.01)
-    await beat(store, "Worker-1", HeartbeatSettings(0.01))
+    await heartbeat(store, 0.01).beat()
     assert "TimeoutError" in caplog.text
     await store.close()
 
