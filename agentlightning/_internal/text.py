@@ -8,6 +8,11 @@ def encodable(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+def storable(text: str) -> str:
+    """Return encodable text with NUL, which databases refuse in a text, replaced by U+FFFD."""
+    return encodable(text).replace("\0", "\ufffd")
+
+
 def text_of(value: object) -> str:
     """Return `str(value)` as encodable text, also for a value whose `__str__` raises."""
     try:

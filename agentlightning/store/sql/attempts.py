@@ -18,7 +18,7 @@ from agentlightning.store.sql.codec import (
     encode_mapping,
     rollout_of,
 )
-from agentlightning.store.sql.filters import Paging, fetch_page, time_key
+from agentlightning.store.sql.filters import Paging, fetch_page, text_key, time_key
 from agentlightning.store.sql.leases import RENEW, new_lease
 from agentlightning.store.sql.moves import (
     ATTEMPT_STATE,
@@ -54,7 +54,7 @@ _SORTABLE: Final = {
     "start_time": "a.start_time",
     "end_time": time_key("a.end_time"),
     "status": "a.status",
-    "worker_id": "a.worker_id",
+    "worker_id": text_key("a.worker_id"),
     "last_heartbeat_time": time_key("a.last_heartbeat_time"),
 }
 

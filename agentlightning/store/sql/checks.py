@@ -12,9 +12,11 @@ _LARGEST_COUNT: Final = 2**63 - 1
 
 
 def check_text(value: Any, name: str) -> None:
-    """Refuse what is no string, or has no UTF-8 form."""
+    """Refuse what is no string, has no UTF-8 form, or holds NUL, which not every database can keep in a text."""
     if not isinstance(value, str):
         raise InvalidValue(f"{name} is a {type(value).__name__}: make it a string")
+    if "\0" in value:
+        raise InvalidValue(f"{name} is {value!a}: take out the NUL character")
     try:
         value.encode()
     except UnicodeEncodeError as error:
@@ -22,7 +24,7 @@ def check_text(value: Any, name: str) -> None:
 
 
 def check_optional_text(value: Any, name: str) -> None:
-    """Refuse what is neither None nor a string with a UTF-8 form."""
+    """Refuse what is neither None nor a text that can be kept."""
     if value is not None:
         check_text(value, name)
 

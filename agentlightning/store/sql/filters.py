@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic_core import to_json
 
@@ -12,12 +12,16 @@ from agentlightning.errors import InvalidValue
 from agentlightning.store.sql.checks import check_integer, check_optional_text, check_texts
 from agentlightning.store.sql.transaction import Row, Transaction, Value
 
+ALL: Final = 2**62
+"""The LIMIT of a query for everything; an OFFSET can be added to it."""
+
 
 @dataclass(slots=True)
 class Conditions:
     """Conditions that were asked for, joined by one logic; a condition whose value is None was not asked for."""
 
     logic: Literal["and", "or"]
+    columns: set[str] = field(default_factory=set[str])
     clauses: list[str] = field(default_factory=list[str])
     params: list[Value] = field(default_factory=list[Value])
 
@@ -29,15 +33,13 @@ class Conditions:
         """The column equals the value."""
         check_optional_text(value, column)
         if value is not None:
-            self.clauses.append(f"{column} = ?")
-            self.params.append(value)
+            self._add(column, f"{column} = ?", value)
 
     def contains(self, column: str, value: str | None) -> None:
         """The column holds the value as a substring; case counts."""
         check_optional_text(value, column)
         if value is not None:
-            self.clauses.append(f"instr({column}, ?) > 0")
-            self.params.append(value)
+            self._add(column, f"instr({column}, ?) > 0", value)
 
     def within(self, column: str, values: Sequence[str] | None) -> None:
         """The column equals one of the values; no values match nothing."""
@@ -45,8 +47,12 @@ class Conditions:
         if values is not None and len(values) == 1:
             self.exact(column, values[0])
         elif values is not None:
-            self.clauses.append(f"{column} IN (SELECT value FROM json_each(?))")
-            self.params.append(to_json(list(values)).decode())
+            self._add(column, f"{column} IN (SELECT value FROM json_each(?))", to_json(list(values)).decode())
+
+    def _add(self, column: str, clause: str, value: str) -> None:
+        self.columns.add(column)
+        self.clauses.append(clause)
+        self.params.append(value)
 
     def where(self) -> str:
         """Return the conditions as a WHERE clause; nothing when there are none, for SQLite counts a bare table fast."""
@@ -98,21 +104,34 @@ def time_key(column: str) -> str:
     return f"COALESCE({column}, 1e308)"
 
 
+def text_key(column: str) -> str:
+    """Return what to sort a text by that may be missing: then it comes before all others, in every database."""
+    return f"COALESCE({column}, '')"
+
+
 async def fetch_page(
-    tx: Transaction, sql: str, matches: str, params: Sequence[Value], paging: Paging
+    tx: Transaction,
+    sql: str,
+    matches: str,
+    params: Sequence[Value],
+    paging: Paging,
+    *,
+    count: str = "COUNT(*)",
 ) -> tuple[list[Row], int]:
     """Return the rows of a page and the number of matches on all pages.
 
     Args:
         tx: The transaction.
         sql: The query; its last parameters are limit and offset.
-        matches: The table and the conditions, which are counted when the page does not tell.
+        matches: The table and the conditions, asked for the number when the page does not tell it.
         params: The parameters of the conditions.
         paging: Limit and offset.
+        count: What to ask it.
     """
-    rows = await tx.fetch(sql, [*params, paging.limit, paging.offset])
+    limit = ALL if paging.limit < 0 else paging.limit
+    rows = await tx.fetch(sql, [*params, limit, paging.offset])
     past_the_end = not rows and paging.offset > 0
-    if not past_the_end and (paging.limit < 0 or len(rows) < paging.limit):
+    if not past_the_end and len(rows) < limit:
         return rows, paging.offset + len(rows)
-    counted = await tx.fetch_one(f"SELECT COUNT(*) FROM {matches}", params)
+    counted = await tx.fetch_one(f"SELECT {count} FROM {matches}", params)
     return rows, counted[0] if counted else 0

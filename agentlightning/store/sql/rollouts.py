@@ -22,7 +22,7 @@ from agentlightning.store.sql.codec import (
     rollout_of,
     rollout_with_attempt_of,
 )
-from agentlightning.store.sql.filters import Conditions, Paging, fetch_page, time_key
+from agentlightning.store.sql.filters import Conditions, Paging, fetch_page, text_key, time_key
 from agentlightning.store.sql.leases import set_deadlines
 from agentlightning.store.sql.moves import RolloutState, count_up, find_rollout, move_rollout
 from agentlightning.store.sql.resources import latest_resources_id
@@ -51,8 +51,8 @@ _SORTABLE: Final = {
     "rollout_id": "r.rollout_id",
     "start_time": "r.start_time",
     "end_time": time_key("r.end_time"),
-    "mode": "r.mode",
-    "resources_id": "r.resources_id",
+    "mode": text_key("r.mode"),
+    "resources_id": text_key("r.resources_id"),
     "status": "r.status",
 }
 
@@ -118,7 +118,10 @@ async def query_rollouts(
     # The page is chosen by an index alone; rows and attempts are read for it only.
     page = f"SELECT r.position FROM {matches} ORDER BY {order} LIMIT ? OFFSET ?"
     sql = f"{_SELECT_WITH_ATTEMPT} WHERE r.position IN ({page}) ORDER BY {order}"
-    rows, total = await fetch_page(tx, sql, matches, conditions.params, paging)
+    counted, count = matches, "COUNT(*)"
+    if conditions.columns <= {"r.status"}:
+        counted, count = f"status_counts r{conditions.where()}", "CAST(COALESCE(SUM(r.rollouts), 0) AS INTEGER)"
+    rows, total = await fetch_page(tx, sql, counted, conditions.params, paging, count=count)
     return PaginatedResult[Rollout | AttemptedRollout].model_construct(
         items=[rollout_with_attempt_of(row) for row in rows], limit=paging.limit, offset=paging.offset, total=total
     )
@@ -192,7 +195,7 @@ async def existing_rollout(tx: Transaction, rollout_id: str) -> RolloutState:
     """
     rollout = await find_rollout(tx, rollout_id)
     if rollout is None:
-        raise NotFound(f"Rollout {rollout_id} not found")
+        raise NotFound(f"Item {rollout_id!r} does not exist among the rollouts")
     return rollout
 
 

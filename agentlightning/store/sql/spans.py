@@ -12,9 +12,9 @@ from pydantic_core import from_json
 from agentlightning.errors import NotFound
 from agentlightning.store.span_json import span_of, values_of
 from agentlightning.store.sql.attempts import existing_attempt
-from agentlightning.store.sql.checks import check_integer, check_optional_time
+from agentlightning.store.sql.checks import check_integer, check_optional_text, check_optional_time, check_text
 from agentlightning.store.sql.codec import encode
-from agentlightning.store.sql.filters import Conditions, Paging, fetch_page, time_key
+from agentlightning.store.sql.filters import Conditions, Paging, fetch_page, text_key, time_key
 from agentlightning.store.sql.leases import RENEW
 from agentlightning.store.sql.moves import AttemptState, RolloutState, follow_latest_attempt, move_attempt
 from agentlightning.store.sql.transaction import Row, Transaction
@@ -34,7 +34,7 @@ _SORTABLE: Final = {
     "sequence_id": "sequence_id",
     "trace_id": "trace_id",
     "span_id": "span_id",
-    "parent_id": "parent_id",
+    "parent_id": text_key("parent_id"),
     "name": "name",
     "start_time": "start_time_ns",
     "end_time": time_key("end_time"),
@@ -57,6 +57,9 @@ def encode_span(span: Span) -> EncodedSpan:
     Raises:
         InvalidValue: An attribute has no JSON form, or a number is out of range.
     """
+    for name in ("rollout_id", "attempt_id", "span_id", "trace_id", "name"):
+        check_text(getattr(span, name), name)
+    check_optional_text(span.parent_id, "parent_id")
     check_integer(span.sequence_id, "sequence_id")
     check_optional_time(span.start_time, "start_time")
     check_optional_time(span.end_time, "end_time")
@@ -99,7 +102,7 @@ async def _add_to_attempt(tx: Transaction, key: tuple[str, str], spans: list[Enc
         return []
     superseded = attempt.status == "unresponsive" and attempt.attempt_id != rollout.latest_attempt_id
     late = attempt.status in ENDED or superseded
-    await tx.execute_many(_INSERT, [(*span.columns, late) for span in new])
+    await tx.execute_many(_INSERT, [(*span.columns, int(late)) for span in new])
     await _raise_counter(tx, key[0], max(span.span.sequence_id for span in new))
     await tx.execute(
         f"UPDATE attempts SET last_heartbeat_time = ?, {RENEW} WHERE rollout_id = ? AND attempt_id = ?",

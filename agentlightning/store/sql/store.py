@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Literal, TypeVar
@@ -172,6 +173,7 @@ class SqlLightningStore(LightningStore, ABC):
         rollout_ids: Sequence[str] | None = None,
     ) -> PaginatedResult[Rollout | AttemptedRollout]:
         """See `LightningStore.query_rollouts`."""
+        _warn_of_older_names(status, rollout_ids)
         conditions = Conditions(filter_logic)
         conditions.within("r.status", status if status_in is None else status_in)
         conditions.within("r.rollout_id", rollout_ids if rollout_id_in is None else rollout_id_in)
@@ -343,3 +345,9 @@ class SqlLightningStore(LightningStore, ABC):
         check_optional_text(rollout_id, "rollout_id")
         feeds.check_reading(cursor, limit)
         return await self.read(lambda tx: feeds.read_spans(tx, rollout_id, cursor, limit))
+
+
+def _warn_of_older_names(status: object, rollout_ids: object) -> None:
+    for older, newer, passed in (("status", "status_in", status), ("rollout_ids", "rollout_id_in", rollout_ids)):
+        if passed is not None:
+            warnings.warn(f"query_rollouts({older}=) is now {newer}=", DeprecationWarning, stacklevel=3)

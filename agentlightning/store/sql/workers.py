@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from agentlightning.store.sql.codec import WORKER_FIELDS, columns, encode_mapping, worker_of
-from agentlightning.store.sql.filters import Conditions, Paging, fetch_page, time_key
+from agentlightning.store.sql.filters import Conditions, Paging, fetch_page, text_key, time_key
 from agentlightning.store.sql.leases import RENEW
 from agentlightning.store.sql.transaction import Transaction
 from agentlightning.types import AttemptStatus, PaginatedResult, Worker
@@ -22,8 +22,8 @@ _SORTABLE: Final = {
     "last_dequeue_time": time_key("last_dequeue_time"),
     "last_busy_time": time_key("last_busy_time"),
     "last_idle_time": time_key("last_idle_time"),
-    "current_rollout_id": "current_rollout_id",
-    "current_attempt_id": "current_attempt_id",
+    "current_rollout_id": text_key("current_rollout_id"),
+    "current_attempt_id": text_key("current_attempt_id"),
 }
 _TAKE: Final = """
     INSERT INTO workers (worker_id, status, last_busy_time, last_dequeue_time, current_rollout_id, current_attempt_id)

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeAlias
 
 from pydantic import BaseModel
 
-from agentlightning.errors import InvalidValue
+from agentlightning.errors import InvalidValue, NotFound
 from agentlightning.store.base import LightningStore
 from agentlightning.store.testing.suite import law, refused, running, span_of
 from agentlightning.types import LLM, AttemptedRollout
@@ -16,7 +17,7 @@ from agentlightning.types import LLM, AttemptedRollout
 Call: TypeAlias = Callable[[LightningStore, AttemptedRollout, Any], Awaitable[object]]
 """Gives a store a bad value, and what it needs of a claimed rollout."""
 
-_NO_TEXT: Final[list[Any]] = [5, ["w"], "caf\udce9"]
+_NO_TEXT: Final[list[Any]] = [5, ["w"], "caf\udce9", "nul\0"]
 _TEXTS: Final[dict[str, Call]] = {
     "resources_id of start_rollout": lambda store, _, bad: store.start_rollout(1, resources_id=bad),
     "worker_id of start_rollout": lambda store, _, bad: store.start_rollout(1, worker_id=bad),
@@ -44,6 +45,10 @@ _TEXTS: Final[dict[str, Call]] = {
     "worker_id of get_worker_by_id": lambda store, _, bad: store.get_worker_by_id(bad),
     "worker_id of update_worker": lambda store, _, bad: store.update_worker(bad),
     "status": lambda store, c, bad: store.update_rollout(c.rollout_id, status=bad),
+}
+_SPAN_TEXTS: Final[dict[str, Call]] = {
+    f"{field} of a span": lambda store, c, bad, field=field: store.add_span(span_of(c).model_copy(update={field: bad}))
+    for field in ("rollout_id", "attempt_id", "span_id", "trace_id", "parent_id", "name")
 }
 _NO_COUNT: Final[list[Any]] = [2**70, -(2**70), "5", 2.5]
 _COUNTS: Final[dict[str, Call]] = {
@@ -111,8 +116,8 @@ async def _refuses(store: LightningStore, *tables: tuple[dict[str, Call], list[A
 
 
 @law
-async def text_of_another_type_or_without_an_encoding_is_refused(store: LightningStore) -> None:
-    await _refuses(store, (_TEXTS, _NO_TEXT))
+async def text_of_another_type_or_that_not_every_store_can_keep_is_refused(store: LightningStore) -> None:
+    await _refuses(store, (_TEXTS, _NO_TEXT), (_SPAN_TEXTS, _NO_TEXT))
 
 
 @law
@@ -130,3 +135,12 @@ async def list_that_was_forgotten_around_a_text_is_noticed(store: LightningStore
     text: Any = "failed"
     await refused(InvalidValue, store.query_rollouts(status_in=text))
     await refused(InvalidValue, store.wait_for_rollouts(rollout_ids=text, timeout=0))
+
+
+@law
+async def unknown_ids_are_named_as_programs_for_v03_expect(store: LightningStore) -> None:
+    claim, queued = await running(store), await store.enqueue_rollout(1)
+    assert re.search("Item.*does not exist", await refused(NotFound, store.update_rollout("ro-x", metadata={})))
+    assert "Rollout ro-x not found" in await refused(NotFound, store.start_attempt("ro-x"))
+    assert "Attempt at-x not found" in await refused(NotFound, store.update_attempt(claim.rollout_id, "at-x"))
+    assert "No attempts found" in await refused(NotFound, store.update_attempt(queued.rollout_id, "latest"))
