@@ -17,7 +17,7 @@ from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 from agentlightning.errors import StoreClosed, StoreError
@@ -31,6 +31,8 @@ Operation: TypeAlias = Callable[[Transaction], Coroutine[Any, Any, T]]
 Undo: TypeAlias = Callable[[Transaction, T], Coroutine[Any, Any, None]]
 
 _CLOSE_SECONDS: Final = 10.0
+_RETRY_SECONDS: Final = 1.0
+"""How long after a failure of the database its timer tries again."""
 _GROUP: Final = 256
 """The most operations that commit together: it bounds how long the first of them waits for the last."""
 
@@ -103,6 +105,8 @@ class Lane:
         mode: "write" groups what arrives together, in order, into one transaction; "read" runs each operation in a
             snapshot of its own.
         publish: Called with what a transaction changed, after its commit and before its callers hear of it.
+        timer: Runs at once, and again at the time of the lease clock that it returns or that a transaction reports as a
+            deadline, if that is earlier; on one connection only.
         closing: Shared by the lanes of one file, whose connections then close one at a time: of two that close at once,
             each takes the other for the last one, and the write-ahead log stays behind.
     """
@@ -113,11 +117,15 @@ class Lane:
         connections: Iterable[sqlite3.Connection],
         mode: Literal["write", "read"],
         publish: Callable[[Iterable[Changes]], None],
+        *,
+        timer: Operation[float | None] | None = None,
         closing: threading.Lock | None = None,
     ) -> None:
         self._begin = "BEGIN IMMEDIATE" if mode == "write" else "BEGIN"
         self._group = _GROUP if mode == "write" else 1
         self._publish = publish
+        self._timer = timer
+        self._deadline = None if timer is None else 0.0  # of the lease clock; the thread's own
         self._closing = closing or threading.Lock()
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._state = threading.Condition()  # guards the next two; never held across an await
@@ -190,17 +198,23 @@ class Lane:
 
     def _work(self, connection: sqlite3.Connection) -> None:
         try:
-            while group := self._next_group():
-                self._commit(connection, group)
-                self._deliver(group)
-                group.clear()  # an idle lane keeps no results alive
+            while (group := self._next_group()) != []:
+                if group is not None:
+                    self._commit(connection, group)
+                    self._deliver(group)
+                    group.clear()  # an idle lane keeps no results alive
+                if self._seconds_left() == 0:
+                    self._run_timer(connection)
         finally:
             with self._closing:
                 connection.close()
 
-    def _next_group(self) -> list[_Job]:
-        """Wait for a job and take what else is there; nothing when the thread shall end."""
-        job = self._jobs.get()
+    def _next_group(self) -> list[_Job] | None:
+        """Wait for a job and take what else is there; nothing when the thread shall end, None when it is time."""
+        try:
+            job = self._jobs.get(timeout=self._seconds_left())
+        except Empty:
+            return None
         group: list[_Job] = []
         while job is not None:
             group.append(job)
@@ -208,6 +222,29 @@ class Lane:
                 break
             job = self._jobs.get()
         return group
+
+    def _seconds_left(self) -> float | None:
+        """Return how long the timer has to wait; None without a deadline."""
+        if self._deadline is None:
+            return None
+        return min(max(self._deadline - time.monotonic(), 0.0), threading.TIMEOUT_MAX)
+
+    def _run_timer(self, connection: sqlite3.Connection) -> None:
+        """Run the timer in a transaction of its own, and set it anew."""
+        assert self._timer is not None
+        job = _Job(self._timer)
+        self._deadline = None
+        self._commit(connection, [job])
+        if job.succeeded:
+            self._set_timer(job.result)
+        else:
+            logger.error("Could not end the attempts that are due, trying again: %s", job.error)
+            self._set_timer(time.monotonic() + _RETRY_SECONDS)
+
+    def _set_timer(self, deadline: float | None) -> None:
+        """Set the timer to a deadline, unless it is set to an earlier one."""
+        if self._timer and deadline is not None and (self._deadline is None or deadline < self._deadline):
+            self._deadline = deadline
 
     def _commit(self, connection: sqlite3.Connection, group: list[_Job]) -> None:
         try:
@@ -218,6 +255,9 @@ class Lane:
                 if not job.cancelled:
                     self._run(connection, job)
             connection.execute("COMMIT")
+            for job in group:
+                if job.succeeded:
+                    self._set_timer(job.changes.deadline)
             self._publish(job.changes for job in group if job.succeeded)
         except Exception as error:  # noqa: BLE001  # whatever failed, every caller must hear of it, or it waits forever
             for job in group:
@@ -282,6 +322,14 @@ class Lane:
                 if self._pending.pop(job, None) and job.undo is not None and job.succeeded:
                     self._accept(_Job(partial(_call_undo, job.undo, job.result)))
             self._end_if_idle()
+
+
+def run_alone(connection: sqlite3.Connection, operation: Operation[T]) -> T:
+    """Run an operation in a transaction of its own on a connection that no lane has."""
+    connection.execute("BEGIN IMMEDIATE")
+    result = _run_to_end(operation(SqliteTransaction(connection)))
+    connection.execute("COMMIT")
+    return result
 
 
 def _roll_back(connection: sqlite3.Connection) -> None:

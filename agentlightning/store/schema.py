@@ -12,9 +12,11 @@ is the set that was written last.
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterable
 from typing import Final
 
 from agentlightning.errors import ConfigurationError
+from agentlightning.store.migrations import STEPS
 
 VERSION: Final = 2
 
@@ -154,20 +156,52 @@ STATUS_COUNTS_VIEW: Final = """
 
 
 def prepare(connection: sqlite3.Connection, place: str) -> None:
-    """Create the tables in an empty database; `place` names the database in the error.
+    """Create the tables in an empty database, or bring those of an older program here, all or nothing.
+
+    Args:
+        connection: A connection in autocommit mode.
+        place: Names the database in the error.
 
     Raises:
         ConfigurationError: A newer program wrote the database.
     """
     connection.execute("BEGIN IMMEDIATE")
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    version = _version_of(connection, place)
     if version == 0:
-        for statement in (*TABLES, *STATUS_COUNTS):
-            connection.execute(statement)
+        _execute_all(connection, (*TABLES, *STATUS_COUNTS))
+    else:
+        for older in range(version, VERSION):
+            _execute_all(connection, STEPS[older])
+    if version != VERSION:
         connection.execute(f"PRAGMA user_version = {VERSION}")
     connection.execute("COMMIT")
+
+
+def check(connection: sqlite3.Connection, place: str) -> None:
+    """Require that a database has the present tables, without changing anything; `place` names it in the error.
+
+    Raises:
+        ConfigurationError: It holds none, or those of another version.
+    """
+    version = _version_of(connection, place)
+    if version == 0:
+        raise ConfigurationError(f"{place} holds no store")
+    if version < VERSION:
+        raise ConfigurationError(
+            f"{place} has schema version {version}, this program reads {VERSION}: run `agl store migrate` on it"
+        )
+
+
+def _version_of(connection: sqlite3.Connection, place: str) -> int:
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     if version > VERSION:
         raise ConfigurationError(
             f"{place} has schema version {version}, this program knows {VERSION}: "
             "upgrade agentlightning or use another file"
         )
+    return version
+
+
+def _execute_all(connection: sqlite3.Connection, statements: Iterable[str]) -> None:
+    for statement in statements:
+        connection.execute(statement)

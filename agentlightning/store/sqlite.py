@@ -6,13 +6,16 @@ import os
 import sqlite3
 import threading
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
 from agentlightning.errors import ConfigurationError
 from agentlightning.store import schema
 from agentlightning.store.events import Signals
-from agentlightning.store.lane import Lane, Operation, Undo
+from agentlightning.store.lane import Lane, Operation, Undo, run_alone
+from agentlightning.store.sql.deadlines import enforce_deadlines
+from agentlightning.store.sql.leases import restart_leases
 from agentlightning.store.sql.store import SqlLightningStore
 
 T = TypeVar("T")
@@ -60,19 +63,28 @@ class _LaneStore(SqlLightningStore):
 class SqliteLightningStore(_LaneStore):
     """The store in a SQLite file, which survives the end of the program however it ends.
 
-    Several processes may use one file at a time, but waiting hears only of this object's own writes.
+    Several processes may use one file at a time, but waiting hears only of this object's own writes, and each process
+    ends the attempts that outlive the deadlines it wrote or found. Opening a file gives every live attempt the full
+    length of its deadlines again, for the time that a store was away does not count. A file of an older program is
+    brought to the present tables.
 
     Args:
         path: The file, created if missing; its folder must exist.
         synchronous: What a commit survives: `NORMAL` the end of the process, `FULL` also a power failure, at the price
             of a disk sync for each group of writes; `OFF` is for files that may be lost.
+        read_only: Change nothing in the file: whatever would, raises `StoreError`.
 
     Raises:
-        ConfigurationError: The file cannot be opened, is no database of this program, or is from a newer one.
+        ConfigurationError: The file cannot be opened, is no database of this program, or is from a newer one; to be
+            only read, also one that does not exist or is from an older program.
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], *, synchronous: Literal["OFF", "NORMAL", "FULL"] = "NORMAL"
+        self,
+        path: str | os.PathLike[str],
+        *,
+        synchronous: Literal["OFF", "NORMAL", "FULL"] = "NORMAL",
+        read_only: bool = False,
     ) -> None:
         if synchronous not in ("OFF", "NORMAL", "FULL"):
             raise ConfigurationError(f"synchronous is {synchronous!r}: use OFF, NORMAL or FULL")
@@ -80,13 +92,15 @@ class SqliteLightningStore(_LaneStore):
             raise ConfigurationError("SqliteLightningStore keeps a file; use InMemoryLightningStore for memory")
         self.path: Final = Path(path)
         signals, closing = Signals(), threading.Lock()
-        writer = _open(str(self.path), synchronous)
-        readers = [_open(str(self.path), synchronous) for _ in range(_READERS)]
-        super().__init__(
-            signals,
-            Lane("agl-store-writer", [writer], "write", signals.publish, closing),
-            Lane("agl-store-reader", readers, "read", signals.publish, closing),
-        )
+        writer = None if read_only else _open(str(self.path), synchronous)
+        readers = [_open_to_read(str(self.path)) for _ in range(_READERS)]
+        reads = Lane("agl-store-reader", readers, "read", signals.publish, closing=closing)
+        writes = reads
+        if writer is not None:
+            writes = Lane(
+                "agl-store-writer", [writer], "write", signals.publish, timer=enforce_deadlines, closing=closing
+            )
+        super().__init__(signals, writes, reads)
 
 
 class InMemoryLightningStore(_LaneStore):
@@ -115,29 +129,55 @@ class InMemoryLightningStore(_LaneStore):
         scan_debounce_seconds: float = 10.0,
     ) -> None:
         signals = Signals()
-        lane = Lane("agl-store", [_open(":memory:", "OFF")], "write", signals.publish)
+        connection = _open(":memory:", "OFF")
+        lane = Lane("agl-store", [connection], "write", signals.publish, timer=enforce_deadlines)
         super().__init__(signals, lane, lane)
 
 
 def _open(path: str, synchronous: str) -> sqlite3.Connection:
-    try:
-        connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-    except sqlite3.Error as error:
-        raise _cannot_open(path, error) from error
-    try:
+    """Open a file to write, with the present tables and every lease at its full length."""
+
+    def prepare(connection: sqlite3.Connection) -> None:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute(f"PRAGMA synchronous = {synchronous}")
-        connection.execute("PRAGMA temp_store = MEMORY")
         connection.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
         schema.prepare(connection, path)
+        run_alone(connection, restart_leases)
+
+    return _connect(path, path, prepare, "cannot keep a store in {path} ({error}); name a file in a writable folder")
+
+
+def _open_to_read(path: str) -> sqlite3.Connection:
+    """Open a file that must exist; not by `mode=ro`, which would leave the write-ahead log behind."""
+
+    def prepare(connection: sqlite3.Connection) -> None:
+        connection.execute("PRAGMA query_only = ON")
+        schema.check(connection, path)
+
+    address = f"{Path(path).absolute().as_uri()}?mode=rw"
+    return _connect(path, address, prepare, "cannot read a store in {path} ({error})")
+
+
+def _connect(
+    path: str, address: str, prepare: Callable[[sqlite3.Connection], None], problem: str
+) -> sqlite3.Connection:
+    """Return a connection in autocommit mode that any thread may use.
+
+    Raises:
+        ConfigurationError: With the problem.
+    """
+    options: dict[str, Any] = {"timeout": _BUSY_SECONDS, "isolation_level": None, "check_same_thread": False}
+    try:
+        connection = sqlite3.connect(address, uri=address != path, **options)
+    except sqlite3.Error as error:
+        raise ConfigurationError(problem.format(path=path, error=error)) from error
+    try:
+        connection.execute("PRAGMA temp_store = MEMORY")
+        prepare(connection)
     except sqlite3.Error as error:
         connection.close()
-        raise _cannot_open(path, error) from error
+        raise ConfigurationError(problem.format(path=path, error=error)) from error
     except ConfigurationError:
         connection.close()
         raise
     return connection
-
-
-def _cannot_open(path: str, error: sqlite3.Error) -> ConfigurationError:
-    return ConfigurationError(f"cannot keep a store in {path} ({error}); name a file in a writable folder")
