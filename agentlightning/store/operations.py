@@ -6,6 +6,7 @@ operation costs its signature and its SQL, nothing else.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 from collections.abc import Callable
@@ -54,19 +55,29 @@ class Operation:
     @property
     def signature(self) -> inspect.Signature:
         """The method's signature, without `self`, annotations resolved."""
-        hints = get_type_hints(self.method, include_extras=True)
-        signature = inspect.signature(self.method)
-        parameters = [
-            parameter.replace(annotation=hints.get(name, parameter.annotation))
-            for name, parameter in signature.parameters.items()
-            if name != "self"
-        ]
-        return signature.replace(parameters=parameters, return_annotation=hints["return"])
+        return _signature_of(self.method)
 
     @property
     def path_parameters(self) -> tuple[str, ...]:
         """The parameters that stand in the path."""
-        return tuple(re.findall(r"{(\w+)}", self.path))
+        return _parameters_of(self.path)
+
+
+@functools.cache
+def _parameters_of(path: str) -> tuple[str, ...]:
+    return tuple(re.findall(r"{(\w+)}", path))
+
+
+@functools.cache
+def _signature_of(method: Callable[..., Any]) -> inspect.Signature:
+    hints = get_type_hints(method, include_extras=True)
+    signature = inspect.signature(method)
+    parameters = [
+        parameter.replace(annotation=hints.get(name, parameter.annotation))
+        for name, parameter in signature.parameters.items()
+        if name != "self"
+    ]
+    return signature.replace(parameters=parameters, return_annotation=hints["return"])
 
 
 def operation(
