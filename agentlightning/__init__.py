@@ -73,7 +73,11 @@ if TYPE_CHECKING:
         InMemoryLightningStore as InMemoryLightningStore,
         LightningStore as LightningStore,
         LightningStoreCapabilities as LightningStoreCapabilities,
+        LightningStoreClient as LightningStoreClient,
+        LightningStoreServer as LightningStoreServer,
         LightningStoreStatistics as LightningStoreStatistics,
+        LightningStoreThreaded as LightningStoreThreaded,
+        PostgresLightningStore as PostgresLightningStore,
         SqliteLightningStore as SqliteLightningStore,
     )
     from agentlightning.tracer import (

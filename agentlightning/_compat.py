@@ -13,10 +13,13 @@ from typing import Any, Final
 
 MOVED_MODULES: Final[dict[str, str]] = {
     "agentlightning.algorithm.fast": "agentlightning.algorithm.baseline",
+    "agentlightning.store.client_server": "agentlightning.store",
     "agentlightning.store.memory": "agentlightning.store.sqlite",
+    "agentlightning.store.threading": "agentlightning.store.threaded",
     "agentlightning.trainer.init_utils": "agentlightning.trainer.components",
     "agentlightning.utils.id": "agentlightning._internal.ids",
     "agentlightning.utils.otel": "agentlightning.types.attributes",
+    "agentlightning.utils.otlp": "agentlightning.tracer.otlp_exporter",
 }
 """Old module path to the module where its public names live now."""
 
@@ -28,7 +31,7 @@ ENDED_MODULES: Final[dict[str, str]] = {
     "agentlightning.server": "agentlightning.store and Trainer",
     "agentlightning.store.collection": "SqliteLightningStore or InMemoryLightningStore",
     "agentlightning.store.collection_based": "SqliteLightningStore or InMemoryLightningStore",
-    "agentlightning.store.mongo": "SqliteLightningStore",
+    "agentlightning.store.mongo": "PostgresLightningStore",
     "agentlightning.trainer.legacy": "Trainer",
     "agentlightning.utils.server_launcher": "LLMProxy and the inference server, which serve themselves",
     "agentlightning.verl": "GRPO",
