@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
+import functools
 import logging
 from collections.abc import Mapping
 from typing import Final
 
+from agentlightning._internal.threads import run_in_thread
 from agentlightning.errors import InvalidValue, StoreError
 from agentlightning.store.base import LightningStore
 from agentlightning.store.otlp.answer import Answer, error_answer, explain, success_answer
@@ -66,4 +67,6 @@ async def _parse(headers: Mapping[str, str], body: bytes, max_bytes: int) -> Rec
     content_type, encoding = headers.get("content-type"), headers.get("content-encoding")
     if encoding is None and len(body) <= _BRIEF:
         return parse_traces(body, content_type, max_bytes=max_bytes)
-    return await asyncio.to_thread(parse_traces, body, content_type, encoding, max_bytes=max_bytes)
+    # A thread of its own: those of the loop's executor may all be waiting for this very answer.
+    read = functools.partial(parse_traces, body, content_type, encoding, max_bytes=max_bytes)
+    return await run_in_thread(read, "agl-otlp")
