@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from pydantic_core import from_json
 
@@ -17,16 +17,17 @@ from agentlightning.store.sql.codec import encode
 from agentlightning.store.sql.filters import Conditions, Paging, fetch_page, text_key, time_key
 from agentlightning.store.sql.leases import RENEW
 from agentlightning.store.sql.moves import AttemptState, RolloutState, follow_latest_attempt, move_attempt
+from agentlightning.store.sql.numbers import pack, unpack
 from agentlightning.store.sql.transaction import Row, Transaction
 from agentlightning.types import PaginatedResult, Span
 from agentlightning.types.lifecycle import ENDED
 
 _INSERT: Final = """
     INSERT INTO spans (rollout_id, attempt_id, span_id, sequence_id, start_time_ns, end_time, trace_id, parent_id,
-        name, body, late)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+        name, body, numbers, late)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
-BODY: Final = "body, late"
+BODY: Final = "body, numbers, late"
 """The columns that a span is built from."""
 _SORTABLE: Final = {
     "rollout_id": "rollout_id",
@@ -65,7 +66,10 @@ def encode_span(span: Span) -> EncodedSpan:
     check_optional_time(span.end_time, "end_time")
     start_time_ns = _start_time_ns(span)
     check_integer(start_time_ns, "start_time")
-    body = encode(values_of(span), f"span {span.span_id}")
+    values, numbers = values_of(span), None
+    if isinstance(values.get("attributes"), dict):  # nobody may have validated the span
+        values["attributes"], numbers = pack(cast("dict[str, Any]", values["attributes"]))
+    body = encode(values, f"span {span.span_id}")
     columns = (
         span.rollout_id,
         span.attempt_id,
@@ -77,6 +81,7 @@ def encode_span(span: Span) -> EncodedSpan:
         span.parent_id,
         span.name,
         body,
+        numbers,
     )
     return EncodedSpan(span, (span.rollout_id, span.attempt_id), columns)
 
@@ -183,8 +188,10 @@ async def query_spans(
 
 def span_of_row(row: Row) -> Span:
     """Build a span from the columns of `BODY`."""
-    body, late = row
+    body, numbers, late = row
     values = from_json(body)
+    if numbers is not None:
+        values["attributes"].update(unpack(numbers))
     if late:
         values["late"] = True
     return span_of(values)
