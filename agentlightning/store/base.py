@@ -133,7 +133,7 @@ class LightningStore:
         """
         raise NotImplementedError
 
-    @operation("POST", "/queues/rollouts/enqueue", status=201)
+    @operation("POST", "/queues/rollouts/enqueue", status=201, role="admin")
     async def enqueue_many_rollouts(self, rollouts: Sequence[EnqueueRolloutRequest]) -> Sequence[Rollout]:
         """Append rollouts to the queue, all or none; returns them in order.
 
@@ -219,7 +219,7 @@ class LightningStore:
         """
         raise NotImplementedError
 
-    @operation("POST", "/rollouts/{rollout_id}")
+    @operation("POST", "/rollouts/{rollout_id}", role="admin")
     async def update_rollout(
         self,
         rollout_id: str,
@@ -320,7 +320,7 @@ class LightningStore:
         """Store resources under a new id; they become the latest."""
         raise NotImplementedError
 
-    @operation("POST", "/resources/{resources_id}", body="resources")
+    @operation("POST", "/resources/{resources_id}", body="resources", role="admin")
     async def update_resources(
         self, resources_id: str, resources: NamedResources, *, expected_version: int | None = None
     ) -> ResourcesUpdate:
@@ -389,7 +389,7 @@ class LightningStore:
         """
         raise NotImplementedError
 
-    @operation("POST", "/workers/{worker_id}/release", repeatable=True)
+    @operation("POST", "/workers/{worker_id}/release", repeatable=True, role="admin")
     async def release_worker(self, worker_id: str) -> Sequence[Attempt]:
         """End the leases of a worker whose process is known to be dead; returns its attempts, now unresponsive.
 
@@ -449,7 +449,7 @@ class LightningStore:
         claimed = await self.dequeue_many_rollouts(limit=1, worker_id=worker_id, wait=wait)
         return claimed[0] if claimed else None
 
-    @alias("POST", "/spans", mutates=True, status=201, body="span", role="agent")
+    @alias("POST", "/spans", mutates=True, repeatable=True, status=201, body="span", none_status=201, role="agent")
     async def add_span(self, span: Span) -> Span | None:
         """Write one span; None when it was there already."""
         stored = await self.add_many_spans([span])

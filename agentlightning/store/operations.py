@@ -106,6 +106,7 @@ def alias(
     path: str,
     *,
     mutates: bool = False,
+    repeatable: bool = False,
     status: int = 200,
     body: str | None = None,
     answer: str | None = None,
@@ -115,7 +116,7 @@ def alias(
     """Give a method of the interface another route, one of v0.3's; a GET takes its parameters from the query."""
 
     def mark(method: F) -> F:
-        repeat = not mutates
+        repeat = repeatable or not mutates
         made = Operation(method.__name__, verb, path, mutates, repeat, status, body, answer, none_status, role, method)
         setattr(method, _ALIASES, (made, *getattr(method, _ALIASES, ())))
         return method
