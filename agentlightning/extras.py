@@ -9,6 +9,7 @@ from typing import Final
 from agentlightning.errors import MissingExtra
 
 EXTRA_OF: Final[dict[str, str]] = {
+    "asyncpg": "postgres",
     "matplotlib": "train",
     "safetensors": "train",
     "tokenizers": "train",
