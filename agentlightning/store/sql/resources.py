@@ -8,6 +8,7 @@ from pydantic import TypeAdapter
 
 from agentlightning._internal.ids import generate_id
 from agentlightning.errors import IllegalTransition, InvalidValue
+from agentlightning.store.redaction import check_not_redacted
 from agentlightning.store.sql.filters import Conditions, Paging, fetch_page
 from agentlightning.store.sql.moves import count_up
 from agentlightning.store.sql.transaction import Row, Transaction
@@ -24,13 +25,15 @@ def encode_resources(resources: NamedResources) -> bytes:
     """Check resources and return them as JSON.
 
     Raises:
-        InvalidValue: They are not resources by name, or could not be read back.
+        InvalidValue: They are not resources by name, could not be read back, or were read with their keys redacted.
     """
     try:
-        body = _RESOURCES.dump_json(_RESOURCES.validate_python(resources))
+        checked = _RESOURCES.validate_python(resources)
+        body = _RESOURCES.dump_json(checked)
         _RESOURCES.validate_json(body)
     except ValueError as error:  # pydantic's own errors are some
         raise InvalidValue(f"resources cannot be kept: {error}") from error
+    check_not_redacted(checked)
     return body
 
 

@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
+from agentlightning.errors import IllegalTransition, InvalidValue
 from agentlightning.store.base import LightningStore
-from agentlightning.store.testing.suite import law, rollout_of
+from agentlightning.store.redaction import redacted
+from agentlightning.store.testing.suite import law, refused, rollout_of
 from agentlightning.types import LLM, PromptTemplate
 
 
@@ -48,3 +51,69 @@ async def new_rollouts_take_the_latest_resources(store: LightningStore) -> None:
 async def concurrent_updates_of_resources_lose_none(store: LightningStore) -> None:
     versions = await asyncio.gather(*(store.update_resources("shared", {}) for _ in range(20)))
     assert sorted(update.version for update in versions) == list(range(1, 21))
+
+
+@law
+async def former_versions_of_resources_stay_readable(store: LightningStore) -> None:
+    written = [
+        await store.update_resources("mine", {"prompt": PromptTemplate(template=str(n), engine="jinja")})
+        for n in range(3)
+    ]
+    other = await store.add_resources({})
+    assert await store.get_resources_by_id("mine") == written[2]
+    for number, update in enumerate(written, start=1):
+        assert update.version == number
+        assert await store.get_resources_by_id("mine", version=number) == update
+    for missing in (0, 4, -1):
+        assert await store.get_resources_by_id("mine", version=missing) is None
+    first = await store.query_resources(version=1)
+    assert (list(first), first.total) == ([written[0], other], 2)
+    assert list(await store.query_resources(resources_id="mine", version=2)) == [written[1]]
+    newest = await store.query_resources(limit=1)
+    assert (list(newest), newest.total) == ([written[2]], 2)
+    not_a_number: Any = "1"
+    await refused(InvalidValue, store.query_resources(version=not_a_number))
+
+
+@law
+async def update_of_another_version_than_expected_changes_nothing(store: LightningStore) -> None:
+    first = await store.update_resources("mine", {}, expected_version=0)
+    latest = await store.add_resources({})
+    for wrong in (0, 2, -1):
+        await refused(IllegalTransition, store.update_resources("mine", {}, expected_version=wrong))
+    await refused(IllegalTransition, store.update_resources("new", {}, expected_version=1))
+    assert await store.get_resources_by_id("mine") == first
+    assert await store.get_resources_by_id("new") is None
+    assert await store.get_latest_resources() == latest
+    second = await store.update_resources("mine", {}, expected_version=1)
+    assert (second.version, await store.get_latest_resources()) == (2, second)
+
+
+@law
+async def of_concurrent_updates_of_one_version_one_succeeds(store: LightningStore) -> None:
+    await store.update_resources("shared", {})
+    updates = [store.update_resources("shared", {}, expected_version=1) for _ in range(10)]
+    outcomes = await asyncio.gather(*updates, return_exceptions=True)
+    assert sorted(isinstance(outcome, IllegalTransition) for outcome in outcomes) == [False] + [True] * 9
+    newest = await store.get_resources_by_id("shared")
+    assert newest is not None
+    assert newest.version == 2
+
+
+@law
+async def redacted_keys_cannot_be_written_back(store: LightningStore) -> None:
+    parameters = {"extra": [{"api_key": "sk-2"}], "temperature": 1.0}
+    with_keys = {
+        "one": LLM(endpoint="http://h/v1", model="m", api_key="sk-1"),
+        "two": LLM(endpoint="http://h/v1", model="m", sampling_parameters=parameters),
+        "none": LLM(endpoint="http://h/v1", model="m"),
+    }
+    written = await store.update_resources("mine", {**with_keys})
+    shown = redacted(written.resources)
+    assert "sk-" not in repr(shown)
+    assert shown["none"] == with_keys["none"]
+    for name in ("one", "two"):
+        await refused(InvalidValue, store.add_resources({name: shown[name]}))
+        await refused(InvalidValue, store.update_resources("mine", {name: shown[name]}))
+    assert await store.get_latest_resources() == written
+    assert written.resources == with_keys
