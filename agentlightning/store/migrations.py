@@ -93,6 +93,7 @@ _LEASES_FEEDS_AND_VERSIONS: Final = (
         request_key TEXT PRIMARY KEY,
         fingerprint BLOB NOT NULL,
         answer BLOB NOT NULL,
+        uses INTEGER NOT NULL,
         create_time REAL NOT NULL
     ) WITHOUT ROWID
     """,

@@ -6,7 +6,7 @@
 is how many seconds of silence are too long. `claimed_by` is the worker that the attempt was made for, `queued_as` the
 status its rollout had in the queue if it was taken from there: what a claim that nobody heard of returns to. Of each
 resources id the row of the newest version has `newest` = 1; its `position` comes from the counter, so the greatest one
-is the set that was written last.
+is the set that was written last. `uses` counts the requests that were given the answer of a key.
 """
 
 from __future__ import annotations
@@ -121,6 +121,7 @@ TABLES: Final = (
         request_key TEXT PRIMARY KEY,
         fingerprint BLOB NOT NULL,
         answer BLOB NOT NULL,
+        uses INTEGER NOT NULL,
         create_time REAL NOT NULL
     ) WITHOUT ROWID
     """,

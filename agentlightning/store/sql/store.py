@@ -7,7 +7,7 @@ import time
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from agentlightning.store.base import UNSET, LightningStore, LightningStoreCapabilities, LightningStoreStatistics
 from agentlightning.store.events import Signals
@@ -23,6 +23,7 @@ from agentlightning.store.sql import (
 from agentlightning.store.sql.checks import check_integer, check_optional_text, check_text, check_texts
 from agentlightning.store.sql.claims import Claim, undo_claims
 from agentlightning.store.sql.filters import Conditions, Paging
+from agentlightning.store.sql.idempotency import Request, RequestKeys
 from agentlightning.store.sql.transaction import Transaction
 from agentlightning.types import (
     Attempt,
@@ -57,6 +58,7 @@ class SqlLightningStore(LightningStore, ABC):
     def __init__(self, signals: Signals) -> None:
         self._signals = signals
         self._opened = time.monotonic()
+        self._request_keys = RequestKeys()
 
     @abstractmethod
     async def write(
@@ -69,6 +71,24 @@ class SqlLightningStore(LightningStore, ABC):
     @abstractmethod
     async def read(self, operation: Callable[[Transaction], Coroutine[Any, Any, T]]) -> T:
         """Run an operation that only looks; it sees everything that was acknowledged."""
+
+    def keyed(self, key: str, fingerprint: bytes) -> Self:
+        """Return a view of this store for one operation that happens at most once for the key.
+
+        Called again, also after a restart, it answers as it did the first time; the answer is built from the rows as
+        they are then. A key is remembered for at least ten minutes. An operation that raises, and a claim that found
+        nothing, leave no key.
+
+        Args:
+            key: The caller's name for its request.
+            fingerprint: Digest of all that the request says, so that a key used for two requests is found out.
+
+        Raises:
+            InvalidValue: The key cannot be kept; from the operation, the key belongs to another request.
+        """
+        view = object.__new__(type(self))
+        vars(view).update(vars(self), write=self._request_keys.once(Request(key, fingerprint), self.write))
+        return view
 
     @property
     def capabilities(self) -> LightningStoreCapabilities:

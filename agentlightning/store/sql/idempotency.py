@@ -1,0 +1,133 @@
+"""Operations that run at most once for a key, so that a request sent again is answered, not repeated.
+
+A key is written in the transaction of its operation, with what its answer is rebuilt from. An answer without items is
+not kept: the same request may find something later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar
+
+from agentlightning.errors import InvalidValue
+from agentlightning.store.sql.answers import encode_answer, rebuild_answer
+from agentlightning.store.sql.checks import check_text
+from agentlightning.store.sql.transaction import Row, Transaction
+
+T = TypeVar("T")
+_Operation: TypeAlias = Callable[[Transaction], Coroutine[Any, Any, T]]
+_Undo: TypeAlias = Callable[[Transaction, T], Coroutine[Any, Any, None]]
+
+KEPT_SECONDS: Final = 600.0
+"""How long a key is remembered at least."""
+_LONGEST_KEY: Final = 255
+_PRUNE_EVERY: Final = 128
+"""Operations with a key between two looks for old ones. A look deletes up to twice as many: more than came meanwhile,
+and too few for others to notice the wait."""
+
+# Who comes second waits here for the first to commit, and never runs beside it.
+_RESERVE: Final = """
+    INSERT INTO request_keys (request_key, fingerprint, answer, uses, create_time) VALUES (?, ?, ?, 1, ?)
+    ON CONFLICT (request_key) DO NOTHING
+"""
+_ANSWER: Final = "UPDATE request_keys SET answer = ? WHERE request_key = ?"
+_RECALL: Final = "UPDATE request_keys SET uses = uses + 1 WHERE request_key = ? RETURNING fingerprint, answer"
+_FORGET: Final = "DELETE FROM request_keys WHERE request_key = ? AND uses = 1"
+_OLD: Final = """
+    SELECT k.request_key FROM request_keys k WHERE k.create_time < ?
+    ORDER BY k.create_time LIMIT ? FOR UPDATE OF k SKIP LOCKED
+"""
+
+
+@dataclass(slots=True, frozen=True)
+class Request:
+    """What a caller sends once or several times, and means once.
+
+    Attributes:
+        key: The caller's name for it.
+        fingerprint: Digest of what is asked for.
+
+    Raises:
+        InvalidValue: The key cannot be kept.
+    """
+
+    key: str
+    fingerprint: bytes
+
+    def __post_init__(self) -> None:
+        check_text(self.key, "the idempotency key")
+        if not 1 <= len(self.key) <= _LONGEST_KEY:
+            raise InvalidValue(f"the idempotency key has {len(self.key)} characters: use 1 to {_LONGEST_KEY}")
+
+
+class Write(Protocol):
+    """How a store runs an operation that changes it; see `SqlLightningStore.write`."""
+
+    async def __call__(self, operation: _Operation[T], undo: _Undo[T] | None = None) -> T:
+        """Run the operation."""
+        ...
+
+
+@dataclass(slots=True, frozen=True)
+class _Outcome(Generic[T]):
+    """What a request came to.
+
+    Attributes:
+        result: Of the operation.
+        recalled: Whether it is an earlier request's.
+    """
+
+    result: T
+    recalled: bool = False
+
+
+class RequestKeys:
+    """The keys of a store."""
+
+    def __init__(self) -> None:
+        self._requests = count(1)
+
+    def once(self, request: Request, write: Write) -> Write:
+        """Return a `write` that runs what it is given at most once for the request."""
+
+        async def write_once(operation: _Operation[T], undo: _Undo[T] | None = None) -> T:
+            undo_outcome = partial(_undo_outcome, request, undo) if undo else None
+            outcome: _Outcome[T] = await write(lambda tx: self._run(tx, request, operation), undo_outcome)
+            return outcome.result
+
+        return write_once
+
+    async def _run(self, tx: Transaction, request: Request, operation: _Operation[T]) -> _Outcome[T]:
+        if next(self._requests) % _PRUNE_EVERY == 0:
+            await _prune(tx)
+        while not await tx.execute(_RESERVE, (request.key, request.fingerprint, b"", tx.now)):
+            known = await tx.fetch_one(_RECALL, (request.key,))
+            if known is not None:  # None: another server pruned it just now
+                return _Outcome(await _recalled(tx, request, known), recalled=True)
+        result = await operation(tx)
+        if result == []:
+            await tx.execute(_FORGET, (request.key,))
+        else:
+            await tx.execute(_ANSWER, (encode_answer(result), request.key))
+        return _Outcome(result)
+
+
+async def _prune(tx: Transaction) -> None:
+    old = await tx.fetch(_OLD, (tx.now - KEPT_SECONDS, 2 * _PRUNE_EVERY))
+    await tx.execute_many("DELETE FROM request_keys WHERE request_key = ?", [(key,) for (key,) in old])
+
+
+async def _recalled(tx: Transaction, request: Request, known: Row) -> Any:
+    fingerprint, answer = known
+    if fingerprint != request.fingerprint:
+        raise InvalidValue(f"the idempotency key {request.key!a} was used for another request: give each its own")
+    return await rebuild_answer(tx, answer)
+
+
+async def _undo_outcome(request: Request, undo: _Undo[T], tx: Transaction, outcome: _Outcome[T]) -> None:
+    """Undo what its caller never heard of, unless somebody was given the same answer since: it is theirs then."""
+    if not outcome.recalled and (outcome.result == [] or await tx.execute(_FORGET, (request.key,))):
+        await undo(tx, outcome.result)
