@@ -54,6 +54,7 @@ from agentlightning.store.otlp import (
     handle_traces,
     parse_traces,
 )
+from agentlightning.store.otlp.limits import MAX_OBJECTS
 from agentlightning.store.otlp.spans import MAX_SPANS
 from agentlightning.tracer.otlp_exporter import LightningStoreOTLPExporter
 from agentlightning.types import AttemptedRollout, Span
@@ -423,7 +424,7 @@ async def test_what_cannot_be_read_is_400(store: Watched, body: bytes, headers: 
 
 
 @given(st.binary(max_size=200), st.sampled_from([PROTOBUF, JSON]), st.sampled_from([None, "gzip", "deflate"]))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_junk_is_read_or_refused(body: bytes, content_type: str, encoding: str | None) -> None:
     try:
         parse_traces(body, content_type, encoding)
@@ -444,7 +445,7 @@ VALUES = st.recursive(
 
 
 @given(st.dictionaries(NAMES, VALUES, max_size=3), VALUES)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_json_of_any_shape_is_read_or_refused(request: dict[str, Any], span: Any) -> None:
     for fields in (request, {"resourceSpans": [{"scopeSpans": [{"spans": [span]}]}]}):
         try:
@@ -500,6 +501,52 @@ def test_more_spans_than_the_limit_are_refused() -> None:
     spans.add()
     with pytest.raises(TooLarge):
         parse_traces(request.SerializeToString(), PROTOBUF)
+
+
+def sized(field: int, value: bytes) -> bytes:
+    """A field of protobuf that has a size."""
+    size, encoded = len(value), b""
+    while size > 127:
+        size, encoded = size >> 7, encoded + bytes([size & 127 | 128])
+    return bytes([field << 3 | 2]) + encoded + bytes([size]) + value
+
+
+EMPTY_SPANS = sized(1, sized(2, sized(2, b"") * 700_000))
+EMPTY_EVENTS = sized(1, sized(2, sized(2, sized(11, b"") * 700_000)))
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        (EMPTY_SPANS, PROTOBUF),
+        (EMPTY_EVENTS, PROTOBUF),
+        (b'{"resourceSpans": [' + b"{}," * 700_000 + b"{}]}", JSON),
+        (b"[" * 700_000, JSON),
+    ],
+    ids=["spans", "events", "json", "lists"],
+)
+def test_objects_that_fill_the_memory_are_refused_unbuilt(body: bytes, content_type: str) -> None:
+    with pytest.raises(TooLarge, match=f"more than {MAX_OBJECTS}"):
+        parse_traces(body, content_type)
+
+
+def test_a_large_request_is_read_like_a_small_one() -> None:
+    sent = [everything_span(ids("r", "a"))] * 3000
+    for body, content_type in ((protobuf(sent), PROTOBUF), (otlp_json(sent), JSON)):
+        assert len(body) > 2**20
+        received = parse_traces(body, content_type)
+        assert received.spans[-1] == parse_traces(protobuf(sent[-1:]), PROTOBUF).spans[0]
+        assert len(received.spans) == len(sent)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda body: body[:-1], lambda body: body + b"\x0b", lambda body: body + b"\x80" * 20]
+)
+def test_large_junk_is_refused(damage: Callable[[bytes], bytes]) -> None:
+    body = protobuf([everything_span(ids("r", "a"))] * 3000)
+    assert len(body) > 2**20
+    with pytest.raises(InvalidValue):
+        parse_traces(damage(body), PROTOBUF)
 
 
 # -- answers -------------------------------------------------------------------------------------------------------

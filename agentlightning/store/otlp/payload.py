@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from agentlightning.errors import InvalidValue, TooLarge
+from agentlightning.store.otlp.limits import check_json, check_protobuf
 
 PROTOBUF: Final = "application/x-protobuf"
 JSON: Final = "application/json"
@@ -42,7 +43,7 @@ def decode_request(
 
     Raises:
         InvalidValue: They are none, or come in a form that OTLP does not have.
-        TooLarge: They are more than `max_bytes` when decompressed.
+        TooLarge: They are more than `max_bytes` when decompressed, or hold too many objects.
     """
     kind = media_type(content_type)
     if kind not in (PROTOBUF, JSON):
@@ -75,6 +76,7 @@ def _inflate(body: bytes, encoding: str, max_bytes: int) -> bytes:
 
 
 def _from_protobuf(plain: bytes) -> ExportTraceServiceRequest:
+    check_protobuf(plain, ExportTraceServiceRequest)
     try:
         return ExportTraceServiceRequest.FromString(plain)
     except DecodeError as error:
@@ -82,6 +84,7 @@ def _from_protobuf(plain: bytes) -> ExportTraceServiceRequest:
 
 
 def _from_json(plain: bytes) -> ExportTraceServiceRequest:
+    check_json(plain)
     try:
         fields: Any = json.loads(plain, object_hook=_with_base64_ids)
     except (ValueError, RecursionError) as error:

@@ -65,7 +65,7 @@ def parse_traces(
 
     Raises:
         InvalidValue: The body cannot be read.
-        TooLarge: It holds more than `max_bytes` or `MAX_SPANS`.
+        TooLarge: It holds more than `max_bytes`, `MAX_SPANS` or `MAX_OBJECTS`.
     """
     request = decode_request(body, content_type, content_encoding, max_bytes)
     count = sum(len(scoped.spans) for group in request.resource_spans for scoped in group.scope_spans)
