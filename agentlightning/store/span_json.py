@@ -1,11 +1,17 @@
-"""Spans in JSON and out of it, without validating them: that would change what a lenient producer wrote, and costs."""
+"""Spans in JSON and out of it.
+
+Their form is checked, what their attributes hold is not: that would change what a lenient producer wrote, and costs.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, TypeAlias
+
+from pydantic import AfterValidator, ConfigDict, with_config
+from typing_extensions import TypedDict  # pydantic reads no other below Python 3.12
 
 from agentlightning.store.construct import construct
-from agentlightning.types import Event, Link, OtelResource, Span, SpanContext, TraceStatus
+from agentlightning.types import Event, Link, OtelResource, Span, SpanContext, StatusCode, TraceStatus
 
 
 def values_of(span: Span) -> dict[str, Any]:
@@ -25,6 +31,60 @@ def span_of(values: dict[str, Any]) -> Span:
     values["parent"] = _context_of(values["parent"])
     values["resource"] = construct(OtelResource, values["resource"])
     return construct(Span, values)
+
+
+_FORM = ConfigDict(strict=True, extra="allow")
+
+
+@with_config(_FORM)
+class _Status(TypedDict):
+    status_code: StatusCode
+
+
+@with_config(_FORM)
+class _Context(TypedDict):
+    trace_id: str
+    span_id: str
+
+
+@with_config(_FORM)
+class _Event(TypedDict):
+    name: str
+
+
+@with_config(_FORM)
+class _Link(TypedDict):
+    context: _Context
+
+
+@with_config(_FORM)
+class _Resource(TypedDict):
+    attributes: dict[str, Any]
+    schema_url: str
+
+
+@with_config(_FORM)
+class _Span(TypedDict):
+    rollout_id: str
+    attempt_id: str
+    sequence_id: int
+    trace_id: str
+    span_id: str
+    parent_id: str | None
+    name: str
+    status: _Status
+    attributes: dict[str, Any]
+    events: list[_Event]
+    links: list[_Link]
+    start_time: float | None
+    end_time: float | None
+    context: _Context | None
+    parent: _Context | None
+    resource: _Resource
+
+
+SpanOnTheWire: TypeAlias = Annotated[_Span, AfterValidator(span_of)]
+"""A span in a JSON schema: read with its form checked, it becomes a `Span`."""
 
 
 def _link_of(values: dict[str, Any]) -> Link:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import UnionType
 from typing import Annotated, Any, Final, Literal, NotRequired, Required, cast, get_args, get_origin
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, quote
 
 from pydantic import BaseModel, PlainValidator, TypeAdapter, ValidationError
 from pydantic_core import to_json
@@ -17,27 +18,16 @@ from typing_extensions import TypedDict
 from agentlightning.errors import InvalidValue
 from agentlightning.store.base import UNSET
 from agentlightning.store.operations import Operation
-from agentlightning.store.span_json import span_of, values_of
+from agentlightning.store.polls import waiting_parameter
+from agentlightning.store.span_json import SpanOnTheWire, values_of
+from agentlightning.store.sql.checks import (
+    check_integer,
+    check_optional_text,
+    check_optional_time,
+    check_text,
+    check_texts,
+)
 from agentlightning.types import EnqueueRolloutRequest, PaginatedResult, Resource, Span, normalize_task_input
-
-_SPAN_TYPES: Final[dict[str, tuple[type, ...]]] = {
-    "rollout_id": (str,),
-    "attempt_id": (str,),
-    "sequence_id": (int,),
-    "trace_id": (str,),
-    "span_id": (str,),
-    "parent_id": (str, type(None)),
-    "name": (str,),
-    "status": (dict,),
-    "attributes": (dict,),
-    "events": (list,),
-    "links": (list,),
-    "start_time": (int, float, type(None)),
-    "end_time": (int, float, type(None)),
-    "context": (dict, type(None)),
-    "parent": (dict, type(None)),
-    "resource": (dict,),
-}
 
 
 class Wire:
@@ -48,7 +38,7 @@ class Wire:
     """
 
     def __init__(self, operation: Operation) -> None:
-        self._operation = operation
+        self.operation: Final = operation
         signature = operation.signature
         parameters = {
             name: parameter
@@ -61,22 +51,39 @@ class Wire:
         self._whole = TypeAdapter[Any](on_the_wire(self._body.annotation)) if self._body else None
         self._named = TypeAdapter[dict[str, Any]](_object_of(operation.name, parameters))
         self._answer = TypeAdapter[Any](self.answer_type)
+        self.waits: Final = waiting_parameter(operation)
+        self._checks = {
+            name: check for name, parameter in parameters.items() if (check := _check_of(parameter.annotation))
+        }
+        self._path: Final = re.split(r"{(\w+)}", operation.path)
         self._lists = {name for name, parameter in parameters.items() if _is_sequence(parameter.annotation)}
 
-    def encode_arguments(self, arguments: dict[str, Any]) -> tuple[bytes, dict[str, str]]:
+    def encode_path(self, arguments: Mapping[str, Any]) -> str:
+        """Return the path of a request.
+
+        Raises:
+            InvalidValue: An argument that stands in it is no text.
+        """
+        for name in self.operation.path_parameters:
+            check_text(arguments[name], name)
+        return "".join(_segment(arguments[part]) if i % 2 else part for i, part in enumerate(self._path))
+
+    def encode_arguments(self, arguments: Mapping[str, Any]) -> tuple[bytes, dict[str, str]]:
         """Return the body and the query of a request; path parameters stand in neither.
 
         Raises:
             InvalidValue: An argument has no JSON form.
         """
-        given = {
-            name: plain(value, name)
-            for name, value in arguments.items()
-            if value is not UNSET and name not in self._operation.path_parameters
-        }
-        if self._operation.body is None:
-            return _json(given), {}
-        body = given.pop(self._operation.body)
+        given: dict[str, Any] = {}
+        for name, value in arguments.items():
+            if value is UNSET or name in self.operation.path_parameters:
+                continue
+            if (check := self._checks.get(name)) is not None:
+                check(value, name)
+            given[name] = _plain_argument(value, name)
+        if self.operation.body is None:
+            return _json(given) if self.operation.verb == "POST" else b"", {}
+        body = given.pop(self.operation.body)
         return _json(body), {name: str(value) for name, value in given.items() if value is not None}
 
     def decode_arguments(self, path: Mapping[str, str], query: str, body: bytes) -> dict[str, Any]:
@@ -87,10 +94,10 @@ class Wire:
         """
         try:
             if self._whole is not None:
-                assert self._operation.body is not None
+                assert self.operation.body is not None
                 named = self._named.validate_python(self._of_query(query))
-                return {**path, **named, self._operation.body: self._whole.validate_json(body)}
-            if self._operation.verb == "GET":
+                return {**path, **named, self.operation.body: self._whole.validate_json(body)}
+            if self.operation.verb == "GET":
                 return {**path, **self._named.validate_python(self._of_query(query))}
             return {**path, **self._named.validate_json(body or b"{}")}
         except ValidationError as error:
@@ -98,8 +105,8 @@ class Wire:
 
     def encode_answer(self, answer: Any) -> bytes:
         """Return the body of a response."""
-        if self._operation.answer is not None:
-            answer = {self._operation.answer: answer}
+        if self.operation.answer is not None:
+            answer = {self.operation.answer: answer}
         return to_json(_plain_answer(answer))
 
     def decode_answer(self, body: bytes) -> Any:
@@ -115,6 +122,47 @@ class Wire:
 def wire_of(operation: Operation) -> Wire:
     """Return the JSON of an operation, built once."""
     return Wire(operation)
+
+
+def _segment(value: str) -> str:
+    """Return a value as one segment of a path; what stands for a folder is encoded as well."""
+    return value.replace(".", "%2E") if value in {".", ".."} else quote(value, safe="")
+
+
+def _check_of(annotation: Any) -> Callable[[Any, str], None] | None:
+    """Return what refuses values that the store would refuse, and its server's reader of JSON might convert."""
+    kinds = set(get_args(annotation)) if _is_union(get_origin(annotation)) else {annotation}
+    optional = type(None) in kinds
+    if str in kinds:
+        return check_optional_text if optional else check_text
+    if float in kinds:
+        return check_optional_time
+    if int in kinds:
+        return _check_optional_integer if optional else check_integer
+    if any(get_origin(kind) in (list, Sequence) and get_args(kind)[0] is str for kind in kinds):
+        return _check_optional_texts if optional else check_texts
+    return None
+
+
+def _check_optional_integer(value: Any, name: str) -> None:
+    if value is not None:
+        check_integer(value, name)
+
+
+def _check_optional_texts(value: Any, name: str) -> None:
+    if value is not None:
+        check_texts(value, name)
+
+
+def _plain_argument(value: Any, name: str) -> Any:
+    try:
+        return plain(value, name)
+    except RecursionError as error:
+        raise InvalidValue(f"{name} holds itself or is nested too deeply: flatten it") from error
+    except InvalidValue:
+        raise
+    except ValueError as error:  # a pydantic model in it without a JSON form says so in its own words
+        raise InvalidValue(f"{name} has no JSON form: {error}") from error
 
 
 def plain(value: Any, name: str) -> Any:
@@ -143,9 +191,10 @@ def plain(value: Any, name: str) -> Any:
 def on_the_wire(annotation: Any) -> Any:
     """Return an annotation whose spans are not validated in depth: a lenient producer's stay as they are."""
     if annotation is Span:
-        return Annotated[Span, PlainValidator(_checked_span)]
+        return SpanOnTheWire
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return _model_on_the_wire(annotation) if _holds_spans(annotation) else cast("Any", annotation)
+        model: Any = annotation
+        return _model_on_the_wire(model) if _holds_spans(model) else model
     origin: Any = get_origin(annotation)
     if origin is None or origin is Literal:
         return annotation
@@ -166,23 +215,6 @@ def _model_on_the_wire(model: type[BaseModel]) -> Any:
 
 def _holds_spans(model: type[BaseModel]) -> bool:
     return any(Span in get_args(field.annotation) for field in model.model_fields.values())
-
-
-def _checked_span(values: Any) -> Span:
-    if isinstance(values, Span):
-        return values
-    if not isinstance(values, dict):
-        raise ValueError(f"a span is an object, not {type(values).__name__}")
-    fields = cast("dict[str, Any]", values)
-    for name, kinds in _SPAN_TYPES.items():
-        if name not in fields:
-            raise ValueError(f"the span lacks {name}")
-        if not isinstance(fields[name], kinds) or isinstance(fields[name], bool):
-            raise ValueError(f"{name} of the span is a {type(fields[name]).__name__}")
-    try:
-        return span_of(fields)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"the span's parts do not have their form: {error}") from error
 
 
 def _object_of(name: str, parameters: Mapping[str, inspect.Parameter]) -> Any:

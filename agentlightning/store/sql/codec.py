@@ -15,8 +15,10 @@ from agentlightning.store.construct import construct
 from agentlightning.store.sql.transaction import Row
 from agentlightning.types import Attempt, AttemptedRollout, Rollout, RolloutConfig, Worker, normalize_task_input
 
-_SURELY_READABLE: Final = 400
-"""Bytes: shorter JSON is neither nested too deeply for its reader (200 levels) nor holds too long a number."""
+_DEEPEST: Final = 200
+"""Levels of nesting that JSON's reader follows."""
+_LONGEST_NUMBER: Final = 4000
+"""Digits of a number that JSON's reader surely takes."""
 
 
 def encode(value: Any, path: str) -> bytes:
@@ -27,7 +29,7 @@ def encode(value: Any, path: str) -> bytes:
     """
     try:
         body = to_json(value)
-        if len(body) > _SURELY_READABLE:
+        if len(body) > _LONGEST_NUMBER or body.count(b"[") + body.count(b"{") > _DEEPEST:
             from_json(body)
     except ValueError as error:  # pydantic's own errors are some
         raise InvalidValue(f"{path} has no JSON form: {error}") from error
