@@ -521,7 +521,7 @@ EMPTY_EVENTS = sized(1, sized(2, sized(2, sized(11, b"") * 700_000)))
         (EMPTY_SPANS, PROTOBUF),
         (EMPTY_EVENTS, PROTOBUF),
         (b'{"resourceSpans": [' + b"{}," * 700_000 + b"{}]}", JSON),
-        (b"[" * 700_000, JSON),
+        (b"[" * 1_400_000, JSON),
     ],
     ids=["spans", "events", "json", "lists"],
 )
