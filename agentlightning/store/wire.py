@@ -192,9 +192,8 @@ def on_the_wire(annotation: Any) -> Any:
     """Return an annotation whose spans are not validated in depth: a lenient producer's stay as they are."""
     if annotation is Span:
         return SpanOnTheWire
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        model: Any = annotation
-        return _model_on_the_wire(model) if _holds_spans(model) else model
+    if _is_model(annotation):
+        return _model_on_the_wire(annotation) if _holds_spans(annotation) else annotation
     origin: Any = get_origin(annotation)
     if origin is None or origin is Literal:
         return annotation
@@ -211,6 +210,10 @@ def _model_on_the_wire(model: type[BaseModel]) -> Any:
     fields = {name: Required[on_the_wire(field.annotation)] for name, field in model.model_fields.items()}
     shape = TypeAdapter[dict[str, Any]](_typed_dict(model.__name__, fields))
     return Annotated[model, PlainValidator(lambda values: model.model_construct(**shape.validate_python(values)))]
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 def _holds_spans(model: type[BaseModel]) -> bool:
