@@ -3,76 +3,151 @@
 from __future__ import annotations
 
 import asyncio
-import weakref
-from typing import Any
-from urllib.parse import quote
+import os
+import secrets
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Final, Self
+from urllib.parse import urlencode
 
-import aiohttp
-from pydantic_core import from_json
+from pydantic import ValidationError
 from yarl import URL
 
-from agentlightning import errors
-from agentlightning._internal.ids import generate_id
-from agentlightning.errors import StoreError, StoreUnreachable
+from agentlightning.errors import StoreError
+from agentlightning.store.base import LightningStoreCapabilities
+from agentlightning.store.connections import Connections, LoopConnection, open_session
+from agentlightning.store.exchange import Exchange, Request
 from agentlightning.store.forwarding import ForwardingStore
 from agentlightning.store.operations import Operation
-from agentlightning.store.wire import wire_of
+from agentlightning.store.polls import LONGEST_POLL, check_wait, is_final
+from agentlightning.store.wire import Wire, wire_of
+
+PREFIX: Final = "/v1/agl"
+_TOKEN_VARIABLE: Final = "AGL_TOKEN"
 
 
 class LightningStoreClient(ForwardingStore):
-    """The store behind an address.
+    """The store behind an address; it may be shared by threads and event loops, and sent to other processes.
+
+    What fails for a reason that may pass is tried again, under one idempotency key, so that the store does it once.
+    Before each retry the server is asked for its health; one that does not answer is sent nothing.
 
     Args:
         server_address: Where it is, such as `http://127.0.0.1:4747`.
+        retry_delays: Seconds before each retry; empty for none.
+        health_retry_delays: Seconds between questions for the server's health; empty to ask none.
+        request_timeout: Seconds one request may take.
+        connection_timeout: Seconds a connection may take to be made.
+        token: What the server demands of its callers; None takes `AGL_TOKEN` from the environment, if it is set.
     """
 
-    def __init__(self, server_address: str) -> None:
+    def __init__(
+        self,
+        server_address: str,
+        *,
+        retry_delays: Sequence[float] = (1.0, 2.0, 5.0),
+        health_retry_delays: Sequence[float] = (0.1, 0.2, 0.5),
+        request_timeout: float = 30.0,
+        connection_timeout: float = 5.0,
+        token: str | None = None,
+    ) -> None:
         self.server_address_root = server_address.rstrip("/")
-        self.server_address = f"{self.server_address_root}/v1/agl"
-        self._sessions: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, aiohttp.ClientSession] = (
-            weakref.WeakKeyDictionary()
+        self.server_address = f"{self.server_address_root}{PREFIX}"
+        self._retry_delays = tuple(retry_delays)
+        self._health_retry_delays = tuple(health_retry_delays)
+        self._request_timeout = request_timeout
+        self._connection_timeout = connection_timeout
+        self._token = token or os.environ.get(_TOKEN_VARIABLE)
+        self._longest_poll = min(LONGEST_POLL, request_timeout / 2)
+        headers = {"content-type": "application/json"}
+        if self._token:
+            headers["authorization"] = f"Bearer {self._token}"
+        self._exchange = Exchange(
+            self.server_address_root, f"{self.server_address}/health", self._retry_delays, self._health_retry_delays
+        )
+        self._connections = Connections(
+            partial(open_session, headers, request_timeout, connection_timeout), drain_seconds=request_timeout
         )
 
-    async def call(self, operation: Operation, arguments: dict[str, Any]) -> Any:
-        """Send a request and return what its answer says."""
-        wire = wire_of(operation)
-        body, query = wire.encode_arguments(arguments)
-        path = operation.path
-        for name in operation.path_parameters:
-            path = path.replace(f"{{{name}}}", quote(str(arguments[name]), safe=""))
-        url = URL(self.server_address + path, encoded=True).with_query(query)
-        headers = {"content-type": "application/json"}
-        if operation.mutates:
-            headers["idempotency-key"] = generate_id(32)
-        try:
-            async with self._session().request(
-                operation.verb, url, data=body if operation.verb == "POST" else None, headers=headers
-            ) as response:
-                content = await response.read()
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise StoreUnreachable(f"no answer from the store at {self.server_address_root}: {error}") from error
-        if response.status >= 400:
-            raise _error_of(response.status, content)
-        return wire.decode_answer(content)
+    @property
+    def capabilities(self) -> LightningStoreCapabilities:
+        """Callable from any thread, loop and process, all of which see one copy."""
+        return {"thread_safe": True, "async_safe": True, "zero_copy": True, "otlp_traces": True}
 
-    def _session(self) -> aiohttp.ClientSession:
-        loop = asyncio.get_running_loop()
-        session = self._sessions.get(loop)
-        if session is None or session.closed:
-            session = self._sessions[loop] = aiohttp.ClientSession(auto_decompress=False)
-        return session
+    def otlp_traces_endpoint(self) -> str:
+        """Return the URL at which the server takes OTLP spans."""
+        return f"{self.server_address_root}/v1/traces"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            "server_address": self.server_address_root,
+            "retry_delays": self._retry_delays,
+            "health_retry_delays": self._health_retry_delays,
+            "request_timeout": self._request_timeout,
+            "connection_timeout": self._connection_timeout,
+            "token": self._token,
+        }
+
+    def __setstate__(self, settings: dict[str, Any]) -> None:
+        LightningStoreClient.__init__(self, **settings)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.close()
 
     async def close(self) -> None:
-        """Close the connections of this event loop."""
-        session = self._sessions.pop(asyncio.get_running_loop(), None)
-        if session is not None:
-            await session.close()
+        """Let requests under way end, end waits with `StoreClosed`, and refuse what comes later."""
+        await self._connections.close()
 
+    async def call(self, operation: Operation, arguments: dict[str, Any]) -> Any:
+        """Send a request and return what its answer says.
 
-def _error_of(status: int, content: bytes) -> StoreError:
-    try:
-        told = from_json(content)
-        kind = getattr(errors, told["error"])
-        return kind(told["detail"])
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return StoreError(f"the store answered {status}: {content[:200]!r}")
+        Raises:
+            StoreError: The store's own refusal, or the last of the failures that might have passed.
+        """
+        wire = wire_of(operation)
+        connection = await self._connections.of_this_loop()
+        with connection.call():
+            if wire.waits is None:
+                return await connection.in_turn(self._ask(connection, wire, arguments))
+            seconds = arguments.get(wire.waits, wire.parameters[wire.waits].default)
+            check_wait(seconds, wire.waits)
+            if seconds is not None and seconds <= 0:
+                return await connection.in_turn(self._ask(connection, wire, arguments))
+            return await connection.until_closing(self._wait(connection, wire, arguments, seconds))
+
+    async def _wait(
+        self, connection: LoopConnection, wire: Wire, arguments: dict[str, Any], seconds: float | None
+    ) -> Any:
+        """Ask until the answer is final or the time is up; each poll is a request of its own."""
+        assert wire.waits is not None
+        clock = asyncio.get_running_loop().time
+        left = float("inf") if seconds is None else seconds
+        deadline = clock() + left
+        while True:
+            poll = min(left, self._longest_poll)
+            asked_at = clock()
+            answer = await self._ask(connection, wire, {**arguments, wire.waits: poll})
+            left = deadline - clock()
+            if poll < self._longest_poll or left <= 0 or is_final(wire.waits, answer, clock() - asked_at, poll):
+                return answer
+
+    async def _ask(self, connection: LoopConnection, wire: Wire, arguments: dict[str, Any]) -> Any:
+        request = self._request(wire, arguments)
+        content = await self._exchange.send(connection, request)
+        try:
+            return wire.decode_answer(content)
+        except ValidationError as error:
+            raise StoreError(f"the answer from {self.server_address_root} cannot be read: {error}") from error
+
+    def _request(self, wire: Wire, arguments: dict[str, Any]) -> Request:
+        operation = wire.operation
+        url = self.server_address + wire.encode_path(arguments)
+        body, query = wire.encode_arguments(arguments)
+        if query:
+            url += "?" + urlencode(query)
+        keyed = operation.mutates and not operation.repeatable
+        headers = {"idempotency-key": secrets.token_hex(16)} if keyed else None
+        return Request(operation.verb, URL(url, encoded=True), body, headers)

@@ -1,0 +1,135 @@
+"""A request to a store's server, repeated while its failure may pass."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import aiohttp
+from pydantic_core import from_json
+from yarl import URL
+
+from agentlightning import errors
+from agentlightning.errors import StoreError, StoreUnreachable
+from agentlightning.store.connections import LoopConnection
+
+logger = logging.getLogger(__name__)
+
+_MAY_PASS: Final = frozenset({408, 429, 500, 502, 503, 504})
+"""Statuses after which the same request may succeed."""
+_LONGEST_RETRY_AFTER: Final = 30.0
+"""Seconds; a server that asks for more patience is asked earlier."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is sent; `headers` holds what only this request has, its idempotency key."""
+
+    verb: str
+    url: URL
+    body: bytes
+    headers: dict[str, str] | None
+
+
+class MayPass(Exception):
+    """A request failed for a reason that may pass; `failure` is what its caller hears if it does not."""
+
+    def __init__(self, failure: StoreError, retry_after: float = 0.0) -> None:
+        super().__init__(str(failure))
+        self.failure = failure
+        self.retry_after = retry_after
+
+
+class Exchange:
+    """Sends requests, and sends them again.
+
+    Args:
+        root: The server's address.
+        health: Where to ask for the server's health.
+        retry_delays: Seconds before each retry.
+        health_retry_delays: Seconds between questions for the server's health before a retry; empty to ask none.
+    """
+
+    def __init__(
+        self, root: str, health: str, retry_delays: Sequence[float], health_retry_delays: Sequence[float]
+    ) -> None:
+        self._root = root
+        self._health = URL(health, encoded=True)
+        self._retry_delays = retry_delays
+        self._health_retry_delays = health_retry_delays
+
+    async def send(self, connection: LoopConnection, request: Request) -> bytes:
+        """Return the body of the answer.
+
+        Raises:
+            StoreError: The store refused, or the last failure of all tries.
+        """
+        try:
+            return await self._send_once(connection.session, request)
+        except MayPass as error:
+            last = error
+        for delay in self._retry_delays:
+            pause = max(delay, last.retry_after)
+            logger.warning("%s %s failed (%s); again in %.1f s", request.verb, request.url.path, last, pause)
+            if not await connection.pause(pause):
+                break
+            if not await self._healthy(connection):
+                continue
+            try:
+                return await self._send_once(connection.session, request)
+            except MayPass as error:
+                last = error
+        raise last.failure
+
+    async def _send_once(self, session: aiohttp.ClientSession, request: Request) -> bytes:
+        try:
+            async with session.request(
+                request.verb, request.url, data=request.body or None, headers=request.headers, allow_redirects=False
+            ) as response:
+                content = await response.read()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            failure = StoreUnreachable(f"no answer from the store at {self._root}: {error or type(error).__name__}")
+            failure.__cause__ = error
+            raise MayPass(failure) from error
+        if response.status < 300:
+            return content
+        failure = _error_of(response.status, content)
+        if response.status in _MAY_PASS:
+            raise MayPass(failure, _retry_after(response.headers.get("retry-after")))
+        raise failure
+
+    async def _healthy(self, connection: LoopConnection) -> bool:
+        """Whether the server says that it is well; True without asking if it is not to be asked."""
+        if not self._health_retry_delays:
+            return True
+        for delay in (0.0, *self._health_retry_delays):
+            if delay and not await connection.pause(delay):
+                return False
+            try:
+                async with connection.session.get(self._health) as response:
+                    if response.status == 200:
+                        return True
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                logger.debug("The store at %s is not well: %s", self._root, error)
+        return False
+
+
+def _retry_after(value: str | None) -> float:
+    try:
+        return min(float(value or 0.0), _LONGEST_RETRY_AFTER)
+    except ValueError:  # a date, which no store sends
+        return 0.0
+
+
+def _error_of(status: int, content: bytes) -> StoreError:
+    """Return the error that the store raised, as the very class; what is none of ours becomes a `StoreError`."""
+    try:
+        told: Any = from_json(content)
+        name, detail = told["error"], told["detail"]
+    except (ValueError, KeyError, TypeError):
+        return StoreError(f"the store's address answered {status}: {content[:200].decode(errors='replace')}")
+    kind: Any = getattr(errors, str(name), None)
+    known = isinstance(kind, type) and issubclass(kind, StoreError)
+    return kind(detail) if known else StoreError(f"{name}: {detail}")
