@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 from agentlightning.errors import InvalidValue, TooLarge
 
 MAX_OBJECTS: Final = 500_000
-"""The most spans, attributes, values and so on of one request: a large one has one in forty bytes or fewer."""
+"""The most spans, attributes, values and so on of one request: a span with a dozen attributes has thirty."""
 
 _HARMLESS: Final = 1024 * 1024
 """Bytes that cannot hold enough objects to matter."""
