@@ -126,6 +126,13 @@ def _key(attempt: AttemptState) -> tuple[str, str]:
     return attempt.rollout_id, attempt.attempt_id
 
 
+async def get_attempt(tx: Transaction, rollout_id: str, attempt_id: str) -> Attempt:
+    """Return an attempt that exists."""
+    row = await tx.fetch_one(f"{_SELECT} WHERE a.rollout_id = ? AND a.attempt_id = ?", (rollout_id, attempt_id))
+    assert row is not None
+    return attempt_of(row)
+
+
 async def query_attempts(tx: Transaction, rollout_id: str, paging: Paging) -> PaginatedResult[Attempt]:
     """Return a page of a rollout's attempts."""
     order = paging.order(_SORTABLE, "a.sequence_id")
@@ -182,9 +189,7 @@ async def update_attempt(
         await _hand_over(tx, rollout, attempt, changes["worker_id"])
     if status is not UNSET:
         await _set_status(tx, rollout, attempt, status)
-    row = await tx.fetch_one(f"{_SELECT} WHERE a.rollout_id = ? AND a.attempt_id = ?", _key(attempt))
-    assert row is not None
-    return attempt_of(row)
+    return await get_attempt(tx, *_key(attempt))
 
 
 async def _hand_over(tx: Transaction, rollout: RolloutState, attempt: AttemptState, worker_id: Any) -> None:

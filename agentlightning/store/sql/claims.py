@@ -9,6 +9,7 @@ from typing import Final
 from agentlightning.store.sql import workers
 from agentlightning.store.sql.moves import (
     AttemptState,
+    RolloutState,
     count_up,
     end_attempt,
     find_attempt,
@@ -21,6 +22,15 @@ from agentlightning.types.lifecycle import FINISHED, QUEUED
 
 _RESTORE: Final = """
     UPDATE rollouts SET status = ?, end_time = ?, latest_attempt_id = ?, finish_position = ? WHERE rollout_id = ?
+"""
+_UNTOUCHED: Final = """
+    SELECT a.queued_as FROM attempts a WHERE a.rollout_id = ? AND a.attempt_id = ? AND a.queued_as IS NOT NULL
+    AND NOT EXISTS (SELECT 1 FROM spans s WHERE s.rollout_id = a.rollout_id AND s.attempt_id = a.attempt_id)
+"""
+_RETURN: Final = """
+    UPDATE rollouts SET status = ?, latest_attempt_id = (
+        SELECT attempt_id FROM attempts WHERE rollout_id = ? ORDER BY sequence_id DESC LIMIT 1)
+    WHERE rollout_id = ?
 """
 
 
@@ -51,16 +61,40 @@ async def undo_claims(tx: Transaction, claims: Sequence[Claim]) -> None:
         if rollout is None or attempt is None or attempt.status != "preparing":
             continue
         if (rollout.status, rollout.latest_attempt_id) == ("preparing", attempt.attempt_id):
-            await workers.follow(tx, attempt.worker_id, attempt.rollout_id, attempt.attempt_id, "failed")
-            await _withdraw(tx, claim)
+            await _erase(tx, attempt)
+            await _restore(tx, claim)
         else:
             await end_attempt(tx, rollout, attempt, "set_failed")
 
 
-async def _withdraw(tx: Transaction, claim: Claim) -> None:
-    made, before, former = claim.made, claim.before, claim.former
-    key = (made.rollout_id, made.attempt.attempt_id)
+async def withdraw_if_untouched(tx: Transaction, rollout: RolloutState, attempt: AttemptState) -> bool:
+    """Undo a claim from the queue, unless something came of it; returns whether it was undone.
+
+    The rollout waits where it waited before, and its next attempt has this one's number.
+    """
+    if attempt.status != "preparing":
+        return False
+    if (rollout.status, rollout.latest_attempt_id) != ("preparing", attempt.attempt_id):
+        return False
+    row = await tx.fetch_one(_UNTOUCHED, (attempt.rollout_id, attempt.attempt_id))
+    if row is None:
+        return False
+    await _erase(tx, attempt)
+    await tx.execute(_RETURN, (row[0], rollout.rollout_id, rollout.rollout_id))
+    tx.changes.enqueued += 1
+    return True
+
+
+async def _erase(tx: Transaction, attempt: AttemptState) -> None:
+    """Remove an attempt; its worker, if it is its current one, has nothing to do."""
+    key = (attempt.rollout_id, attempt.attempt_id)
+    await workers.follow(tx, attempt.worker_id, *key, "failed")
     await tx.execute("DELETE FROM attempts WHERE rollout_id = ? AND attempt_id = ?", key)
+
+
+async def _restore(tx: Transaction, claim: Claim) -> None:
+    """Make the rollout of an erased attempt what it was before."""
+    made, before, former = claim.made, claim.before, claim.former
     if before is None:
         await tx.execute("DELETE FROM rollouts WHERE rollout_id = ?", (made.rollout_id,))
         return

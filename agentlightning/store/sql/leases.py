@@ -14,8 +14,8 @@ from agentlightning.types import RolloutConfig
 RENEW: Final = "silent_at = ? + silence"
 """The assignment that gives an attempt its full silence again; its parameter is the lease clock."""
 
-_SET: Final = f"""
-    UPDATE attempts SET timeout_at = lease_start + ?, silence = ?, {RENEW}
+_SET: Final = """
+    UPDATE attempts SET timeout_at = lease_start + ?, silence = ?, silent_at = ?
     WHERE rollout_id = ? AND status IN ('preparing', 'running', 'unresponsive')
     RETURNING timeout_at, silent_at
 """
@@ -39,7 +39,9 @@ def new_lease(tx: Transaction, config: RolloutConfig) -> tuple[float, float | No
 
 async def set_deadlines(tx: Transaction, rollout_id: str, config: RolloutConfig) -> None:
     """Give a rollout's attempts the deadlines of its new configuration; silence counts from now."""
-    rows = await tx.fetch(_SET, (config.timeout_seconds, config.unresponsive_seconds, tx.clock, rollout_id))
+    silence = config.unresponsive_seconds
+    silent_at = None if silence is None else tx.clock + silence
+    rows = await tx.fetch(_SET, (config.timeout_seconds, silence, silent_at, rollout_id))
     report_deadlines(tx, *(time for row in rows for time in row))
 
 

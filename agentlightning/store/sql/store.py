@@ -14,13 +14,20 @@ from agentlightning.store.events import Signals
 from agentlightning.store.sql import (
     attempts,
     feeds,
+    renewals,
     resources as resource_sets,
     rollouts as tasks,
     spans as traces,
     statistics,
     workers,
 )
-from agentlightning.store.sql.checks import check_integer, check_optional_text, check_text, check_texts
+from agentlightning.store.sql.checks import (
+    check_integer,
+    check_optional_text,
+    check_optional_time,
+    check_text,
+    check_texts,
+)
 from agentlightning.store.sql.claims import Claim, undo_claims
 from agentlightning.store.sql.filters import Conditions, Paging
 from agentlightning.store.sql.idempotency import Request, RequestKeys
@@ -31,6 +38,7 @@ from agentlightning.types import (
     AttemptStatus,
     EnqueueRolloutRequest,
     FinishedRollouts,
+    LeaseRenewal,
     NamedResources,
     PaginatedResult,
     ResourcesUpdate,
@@ -348,6 +356,27 @@ class SqlLightningStore(LightningStore, ABC):
         check_text(worker_id, "worker_id")
         stats = None if heartbeat_stats is UNSET else workers.encode_stats(heartbeat_stats)
         return await self.write(lambda tx: workers.heartbeat(tx, worker_id, stats))
+
+    async def renew_leases(
+        self,
+        worker_id: str,
+        held: Sequence[tuple[str, str]],
+        *,
+        as_of: float | None = None,
+        heartbeat_stats: dict[str, Any] = UNSET,
+    ) -> LeaseRenewal:
+        """See `LightningStore.renew_leases`."""
+        check_text(worker_id, "worker_id")
+        check_texts((name for pair in held for name in pair), "held")
+        check_optional_time(as_of, "as_of")
+        listed = {(rollout_id, attempt_id): None for rollout_id, attempt_id in held}  # each once, in order
+        stats = None if heartbeat_stats is UNSET else workers.encode_stats(heartbeat_stats)
+        return await self.write(lambda tx: renewals.renew_leases(tx, worker_id, listed, as_of, stats))
+
+    async def release_worker(self, worker_id: str) -> Sequence[Attempt]:
+        """See `LightningStore.release_worker`."""
+        check_text(worker_id, "worker_id")
+        return await self.write(lambda tx: renewals.release_worker(tx, worker_id))
 
     async def read_finished_rollouts(self, *, cursor: int = 0, limit: int = 100, wait: float = 0.0) -> FinishedRollouts:
         """See `LightningStore.read_finished_rollouts`."""

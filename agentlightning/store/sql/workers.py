@@ -99,8 +99,8 @@ async def found_no_work(tx: Transaction, worker_id: str | None) -> None:
     )
 
 
-async def heartbeat(tx: Transaction, worker_id: str, stats: bytes | None) -> Worker:
-    """The worker is alive, and so are its attempts; stats of None keep the former ones."""
+async def record_heartbeat(tx: Transaction, worker_id: str, stats: bytes | None) -> None:
+    """The worker is alive; stats of None keep the former ones."""
     await tx.execute(
         """
         INSERT INTO workers (worker_id, heartbeat_stats, last_heartbeat_time) VALUES (?, ?, ?)
@@ -110,6 +110,11 @@ async def heartbeat(tx: Transaction, worker_id: str, stats: bytes | None) -> Wor
         """,
         (worker_id, stats, tx.now),
     )
+
+
+async def heartbeat(tx: Transaction, worker_id: str, stats: bytes | None) -> Worker:
+    """The worker is alive, and so are its attempts; stats of None keep the former ones."""
+    await record_heartbeat(tx, worker_id, stats)
     await tx.execute(
         f"""
         UPDATE attempts SET last_heartbeat_time = ?, {RENEW}
@@ -120,6 +125,15 @@ async def heartbeat(tx: Transaction, worker_id: str, stats: bytes | None) -> Wor
     worker = await get_worker(tx, worker_id)
     assert worker is not None
     return worker
+
+
+async def forget(tx: Transaction, worker_id: str) -> None:
+    """The worker is gone; nobody knows whether it comes back."""
+    await tx.execute(
+        "UPDATE workers SET status = 'unknown', current_rollout_id = NULL, current_attempt_id = NULL "
+        "WHERE worker_id = ?",
+        (worker_id,),
+    )
 
 
 async def get_worker(tx: Transaction, worker_id: str) -> Worker | None:

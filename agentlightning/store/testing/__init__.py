@@ -12,6 +12,7 @@ async def test_conformance(law, store):
 from agentlightning.store.testing import (
     attempts,
     feeds,
+    leases,
     lifetime,
     queries,
     refusals,
@@ -25,7 +26,7 @@ from agentlightning.store.testing.suite import Law, laws_of
 
 CONFORMANCE: tuple[Law, ...] = tuple(
     law
-    for module in (rollouts, attempts, spans, queries, resources, workers, waiting, feeds, refusals, lifetime)
+    for module in (rollouts, attempts, spans, queries, resources, workers, waiting, leases, feeds, refusals, lifetime)
     for law in laws_of(module)
 )
 """Every law, each to be run on an empty store of its own."""

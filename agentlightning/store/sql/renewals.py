@@ -1,0 +1,79 @@
+"""A worker's word on what it holds, and the end of a worker that can say nothing more."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Final, TypeAlias
+
+from agentlightning.store.sql import workers
+from agentlightning.store.sql.attempts import get_attempt
+from agentlightning.store.sql.claims import withdraw_if_untouched
+from agentlightning.store.sql.leases import RENEW
+from agentlightning.store.sql.moves import AttemptState, RolloutState, end_attempt, find_attempt, find_rollout
+from agentlightning.store.sql.transaction import Transaction
+from agentlightning.types import Attempt, LeaseRenewal
+from agentlightning.types.lifecycle import LIVE
+
+Key: TypeAlias = tuple[str, str]
+"""Rollout id and attempt id."""
+
+_OF_WORKER: Final = "a.worker_id = ? AND a.status IN ('preparing', 'running')"
+_LIVE: Final = f"SELECT a.rollout_id, a.attempt_id FROM attempts a WHERE {_OF_WORKER} ORDER BY 1, 2"
+_HELD: Final = f"""
+    SELECT a.rollout_id, a.attempt_id FROM attempts a JOIN rollouts r
+    ON r.rollout_id = a.rollout_id AND r.latest_attempt_id = a.attempt_id
+    WHERE {_OF_WORKER} AND r.status NOT IN ('failed', 'succeeded', 'cancelled')
+"""
+_UNHEARD: Final = f"""
+    SELECT a.rollout_id, a.attempt_id FROM attempts a
+    WHERE {_OF_WORKER} AND a.claimed_by = a.worker_id AND a.lease_start < ? ORDER BY 1, 2
+"""
+_RENEW: Final = f"""
+    UPDATE attempts SET last_heartbeat_time = ?, {RENEW}
+    WHERE rollout_id = ? AND attempt_id = ? AND status IN ('preparing', 'running')
+"""
+
+
+async def renew_leases(
+    tx: Transaction, worker_id: str, listed: Collection[Key], as_of: float | None, stats: bytes | None
+) -> LeaseRenewal:
+    """Renew what the worker lists and still holds, and release what it was given before `as_of` and does not list.
+
+    An `as_of` that is yet to come is of another clock, that of a machine before it was started again, and says nothing.
+    """
+    await workers.record_heartbeat(tx, worker_id, stats)
+    held: set[Key] = {(row[0], row[1]) for row in await tx.fetch(_HELD, (worker_id,))}
+    await tx.execute_many(_RENEW, [(tx.now, tx.clock, *key) for key in listed if key in held])
+    if as_of is not None and as_of <= tx.clock:
+        for rollout_id, attempt_id in await tx.fetch(_UNHEARD, (worker_id, as_of)):
+            if (rollout_id, attempt_id) not in listed:
+                await _release(tx, worker_id, rollout_id, attempt_id)
+    return LeaseRenewal(time=tx.clock, lost=[key for key in listed if key not in held])
+
+
+async def release_worker(tx: Transaction, worker_id: str) -> list[Attempt]:
+    """End all leases of a worker; returns the attempts, now unresponsive."""
+    released: list[Attempt] = []
+    for rollout_id, attempt_id in await tx.fetch(_LIVE, (worker_id,)):
+        if found := await _lock(tx, worker_id, rollout_id, attempt_id):
+            await end_attempt(tx, *found, "set_unresponsive")
+            released.append(await get_attempt(tx, rollout_id, attempt_id))
+    await workers.forget(tx, worker_id)
+    return released
+
+
+async def _release(tx: Transaction, worker_id: str, rollout_id: str, attempt_id: str) -> None:
+    """The worker never heard that it got this attempt, or has forgotten it."""
+    found = await _lock(tx, worker_id, rollout_id, attempt_id)
+    if found and not await withdraw_if_untouched(tx, *found):
+        await end_attempt(tx, *found, "set_unresponsive")
+
+
+async def _lock(
+    tx: Transaction, worker_id: str, rollout_id: str, attempt_id: str
+) -> tuple[RolloutState, AttemptState] | None:
+    """Lock the rollout of a live attempt of the worker; None if it is that no more."""
+    rollout, attempt = await find_rollout(tx, rollout_id), await find_attempt(tx, rollout_id, attempt_id)
+    if rollout is None or attempt is None or attempt.status not in LIVE or attempt.worker_id != worker_id:
+        return None
+    return rollout, attempt
