@@ -1,12 +1,20 @@
 """A PostgreSQL for the tests that want one, started when the first of them runs."""
 
+import asyncio
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import TypeAlias
 
+import asyncpg
 import pytest
+
+from agentlightning._internal.ids import generate_id
+from agentlightning.store.postgres import PostgresLightningStore
+
+OpenPostgres: TypeAlias = Callable[[], PostgresLightningStore]
 
 
 @pytest.fixture(scope="session")
@@ -18,6 +26,40 @@ def postgres_dsn() -> Iterator[str]:
 
         folder = Path(tempfile.mkdtemp(prefix="agl-pg-"))  # short, for its socket lies there
         server = pgserver.get_server(folder, cleanup_mode="stop")
-        yield server.get_uri()
-        server.cleanup()
-        shutil.rmtree(folder)
+    yield server.get_uri()
+    server.cleanup()
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def postgres_namespace(postgres_dsn: str) -> Iterator[str]:
+    """A namespace that is dropped afterwards."""
+    namespace = f"test_{generate_id(12)}"
+    yield namespace
+
+    async def drop() -> None:
+        connection = await asyncpg.connect(postgres_dsn)
+        await connection.execute(f'SET client_min_messages = warning; DROP SCHEMA IF EXISTS "{namespace}" CASCADE')
+        await connection.close()
+
+    asyncio.run(drop())
+
+
+@pytest.fixture
+async def open_postgres(postgres_dsn: str, postgres_namespace: str) -> AsyncIterator[OpenPostgres]:
+    """Opens stores in one namespace, each call another, and closes them in the end."""
+    opened: list[PostgresLightningStore] = []
+
+    def open_one() -> PostgresLightningStore:
+        opened.append(PostgresLightningStore(postgres_dsn, namespace=postgres_namespace))
+        return opened[-1]
+
+    yield open_one
+    for store in opened:
+        await store.close()
+
+
+@pytest.fixture
+def postgres(open_postgres: OpenPostgres) -> PostgresLightningStore:
+    """A store in a namespace of its own."""
+    return open_postgres()

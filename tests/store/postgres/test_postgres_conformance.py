@@ -7,5 +7,5 @@ from agentlightning.store.testing import CONFORMANCE, Law
 
 
 @pytest.mark.parametrize("law", CONFORMANCE, ids=lambda law: law.__name__)
-async def test_conformance(law: Law, store: PostgresLightningStore) -> None:
-    await law(store)
+async def test_conformance(law: Law, postgres: PostgresLightningStore) -> None:
+    await law(postgres)
