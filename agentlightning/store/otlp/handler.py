@@ -12,13 +12,11 @@ from agentlightning.errors import InvalidValue, StoreError
 from agentlightning.store.base import LightningStore
 from agentlightning.store.otlp.answer import Answer, error_answer, explain, success_answer
 from agentlightning.store.otlp.ingest import Allow, write_traces
+from agentlightning.store.otlp.paths import TRACES_PATH
 from agentlightning.store.otlp.payload import MAX_BYTES
 from agentlightning.store.otlp.spans import ReceivedTraces, parse_traces
 
 logger = logging.getLogger(__name__)
-
-TRACES_PATH: Final = "/v1/traces"
-OTHER_SIGNALS: Final = ("/v1/metrics", "/v1/logs", "/v1/development/profiles")
 
 _BRIEF: Final = 32 * 1024
 """Bytes that are read faster than a thread takes them over."""
