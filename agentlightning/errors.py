@@ -3,7 +3,8 @@
 ```
 AgentLightningError
 ├── ConfigurationError         what the user asked for cannot work          (ValueError)
-│   └── MissingExtra           an optional dependency is not installed      (ImportError)
+│   ├── MissingExtra           an optional dependency is not installed      (ImportError)
+│   └── AddressTaken           a server cannot listen where it should       (RuntimeError)
 ├── StoreError                 the store refused or failed
 │   ├── NotFound          404  no such rollout, attempt, resources, worker  (ValueError)
 │   ├── IllegalTransition 409  the lifecycle has no such step               (ValueError)
@@ -54,6 +55,10 @@ class MissingExtra(ConfigurationError, ImportError):
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(f"{purpose} needs `{package}`: pip install -e '.[{extra}]' in a checkout of agentlightning")
+
+
+class AddressTaken(ConfigurationError, RuntimeError):
+    """A server cannot listen at its address, which is another program's or not this machine's."""
 
 
 class StoreError(AgentLightningError):

@@ -1,11 +1,13 @@
-"""HTTP inside a running event loop: a server, and work that ends when its client leaves."""
+"""HTTP inside a program: a server on an event loop or in a thread, and work that ends when its client leaves."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import socket
-from collections.abc import Coroutine, Generator
+import threading
+from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Final, TypeVar, cast
 
 import uvicorn
@@ -14,10 +16,15 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from agentlightning.errors import ConfigurationError
+from agentlightning.errors import AddressTaken, ConfigurationError
 
 CLIENT_LEFT: Final = 499
 """What servers log for a client that left; nobody receives it."""
+
+_KEEP_ALIVE_SECONDS: Final = 30
+"""How long an idle connection stays open: longer than clients keep theirs (aiohttp 15 s), so that none sends a request
+into a connection that is being closed."""
+_THREAD_SECONDS: Final = 10.0
 
 T = TypeVar("T")
 
@@ -32,20 +39,29 @@ class EmbeddedServer:
         host: Address to bind; loopback by default.
         port: Port to bind; 0 picks a free one.
         drain_seconds: How long `stop` waits for requests in flight before it cuts them off.
+        on_stop: Called by `stop` first, on the server's event loop.
     """
 
-    def __init__(self, app: ASGIApp, host: str = "127.0.0.1", port: int = 0, drain_seconds: int = 2) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        drain_seconds: int = 2,
+        on_stop: Callable[[], None] | None = None,
+    ) -> None:
         self._app = app
         self._host = host
         self._port = port
         self._drain_seconds = drain_seconds
+        self._on_stop = on_stop
         self._url: str | None = None
         self._server: _Server | None = None
         self._task: asyncio.Task[None] | None = None
 
     @property
     def url(self) -> str:
-        """The address that the last `start` bound, such as `http://127.0.0.1:4747`."""
+        """Where others reach the address that the last `start` bound, such as `http://127.0.0.1:4747`."""
         if self._url is None:
             raise ConfigurationError("the server has no address before it is started")
         return self._url
@@ -59,13 +75,13 @@ class EmbeddedServer:
         """Bind and serve; returns when connections are accepted.
 
         Raises:
-            ConfigurationError: The address cannot be bound.
+            AddressTaken: The address cannot be bound.
         """
         if self.running:
             return
         bound = _bind(self._host, self._port)
         host, port = bound.getsockname()[:2]
-        self._url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        self._url = url_of(host, port)
         self._server = _Server(
             uvicorn.Config(
                 self._app,
@@ -73,6 +89,8 @@ class EmbeddedServer:
                 log_level="warning",
                 access_log=False,
                 lifespan="off",  # an app's life is its owner's affair
+                ws="none",
+                timeout_keep_alive=_KEEP_ALIVE_SECONDS,
                 date_header=False,
                 proxy_headers=False,
                 timeout_graceful_shutdown=self._drain_seconds,
@@ -90,9 +108,70 @@ class EmbeddedServer:
         """Refuse new connections, let requests in flight end within `drain_seconds`, and close."""
         if self._server is None or self._task is None:
             return
+        if self._on_stop is not None:
+            self._on_stop()
         self._server.leave.set()
         await self._task
         self._server = self._task = None
+
+
+class ServerThread:
+    """Runs an `EmbeddedServer` on an event loop in a thread of its own; any loop may start and stop it.
+
+    Args:
+        server: The server, which nobody else starts.
+        name: The thread's name.
+    """
+
+    def __init__(self, server: EmbeddedServer, name: str) -> None:
+        self._server = server
+        self._name = name
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def url(self) -> str:
+        """See `EmbeddedServer.url`."""
+        return self._server.url
+
+    @property
+    def running(self) -> bool:
+        """Whether the server accepts connections."""
+        return self._server.running
+
+    async def start(self) -> None:
+        """Start the thread; returns when connections are accepted.
+
+        Raises:
+            AddressTaken: The address cannot be bound.
+        """
+        if self._thread is not None:
+            return
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=_run_loop, args=(self._loop,), name=self._name, daemon=True)
+        self._thread.start()
+        try:
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._server.start(), self._loop))
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """Stop the server as `EmbeddedServer.stop` does, then end the thread."""
+        thread, loop = self._thread, self._loop
+        if thread is None or loop is None:
+            return
+        self._thread = self._loop = None
+        try:
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._server.stop(), loop))
+        finally:
+            loop.call_soon_threadsafe(loop.stop)
+            await asyncio.to_thread(thread.join, _THREAD_SECONDS)
+
+
+def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.get_loop().run_forever()
 
 
 class _Server(uvicorn.Server):
@@ -160,10 +239,36 @@ def _bind(host: str, port: int) -> socket.socket:
         bound.bind((host, port))
     except OSError as error:
         bound.close()
-        raise ConfigurationError(
+        raise AddressTaken(
             f"cannot listen on {host}:{port} ({error.strerror}); choose another port, or 0 for a free one"
         ) from error
     return bound
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach what is bound to a host."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def url_of(host: str, port: int) -> str:
+    """Return the URL at which others reach a bound address."""
+    with contextlib.suppress(ValueError):
+        if ipaddress.ip_address(host).is_unspecified:
+            host = _outbound_address()
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _outbound_address() -> str:
+    """Return this machine's address in the network that its default route leads to."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # sends nothing; an address of no machine, for documentation
+        except OSError:  # without a network
+            return "127.0.0.1"
+        return probe.getsockname()[0]
 
 
 async def answer_nobody(_request: Request, _error: Exception) -> Response:

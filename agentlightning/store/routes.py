@@ -5,27 +5,62 @@ Plain ASGI rather than a web framework's objects, which cost more than the store
 
 from __future__ import annotations
 
-import asyncio
+import hashlib
 import logging
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
-from urllib.parse import unquote
 
 from pydantic_core import to_json
 from starlette.types import Receive, Scope, Send
 
-from agentlightning.errors import NotFound, StoreError
-from agentlightning.serving import CLIENT_LEFT
+from agentlightning._internal.text import encodable
+from agentlightning.errors import AgentLightningError, InvalidValue, NotFound, StoreClosed, StoreError
+from agentlightning.store.access import Access, check_attempt, check_role
 from agentlightning.store.base import LightningStore
-from agentlightning.store.operations import Operation, routes_of
-from agentlightning.store.wire import wire_of
+from agentlightning.store.limits import Gate, Limits, check_items, read_body
+from agentlightning.store.listening import ClientLeft, Listening
+from agentlightning.store.openapi import openapi_of
+from agentlightning.store.operations import routes_of
+from agentlightning.store.otlp import (
+    OTHER_SIGNALS,
+    TRACES_PATH,
+    Answer,
+    error_answer,
+    handle_other_signal,
+    handle_traces,
+)
+from agentlightning.store.route_table import Endpoint, NoRoute, RouteTable
+from agentlightning.store.tokens import Caller
 
 logger = logging.getLogger(__name__)
 
 PREFIX: Final = "/v1/agl"
-LONGEST_POLL: Final = 20.0
-"""Seconds after which a waiting request is answered with what there is; the client asks again."""
-_WAITS: Final = ("wait", "timeout")
+
+_LONGEST_KEY: Final = 200
+_HEADERS: Final[dict[int, dict[str, str]]] = {
+    401: {"www-authenticate": "Bearer"},
+    413: {"connection": "close"},  # the rest of the body is not read
+    429: {"retry-after": "1"},
+}
+_INTERNAL: Final = StoreError("the server failed; its log says why")
+
+
+@dataclass(slots=True)
+class Call:
+    """A request, as far as it was read."""
+
+    verb: str
+    path: str
+    query: bytes
+    headers: dict[bytes, bytes]
+    receive: Receive
+
+    @property
+    def texts(self) -> dict[str, str]:
+        """The headers as texts."""
+        return {name.decode("latin-1"): value.decode("latin-1") for name, value in self.headers.items()}
 
 
 class StoreApp:
@@ -33,127 +68,161 @@ class StoreApp:
 
     Args:
         store: The store; its class says which operations there are.
+        access: Who may do what.
+        limits: How much it takes.
     """
 
-    def __init__(self, store: LightningStore) -> None:
+    def __init__(self, store: LightningStore, access: Access | None = None, limits: Limits | None = None) -> None:
         self._store = store
         self._routes = RouteTable(routes_of(type(store)))
+        self._keyed: Callable[[str, bytes], LightningStore] | None = getattr(store, "keyed", None)
+        self._access = access or Access(None)
+        self._limits = limits or Limits()
+        self._requests = Gate(self._limits.requests, "requests")
+        self._polls = Gate(self._limits.polls, "waiting requests")
+        self._listening: set[Listening] = set()
+        self._paths: dict[str, Callable[[Call], Awaitable[Answer]]] = {
+            f"{PREFIX}/health": self._health,
+            "/openapi.json": self._describe,
+            TRACES_PATH: self._take_traces,
+            **dict.fromkeys(OTHER_SIGNALS, self._refuse_signal),
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
+        call = Call(
+            scope["method"],
+            scope["raw_path"].decode("latin-1"),
+            scope["query_string"],
+            dict(scope["headers"]),
+            receive,
+        )
         try:
-            status, body = await self._answer(scope, receive)
-        except StoreError as error:
-            status, body = error.status, error_body(error)
+            reply = await self._paths.get(call.path, self._operate)(call)
+        except ClientLeft:
+            return
+        except AgentLightningError as error:
+            reply = _refusal(error)
         except Exception:
-            logger.exception("%s %s failed", scope["method"], scope["path"])
-            status, body = 500, error_body(StoreError("the server failed; its log says why"))
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+            logger.exception("%s %s failed", call.verb, call.path)
+            reply = _refusal(_INTERNAL)
+        headers = [(name.encode(), value.encode()) for name, value in reply.headers.items()]
+        headers.append((b"content-length", str(len(reply.body)).encode()))
+        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+        await send({"type": "http.response.body", "body": reply.body})
 
-    async def _answer(self, scope: Scope, receive: Receive) -> tuple[int, bytes]:
-        path = scope["raw_path"].decode()
-        if path == f"{PREFIX}/health":
-            return 200, b'{"status":"ok"}'
-        operation, path_values = self._routes.find(scope["method"], path.removeprefix(PREFIX))
-        wire = wire_of(operation)
-        body = await read_body(receive)
-        arguments = wire.decode_arguments(path_values, scope["query_string"].decode(), body)
-        call = getattr(self._store, operation.name)(**_limited(operation, arguments))
-        answer = await _while_connected(receive, call) if _may_wait(operation) else await call
+    def end_polls(self) -> None:
+        """Answer whoever waits for something to happen that the server stops."""
+        for listening in list(self._listening):
+            listening.interrupt(StoreClosed("the server stops"))
+
+    async def _operate(self, call: Call) -> Answer:
+        """Carry out an operation of the store."""
+        caller = self._access.caller_of(call.headers)
+        if not call.path.startswith(PREFIX):
+            raise NoRoute(())
+        endpoint, path_values = self._routes.find(call.verb, call.path[len(PREFIX) :])
+        operation = endpoint.operation
+        check_role(caller, operation)
+        body = await read_body(call.receive, call.headers, self._limits.body_bytes)
+        arguments = endpoint.wire.decode_arguments(path_values, call.query.decode("latin-1"), body)
+        check_items(arguments, self._limits.items)
+        check_attempt(caller, operation, arguments)
+        store = self._store
+        if endpoint.keyed and self._keyed is not None and (key := _key_of(call)) is not None:
+            store = self._keyed(key, _fingerprint(call, body))
+        answer = await self._ask(endpoint, getattr(store, operation.name), arguments, call.receive)
         status = operation.none_status if answer is None else operation.status
         if status == NotFound.status:
-            raise NotFound(f"{' '.join(path_values.values())} not found")
-        return status, wire.encode_answer(answer)
+            raise NotFound(f"nothing has the id {' '.join(path_values.values())!a}")
+        return _json(status, endpoint.wire.encode_answer(answer))
+
+    async def _ask(
+        self,
+        endpoint: Endpoint,
+        method: Callable[..., Awaitable[Any]],
+        arguments: dict[str, Any],
+        receive: Receive,
+    ) -> Any:
+        """Await the store's answer for as long as there is somebody to hear it."""
+        if endpoint.bound_wait(arguments):
+            with self._polls, Listening(receive) as listening:
+                self._listening.add(listening)
+                try:
+                    return await method(**arguments)
+                finally:
+                    self._listening.discard(listening)
+        if endpoint.keyed:  # others do no harm unheard
+            with self._requests, Listening(receive):
+                return await method(**arguments)
+        with self._requests:
+            return await method(**arguments)
+
+    async def _health(self, call: Call) -> Answer:
+        _only(call, "GET")
+        return _json(200, b'{"status":"ok"}')
+
+    async def _describe(self, call: Call) -> Answer:
+        _only(call, "GET")
+        return _json(200, self._description)
+
+    @cached_property
+    def _description(self) -> bytes:
+        return to_json(openapi_of(type(self._store)))
+
+    async def _take_traces(self, call: Call) -> Answer:
+        _only(call, "POST")
+        headers = call.texts
+        try:
+            caller = self._access.caller_of(call.headers)
+            body = await read_body(call.receive, call.headers, self._limits.body_bytes)
+            with self._requests:
+                return await handle_traces(self._store, headers, body, allow=_allowed_to(caller))
+        except ClientLeft:
+            raise
+        except AgentLightningError as error:
+            answer = error_answer(headers, error.status, str(error))
+            answer.headers.update(_HEADERS.get(error.status, {}))
+            return answer
+
+    async def _refuse_signal(self, call: Call) -> Answer:
+        _only(call, "POST")
+        return handle_other_signal(call.texts)
 
 
-class RouteTable:
-    """Finds the operation of a path.
-
-    Args:
-        routes: The operations and their aliases.
-    """
-
-    def __init__(self, routes: list[Operation]) -> None:
-        self._fixed = {(route.verb, route.path): route for route in routes if not route.path_parameters}
-        self._open = [(route, route.path.split("/")) for route in routes if route.path_parameters]
-
-    def find(self, verb: str, path: str) -> tuple[Operation, dict[str, str]]:
-        """Return the operation and the values of its path parameters.
-
-        Raises:
-            NotFound: There is no such route.
-        """
-        fixed = self._fixed.get((verb, path))
-        if fixed is not None:
-            return fixed, {}
-        parts = path.split("/")
-        found = [
-            (route, pattern)
-            for route, pattern in self._open
-            if route.verb == verb and len(pattern) == len(parts) and _matches(pattern, parts)
-        ]
-        if not found:
-            raise NotFound("Not Found")
-        route, pattern = min(found, key=lambda match: len(match[0].path_parameters))
-        return route, {name[1:-1]: unquote(part) for name, part in zip(pattern, parts, strict=True) if name[:1] == "{"}
+def _json(status: int, body: bytes, headers: dict[str, str] | None = None) -> Answer:
+    return Answer(status, body, {"content-type": "application/json", **(headers or {})})
 
 
-def _matches(pattern: list[str], parts: list[str]) -> bool:
-    return all(name == part or (name[:1] == "{" and part) for name, part in zip(pattern, parts, strict=True))
+def _only(call: Call, verb: str) -> None:
+    if call.verb != verb:
+        raise NoRoute((verb,))
 
 
-def error_body(error: StoreError) -> bytes:
-    """Return what tells a client which error to raise."""
-    return to_json({"detail": str(error), "error": type(error).__name__})
+def _allowed_to(caller: Caller) -> Callable[[str, str], bool]:
+    if caller.role != "agent":
+        return lambda _rollout_id, _attempt_id: True
+    return lambda rollout_id, attempt_id: (rollout_id, attempt_id) == (caller.rollout_id, caller.attempt_id)
 
 
-async def read_body(receive: Receive) -> bytes:
-    """Read a request's body."""
-    message = await receive()
-    body: bytes = message.get("body", b"")
-    while message.get("more_body"):
-        message = await receive()
-        body += message.get("body", b"")
-    return body
+def _key_of(call: Call) -> str | None:
+    key = call.headers.get(b"idempotency-key")
+    if key is None:
+        return None
+    text = key.decode("latin-1")
+    if not 1 <= len(text) <= _LONGEST_KEY or not text.isascii() or not text.isprintable():
+        raise InvalidValue(f"Idempotency-Key must have 1 to {_LONGEST_KEY} visible ASCII characters")
+    return text
 
 
-def _may_wait(operation: Operation) -> bool:
-    return any(name in operation.signature.parameters for name in _WAITS)
+def _fingerprint(call: Call, body: bytes) -> bytes:
+    head = f"{call.verb} {call.path}?".encode() + call.query + b"\n"
+    return hashlib.sha256(head + body).digest()[:16]
 
 
-def _limited(operation: Operation, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Bound how long a request may wait."""
-    for name in _WAITS:
-        if name in operation.signature.parameters:
-            default = operation.signature.parameters[name].default
-            asked = arguments.get(name, default)
-            arguments[name] = LONGEST_POLL if asked is None else min(asked, LONGEST_POLL)
-    return arguments
-
-
-async def _while_connected(receive: Receive, work: Coroutine[Any, Any, Any]) -> Any:
-    """Await `work`; if the client leaves first, cancel it, so that the store takes back what nobody hears of."""
-    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(receive))
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            task.cancel()
-            await asyncio.wait({task})
-            raise ClientLeft("the client left")
-        return task.result()
-    finally:
-        task.cancel()
-        gone.cancel()
-
-
-class ClientLeft(StoreError):
-    """The client left before its answer; nobody receives this."""
-
-    status = CLIENT_LEFT
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+def _refusal(error: AgentLightningError) -> Answer:
+    headers = _HEADERS.get(error.status)
+    if isinstance(error, NoRoute) and error.allowed:
+        headers = {"allow": ", ".join(error.allowed)}
+    kind = type(error).__name__ if type(error).__module__ == AgentLightningError.__module__ else "StoreError"
+    return _json(error.status, to_json({"detail": encodable(str(error)), "error": kind}), headers)

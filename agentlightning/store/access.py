@@ -1,0 +1,91 @@
+"""Who may do what: tokens, roles, and the one attempt that an agent acts for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from agentlightning.errors import Forbidden, Unauthorized
+from agentlightning.serving import is_loopback
+from agentlightning.store.operations import Operation, Role
+from agentlightning.store.tokens import ADMIN, Caller, check_secret, verify
+
+_RANK: Final[dict[Role, int]] = {"agent": 0, "runner": 1, "admin": 2}
+_NAMES: Final = {"rollout_id", "rollout_attempt_ids", "span", "spans"}
+"""The parameters that say whose an operation is."""
+
+
+class Access:
+    """Decides about requests; without a token every caller on this machine has all roles.
+
+    Args:
+        token: The administrator's; None for none.
+    """
+
+    def __init__(self, token: str | None) -> None:
+        if token is not None:
+            check_secret(token)
+        self._token = token
+
+    def caller_of(self, headers: Mapping[bytes, bytes]) -> Caller:
+        """Return who sent a request.
+
+        Raises:
+            Unauthorized: No token, or nobody's.
+            Forbidden: Without tokens: the request was meant for another host. A web page can have its name resolve to
+                this machine, and its scripts would then read the answers.
+        """
+        if self._token is None:
+            _check_host(headers.get(b"host", b"localhost").decode("latin-1"))
+            return ADMIN
+        scheme, _, presented = headers.get(b"authorization", b"").partition(b" ")
+        if scheme.lower() != b"bearer":
+            presented = headers.get(b"x-api-key", b"")
+        if not presented:
+            raise Unauthorized("this store wants a token: Authorization: Bearer ...")
+        return verify(self._token, presented.strip().decode("latin-1"))
+
+
+def check_role(caller: Caller, operation: Operation) -> None:
+    """Refuse what is above the caller's role.
+
+    Raises:
+        Forbidden: It is.
+    """
+    if _RANK[caller.role] < _RANK[operation.role]:
+        raise Forbidden(f"{operation.name} is for the role {operation.role}, this token's is {caller.role}")
+
+
+def check_attempt(caller: Caller, operation: Operation, arguments: Mapping[str, Any]) -> None:
+    """Refuse an agent's operation on what is not its own: it writes to its attempt and reads its rollout.
+
+    Raises:
+        Forbidden: It is another's.
+    """
+    if caller.role != "agent":
+        return
+    own = all(
+        rollout_id == caller.rollout_id and (attempt_id == caller.attempt_id or not operation.mutates)
+        for rollout_id, attempt_id in _attempts_in(arguments)
+    )
+    if not own or not _NAMES & arguments.keys():
+        raise Forbidden(f"this token is for attempt {caller.attempt_id!a} of rollout {caller.rollout_id!a}")
+
+
+def _attempts_in(arguments: Mapping[str, Any]) -> Iterator[tuple[str, str | None]]:
+    if "rollout_id" in arguments:
+        yield arguments["rollout_id"], arguments.get("attempt_id")
+    yield from arguments.get("rollout_attempt_ids", ())
+    spans = [arguments["span"]] if "span" in arguments else arguments.get("spans", ())
+    for span in spans:
+        yield span.rollout_id, span.attempt_id
+
+
+def _check_host(host: str) -> None:
+    try:
+        name = urlsplit(f"//{host}").hostname
+    except ValueError:
+        name = None
+    if name is None or not is_loopback(name):
+        raise Forbidden(f"this store without a token answers to names of this machine only, not to {host[:100]!a}")

@@ -1,0 +1,90 @@
+"""Bearer tokens: the administrator's secret, and tokens with fewer rights that are derived from it.
+
+Nothing is stored: a derived token says whose it is and carries an HMAC of that, so that every server with the same
+secret accepts it. Whoever holds a derived token can try secrets against it at leisure: use generated ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from dataclasses import dataclass
+from typing import Final
+
+from agentlightning.errors import ConfigurationError, Unauthorized
+from agentlightning.store.operations import Role
+
+_VERSION: Final = "agl1"
+_BYTES: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who sent a request; an agent acts for one attempt of one rollout."""
+
+    role: Role
+    rollout_id: str | None = None
+    attempt_id: str | None = None
+
+
+ADMIN: Final = Caller("admin")
+RUNNER: Final = Caller("runner")
+
+
+def generate_token() -> str:
+    """Return a new secret."""
+    return secrets.token_urlsafe(_BYTES)
+
+
+def check_secret(secret: str) -> None:
+    """Refuse a secret that an HTTP header cannot carry.
+
+    Raises:
+        ConfigurationError: It holds spaces, control characters or what is not ASCII.
+    """
+    if not (secret.isascii() and secret.isprintable()) or " " in secret or not secret:
+        raise ConfigurationError("the token must be of visible ASCII characters, without spaces")
+
+
+def runner_token(secret: str) -> str:
+    """Return the token of runners, which claim work and report on it."""
+    return _signed(secret, f"{_VERSION}.runner")
+
+
+def agent_token(secret: str, rollout_id: str, attempt_id: str) -> str:
+    """Return the token of one attempt's agent, which writes that attempt's spans and reads its rollout."""
+    return _signed(secret, f"{_VERSION}.agent.{_encode(rollout_id.encode())}.{_encode(attempt_id.encode())}")
+
+
+def verify(secret: str, presented: str) -> Caller:
+    """Return whose token it is.
+
+    Raises:
+        Unauthorized: Nobody's.
+    """
+    if hmac.compare_digest(presented.encode(), secret.encode()):
+        return ADMIN
+    claim = presented.rpartition(".")[0]
+    if not hmac.compare_digest(presented.encode(), _signed(secret, claim).encode()):
+        raise Unauthorized("the token is unknown here")
+    match claim.split("."):
+        case [version, "runner"] if version == _VERSION:
+            return RUNNER
+        case [version, "agent", rollout, attempt] if version == _VERSION:
+            return Caller("agent", _decode(rollout), _decode(attempt))
+        case _:
+            raise Unauthorized("the token is of another version of this program")
+
+
+def _signed(secret: str, claim: str) -> str:
+    return f"{claim}.{_encode(hmac.digest(secret.encode(), claim.encode(), hashlib.sha256))}"
+
+
+def _encode(value: bytes) -> str:
+    return urlsafe_b64encode(value).rstrip(b"=").decode()
+
+
+def _decode(text: str) -> str:
+    return urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode()
