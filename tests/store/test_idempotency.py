@@ -1,0 +1,320 @@
+"""An operation with a key happens at most once, whoever asks how often, and over a restart."""
+
+import asyncio
+import secrets
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pytest
+
+from agentlightning.errors import InvalidValue, LeaseLost, NotFound, StoreError
+from agentlightning.store import InMemoryLightningStore, LightningStore, SqliteLightningStore
+from agentlightning.store.base import OPERATIONS
+from agentlightning.store.sql.store import SqlLightningStore
+from agentlightning.types import AttemptedRollout, EnqueueRolloutRequest, PromptTemplate, RolloutConfig
+
+PATIENCE = 10.0
+RESOURCES = {"prompt": PromptTemplate(template="{x}", engine="f-string")}
+TWICE = RolloutConfig(max_attempts=2, retry_condition=["failed"])
+Opener: TypeAlias = Callable[[], SqlLightningStore]
+
+
+@pytest.fixture(params=["memory", "file", "postgres"])
+def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Opener:
+    """Opens one place again and again; a store in memory is always a new place."""
+    if request.param == "memory":
+        return InMemoryLightningStore
+    if request.param == "file":
+        return lambda: SqliteLightningStore(tmp_path / "store.db")
+    from agentlightning.store.postgres import PostgresLightningStore
+
+    dsn, namespace = request.getfixturevalue("postgres_dsn"), f"test_{secrets.token_hex(6)}"
+    return lambda: PostgresLightningStore(dsn, namespace=namespace)
+
+
+@pytest.fixture
+async def store(open_store: Opener) -> AsyncIterator[SqlLightningStore]:
+    store = open_store()
+    yield store
+    await store.close()
+
+
+async def prepare(store: LightningStore) -> AttemptedRollout:
+    """Leave a queue of three, a running attempt, which is returned, and resources."""
+    for task in range(4):
+        await store.enqueue_rollout(task, config=TWICE)
+    await store.update_resources("rs-1", RESOURCES)
+    claim = await store.dequeue_rollout("w")
+    assert claim is not None
+    return claim
+
+
+def enqueue(*tasks: int) -> list[EnqueueRolloutRequest]:
+    return [EnqueueRolloutRequest(input=task) for task in tasks]
+
+
+CALLS: dict[str, Callable[[AttemptedRollout], dict[str, Any]]] = {
+    "start_rollout": lambda claim: {"input": 5, "worker_id": "v"},
+    "enqueue_many_rollouts": lambda claim: {"rollouts": enqueue(6, 7)},
+    "dequeue_many_rollouts": lambda claim: {"limit": 2, "worker_id": "v"},
+    "start_attempt": lambda claim: {"rollout_id": claim.rollout_id, "worker_id": "v"},
+    "get_many_span_sequence_ids": lambda claim: {
+        "rollout_attempt_ids": [(claim.rollout_id, claim.attempt.attempt_id)] * 3
+    },
+    "update_rollout": lambda claim: {"rollout_id": claim.rollout_id, "metadata": {"a": 1}, "status": "requeuing"},
+    "update_attempt": lambda claim: {
+        "rollout_id": claim.rollout_id,
+        "attempt_id": claim.attempt.attempt_id,
+        "status": "failed",
+    },
+    "add_resources": lambda claim: {"resources": RESOURCES},
+    "update_resources": lambda claim: {"resources_id": "rs-1", "resources": RESOURCES, "expected_version": 1},
+}
+
+
+async def picture(store: LightningStore) -> dict[str, Any]:
+    """Return all that a repetition might change, but for reserved span numbers."""
+    rollouts = list(await store.query_rollouts())
+    resources = [list(await store.query_resources(version=version)) for version in (None, 1, 2, 3)]
+    latest = await store.get_latest_resources()
+    attempts = [list(await store.query_attempts(rollout.rollout_id)) for rollout in rollouts]
+    return {
+        "rollouts": rollouts,
+        "attempts": attempts,
+        "resources": resources,
+        "latest": latest and latest.resources_id,
+        "workers": list(await store.query_workers()),
+    }
+
+
+def test_the_calls_are_all_that_may_not_be_repeated() -> None:
+    unsafe = {name for name, operation in OPERATIONS.items() if operation.mutates and not operation.repeatable}
+    assert unsafe == CALLS.keys()
+
+
+@pytest.mark.parametrize("name", CALLS)
+async def test_a_repetition_gets_the_first_answer_and_changes_nothing(
+    store: SqlLightningStore, open_store: Opener, name: str
+) -> None:
+    arguments = CALLS[name](await prepare(store))
+    first = await getattr(store.keyed("key", b"body"), name)(**arguments)
+    before = await picture(store)
+    again = await getattr(store.keyed("key", b"body"), name)(**arguments)
+    assert again == first
+    assert type(again) is type(first)
+    assert await picture(store) == before
+    if not isinstance(store, InMemoryLightningStore):
+        await store.close()
+        reopened = open_store()
+        assert await getattr(reopened.keyed("key", b"body"), name)(**arguments) == first
+        assert await picture(reopened) == before
+        await reopened.close()
+
+
+@pytest.mark.parametrize("name", CALLS)
+async def test_another_key_is_another_request(store: SqlLightningStore, name: str) -> None:
+    claim = await prepare(store)
+    call = lambda key: getattr(store.keyed(key, b"body"), name)(**CALLS[name](claim))  # noqa: E731
+    first = await call("key")
+    if name == "update_resources":  # its version is another one now
+        with pytest.raises(StoreError, match="version"):
+            await call("other")
+    elif name in ("update_rollout", "update_attempt"):  # twice is the same as once
+        assert await call("other") == first
+    else:
+        assert await call("other") != first
+
+
+@pytest.mark.parametrize("name", CALLS)
+async def test_a_key_belongs_to_one_request(store: SqlLightningStore, name: str) -> None:
+    arguments = CALLS[name](await prepare(store))
+    first = await getattr(store.keyed("key", b"body"), name)(**arguments)
+    before = await picture(store)
+    with pytest.raises(InvalidValue, match="another request") as refusal:
+        await getattr(store.keyed("key", b"other body"), name)(**arguments)
+    assert refusal.value.status == 422
+    assert await picture(store) == before
+    assert await getattr(store.keyed("key", b"body"), name)(**arguments) == first
+
+
+@pytest.mark.parametrize("name", CALLS)
+async def test_requests_of_one_key_at_the_same_time_get_one_answer(store: SqlLightningStore, name: str) -> None:
+    arguments = CALLS[name](await prepare(store))
+    total = (await store.query_rollouts()).total
+    call = lambda: getattr(store.keyed("key", b"body"), name)(**arguments)  # noqa: E731
+    first, *others = await asyncio.wait_for(asyncio.gather(*(call() for _ in range(8))), PATIENCE)
+    assert all(other == first for other in others)
+    made = {"start_rollout": 1, "enqueue_many_rollouts": 2}.get(name, 0)
+    assert (await store.query_rollouts()).total == total + made
+
+
+async def test_a_repeated_reservation_reserves_nothing(store: SqlLightningStore) -> None:
+    claim = await prepare(store)
+    keys = (claim.rollout_id, claim.attempt.attempt_id)
+    for _ in range(3):
+        assert await store.keyed("key", b"body").get_next_span_sequence_id(*keys) == 1
+    assert await store.get_next_span_sequence_id(*keys) == 2
+
+
+async def test_a_repeated_end_is_answered_though_the_attempt_has_ended(store: SqlLightningStore) -> None:
+    claim = await prepare(store)
+    end = {"rollout_id": claim.rollout_id, "attempt_id": claim.attempt.attempt_id, "status": "succeeded"}
+    assert (await store.keyed("key", b"body").update_attempt(**end)).status == "succeeded"
+    await store.update_rollout(claim.rollout_id, status="cancelled")
+    assert (await store.keyed("key", b"body").update_attempt(**end)).status == "succeeded"
+
+
+async def test_what_was_refused_may_be_asked_again(store: SqlLightningStore) -> None:
+    claim = await prepare(store)
+    ids = {"rollout_id": claim.rollout_id, "attempt_id": claim.attempt.attempt_id}
+    await store.update_attempt(**ids, status="failed")
+    for _ in range(2):
+        with pytest.raises(LeaseLost):
+            await store.keyed("key", b"body").update_attempt(**ids, status="succeeded")
+    assert await store.keyed("key", b"other").start_attempt(claim.rollout_id)  # the key is free
+
+
+async def test_a_claim_that_found_nothing_leaves_no_key(store: SqlLightningStore) -> None:
+    assert await store.keyed("key", b"body").dequeue_rollout("w") is None
+    rollout = await store.enqueue_rollout(1)
+    claims = [await store.keyed("key", b"body").dequeue_rollout("w") for _ in range(2)]
+    assert [claim and claim.rollout_id for claim in claims] == [rollout.rollout_id] * 2
+    assert (await store.query_attempts(rollout.rollout_id)).total == 1
+
+
+async def test_a_claim_that_waits_is_one_claim(store: SqlLightningStore) -> None:
+    waiting = [asyncio.create_task(store.keyed("key", b"body").dequeue_rollout("w", wait=PATIENCE)) for _ in range(3)]
+    await store.query_rollouts()
+    enqueued = [await store.enqueue_rollout(task) for task in range(3)]
+    claims = await asyncio.wait_for(asyncio.gather(*waiting), PATIENCE)
+    assert {claim.rollout_id for claim in claims if claim} == {enqueued[0].rollout_id}
+    assert len({claim.attempt.attempt_id for claim in claims if claim}) == 1
+
+
+async def test_only_claims_that_still_exist_are_claimed_again(store: SqlLightningStore) -> None:
+    await prepare(store)
+    first = await store.keyed("key", b"body").dequeue_many_rollouts(limit=2)
+    started = await store.keyed("other", b"body").start_rollout(1)
+    for claim in (first[0], started):
+        await store.write(
+            lambda tx, id=claim.attempt.attempt_id: tx.execute("DELETE FROM attempts WHERE attempt_id = ?", (id,))
+        )
+    again = await store.keyed("key", b"body").dequeue_many_rollouts(limit=2)
+    assert [claim.attempt.attempt_id for claim in again] == [first[1].attempt.attempt_id]
+    with pytest.raises(NotFound, match=started.attempt.attempt_id):
+        await store.keyed("other", b"body").start_rollout(1)
+
+
+@pytest.mark.parametrize("key", ["", "k" * 256, "\ud800", 7])
+def test_a_key_that_cannot_be_kept_is_refused(key: Any) -> None:
+    with pytest.raises(InvalidValue, match="key"):
+        InMemoryLightningStore().keyed(key, b"body")
+
+
+# -- who was cancelled --------------------------------------------------------------------------------------------
+
+
+async def standing_still(calling: "asyncio.Task[Any]", meanwhile: Callable[[], Awaitable[object]]) -> None:
+    """Let `calling` be committed, then `meanwhile`, while this loop hears of neither."""
+
+    async def run() -> None:
+        await meanwhile()
+
+    await asyncio.sleep(0)
+    thread = threading.Thread(target=lambda: asyncio.run(run()))
+    thread.start()
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+    calling.cancel()
+    await asyncio.wait({calling}, timeout=PATIENCE)
+    assert calling.cancelled()
+
+
+async def attempted(store: SqlLightningStore, rollout_id: str) -> None:
+    """Wait until somebody's claim of a rollout is committed, which no event tells."""
+    async with asyncio.timeout(PATIENCE):
+        while (await store.query_attempts(rollout_id)).total == 0:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+
+
+async def keys_of(store: SqlLightningStore) -> int:
+    row = await store.read(lambda tx: tx.fetch_one("SELECT COUNT(*) FROM request_keys"))
+    assert row is not None
+    return row[0]
+
+
+async def test_a_claim_that_is_undone_takes_its_key_along(store: SqlLightningStore) -> None:
+    rollout = await store.enqueue_rollout(1)
+    calling = asyncio.create_task(store.keyed("key", b"body").dequeue_rollout("w"))
+
+    await standing_still(calling, lambda: attempted(store, rollout.rollout_id))
+    again = await store.keyed("key", b"body").dequeue_rollout("w")
+    assert again is not None
+    assert (await store.query_attempts(rollout.rollout_id)).total == 1
+
+
+async def test_a_claim_is_not_taken_from_who_was_told_of_it_since(store: SqlLightningStore) -> None:
+    rollout = await store.enqueue_rollout(1)
+    calling = asyncio.create_task(store.keyed("key", b"body").dequeue_rollout("w"))
+    told: list[AttemptedRollout | None] = []
+
+    async def ask_again() -> None:
+        await attempted(store, rollout.rollout_id)
+        told.append(await store.keyed("key", b"body").dequeue_rollout("w"))
+
+    await standing_still(calling, ask_again)
+    assert told[0] is not None
+    await store.update_attempt(rollout.rollout_id, told[0].attempt.attempt_id, status="succeeded")
+    assert (await store.query_attempts(rollout.rollout_id)).total == 1
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_no_moment_of_cancelling_leaves_a_key_without_its_claim(store: SqlLightningStore, turns: int) -> None:
+    for task in range(10):
+        await store.enqueue_rollout(task)
+    view = [store.keyed(f"key-{n}", b"body") for n in range(10)]
+    calling = [asyncio.create_task(view[n].dequeue_rollout("w")) for n in range(10)]
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    for task in calling:
+        task.cancel()
+    await asyncio.wait(calling, timeout=PATIENCE)
+    heard = {task.result().attempt.attempt_id for task in calling if not task.cancelled() and task.result()}  # type: ignore[union-attr]
+    claims = [await view[n].dequeue_rollout("w") for n in range(10)]
+    attempts = [claim.attempt.attempt_id for claim in claims if claim]
+    assert len(set(attempts)) == 10
+    assert heard <= set(attempts)
+
+
+# -- forgetting ---------------------------------------------------------------------------------------------------
+
+
+async def age(store: SqlLightningStore, seconds: float) -> None:
+    await store.write(lambda tx: tx.execute("UPDATE request_keys SET create_time = create_time - ?", (seconds,)))
+
+
+@pytest.mark.parametrize(("seconds", "kept"), [(590, True), (610, False)])
+async def test_keys_are_forgotten_after_ten_minutes_and_a_while(
+    store: SqlLightningStore, seconds: float, kept: bool
+) -> None:
+    claim = await prepare(store)
+    reserve = lambda key: store.keyed(key, b"b").get_next_span_sequence_id(claim.rollout_id, claim.attempt.attempt_id)  # noqa: E731
+    first = [await reserve(f"old-{n}") for n in range(3)]
+    await age(store, seconds)
+    for n in range(128):
+        await reserve(f"new-{n}")
+    assert await keys_of(store) == 128 + 3 * kept
+    assert ([await reserve(f"old-{n}") for n in range(3)] == first) == kept
+
+
+async def test_a_store_that_has_fallen_behind_forgets_faster_than_it_learns(store: SqlLightningStore) -> None:
+    claim = await prepare(store)
+    pair = (claim.rollout_id, claim.attempt.attempt_id)
+    for n in range(300):
+        await store.keyed(f"old-{n}", b"body").get_next_span_sequence_id(*pair)
+    await age(store, 610)
+    for n in range(300):
+        await store.keyed(f"new-{n}", b"body").get_next_span_sequence_id(*pair)
+    assert await keys_of(store) == 300
