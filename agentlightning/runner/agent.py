@@ -37,8 +37,10 @@ class LitAgentRunner(Runner[T_task]):
     Args:
         tracer: Records what the agent does.
         max_rollouts: How many rollouts `iter` runs before it returns; None for no limit.
-        poll_interval: Seconds of one wait for work. The store wakes the runner, so this delays nothing.
-        heartbeat_interval: Seconds between two heartbeats; 0 or less for none.
+        poll_interval: Seconds of one wait for work. The store wakes the runner, so this delays nothing but the return
+            of a claim that the runner never heard of.
+        heartbeat_interval: Seconds between two heartbeats; 0 or less for none. Without them an agent is not stopped
+            when its attempt is over in the store.
         interval_jitter: The most by which a pause between heartbeats is longer or shorter, in seconds.
         heartbeat_launch_mode: `asyncio` beats on the event loop, `thread` in a thread of its own.
         heartbeat_include_gpu: Whether heartbeats tell about GPUs.
@@ -159,8 +161,8 @@ class LitAgentRunner(Runner[T_task]):
 
         Raises:
             ValueError: The mode is unknown.
-            RolloutCancelled: The event was set before the agent ended, or the store ended the attempt, which a
-                heartbeat told.
+            RolloutCancelled: The event was set before the agent ended, or the attempt was over in the store: its
+                rollout was cancelled, say.
             Exception: Whatever the agent raised, after the attempt was marked as failed.
         """
         _check_mode(mode)

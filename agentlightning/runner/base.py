@@ -61,7 +61,8 @@ class Runner(ParallelWorkerBase, Generic[T_task]):
             agent: The agent to run.
             store: Where rollouts come from and spans go.
             hooks: Callbacks around each rollout.
-            worker_id: The number of the worker; 0 by default.
+            worker_id: The number of the worker; 0 by default. Runners that work on one store at the same time need
+                different numbers: what a worker does not say to hold returns to the queue.
         """
         worker = 0 if worker_id is None else worker_id
         self.init(agent=agent, hooks=hooks)
