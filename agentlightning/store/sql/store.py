@@ -7,6 +7,7 @@ import time
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any, Literal, Self, TypeVar
 
 from agentlightning.store.base import UNSET, LightningStore, LightningStoreCapabilities, LightningStoreStatistics
@@ -16,6 +17,7 @@ from agentlightning.store.sql import (
     feeds,
     renewals,
     resources as resource_sets,
+    retention,
     rollouts as tasks,
     spans as traces,
     statistics,
@@ -394,6 +396,41 @@ class SqlLightningStore(LightningStore, ABC):
         check_optional_text(rollout_id, "rollout_id")
         feeds.check_reading(cursor, limit)
         return await self.read(lambda tx: feeds.read_spans(tx, rollout_id, cursor, limit))
+
+    async def prune(
+        self,
+        *,
+        older_than: float | None = None,
+        keep: int | None = None,
+        only_spans: bool = False,
+        progress: Callable[[retention.Sweep], None] | None = None,
+    ) -> retention.Pruned:
+        """Take finished rollouts out of the store, with their attempts and spans; others are never touched.
+
+        It works in many small transactions, so that writers go on. The space in the database is used again for what
+        comes. The rollout that wrote the last span stays, whatever the policy.
+
+        Args:
+            older_than: Those that ended more than so many seconds ago.
+            keep: Not the newest so many. With both, those that are old and not among the newest.
+            only_spans: Their spans go, rollouts and attempts stay.
+            progress: Called with how far it has come, after each transaction.
+
+        Raises:
+            InvalidValue: Neither `older_than` nor `keep`, or a negative one.
+        """
+        retention.check_policy(older_than, keep)
+        sweep = await self.read(lambda tx: retention.plan(tx, older_than, keep, only_spans=only_spans))
+        while sweep.cursor is not None:
+            sweep = await self.write(partial(retention.step, sweep=sweep))
+            if progress is not None:
+                progress(sweep)
+        return sweep.pruned
+
+    async def count_prunable(self, *, older_than: float | None = None, keep: int | None = None) -> int:
+        """Return how many rollouts `prune` would take out."""
+        retention.check_policy(older_than, keep)
+        return (await self.read(lambda tx: retention.plan(tx, older_than, keep, only_spans=False))).found
 
 
 def _warn_of_older_names(status: object, rollout_ids: object) -> None:
