@@ -26,6 +26,9 @@ def postgres_dsn() -> Iterator[str]:
 
         folder = Path(tempfile.mkdtemp(prefix="agl-pg-"))  # short, for its socket lies there
         server = pgserver.get_server(folder, cleanup_mode="stop")
+    for setting in ("fsync", "synchronous_commit", "full_page_writes"):  # it need not survive a power cut
+        server.psql(f"ALTER SYSTEM SET {setting} = off")
+    server.psql("SELECT pg_reload_conf()")
     yield server.get_uri()
     server.cleanup()
     shutil.rmtree(folder)
