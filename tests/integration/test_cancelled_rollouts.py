@@ -14,7 +14,7 @@ import pytest
 from agentlightning.errors import RolloutCancelled
 from agentlightning.litagent import rollout
 from agentlightning.runner import LitAgentRunner
-from agentlightning.store import InMemoryLightningStore
+from agentlightning.store import InMemoryLightningStore, LightningStore, LightningStoreClient, LightningStoreServer
 from agentlightning.tracer import OtelTracer
 from agentlightning.types import AttemptedRollout, Hook, Rollout, RolloutConfig
 from agentlightning.types.lifecycle import LIVE, RUNNING
@@ -25,11 +25,19 @@ WORKER = "Worker-0"
 Mode = Literal["asyncio", "thread"]
 
 
-@pytest.fixture
-async def store() -> AsyncIterator[InMemoryLightningStore]:
-    store = InMemoryLightningStore()
-    yield store
-    await store.close()
+@pytest.fixture(params=["memory", "HTTP"])
+async def store(request: pytest.FixtureRequest) -> AsyncIterator[LightningStore]:
+    memory = InMemoryLightningStore()
+    if request.param == "memory":
+        yield memory
+    else:
+        server = LightningStoreServer(memory, port=0)
+        await server.start()
+        client = LightningStoreClient(server.endpoint)
+        yield client
+        await client.close()
+        await server.stop()
+    await memory.close()
 
 
 @pytest.fixture(params=["asyncio", "thread"])
@@ -61,30 +69,30 @@ class Patient:
         raise AssertionError("unreachable: nobody sets the event")
 
 
-async def finished(store: InMemoryLightningStore, *rollouts: Rollout) -> list[Rollout]:
+async def finished(store: LightningStore, *rollouts: Rollout) -> list[Rollout]:
     ids = [rollout.rollout_id for rollout in rollouts]
     done = await store.wait_for_rollouts(rollout_ids=ids, timeout=DEADLINE)
     assert [rollout.rollout_id for rollout in done] == ids
     return done
 
 
-async def attempt_statuses(store: InMemoryLightningStore, rollout: Rollout) -> list[str]:
+async def attempt_statuses(store: LightningStore, rollout: Rollout) -> list[str]:
     return [attempt.status for attempt in await store.query_attempts(rollout.rollout_id)]
 
 
-async def cancel(store: InMemoryLightningStore, rollout: Rollout) -> None:
+async def cancel(store: LightningStore, rollout: Rollout) -> None:
     await store.update_rollout(rollout.rollout_id, status="cancelled")
 
 
-async def let_its_time_pass(store: InMemoryLightningStore, rollout: Rollout) -> None:
+async def let_its_time_pass(store: LightningStore, rollout: Rollout) -> None:
     await store.update_attempt(rollout.rollout_id, "latest", status="timeout")
 
 
-async def start_another(store: InMemoryLightningStore, rollout: Rollout) -> None:
+async def start_another(store: LightningStore, rollout: Rollout) -> None:
     await store.start_attempt(rollout.rollout_id, "other")
 
 
-async def hand_over(store: InMemoryLightningStore, rollout: Rollout) -> None:
+async def hand_over(store: LightningStore, rollout: Rollout) -> None:
     await store.update_attempt(rollout.rollout_id, "latest", worker_id="other")
 
 
@@ -99,9 +107,9 @@ async def hand_over(store: InMemoryLightningStore, rollout: Rollout) -> None:
     ],
 )
 async def test_an_attempt_that_ends_in_the_store_stops_its_agent_and_frees_its_slot(
-    store: InMemoryLightningStore,
+    store: LightningStore,
     mode: Mode,
-    end: Callable[[InMemoryLightningStore, Rollout], Awaitable[None]],
+    end: Callable[[LightningStore, Rollout], Awaitable[None]],
     expected: tuple[str, list[str]],
 ) -> None:
     patient, runner = Patient(), make_runner(max_rollouts=2, heartbeat_launch_mode=mode)
@@ -119,7 +127,7 @@ async def test_an_attempt_that_ends_in_the_store_stops_its_agent_and_frees_its_s
 
 @pytest.mark.parametrize("give", [start_another, hand_over])
 async def test_a_rollout_given_to_another_worker_stops_its_agent_and_lives_on_there(
-    store: InMemoryLightningStore, give: Callable[[InMemoryLightningStore, Rollout], Awaitable[None]]
+    store: LightningStore, give: Callable[[LightningStore, Rollout], Awaitable[None]]
 ) -> None:
     patient, runner = Patient(), make_runner(max_rollouts=2)
     given, following = await store.enqueue_rollout("wait"), await store.enqueue_rollout("go on")
@@ -137,7 +145,7 @@ async def test_a_rollout_given_to_another_worker_stops_its_agent_and_lives_on_th
     assert found.attempt.status in LIVE
 
 
-async def test_an_attempt_whose_time_is_over_stops_its_agent(store: InMemoryLightningStore) -> None:
+async def test_an_attempt_whose_time_is_over_stops_its_agent(store: LightningStore) -> None:
     patient, runner = Patient(), make_runner(max_rollouts=2)
     config = RolloutConfig(timeout_seconds=0.1)
     ending, following = await store.enqueue_rollout("wait", config=config), await store.enqueue_rollout("go on")
@@ -150,7 +158,7 @@ async def test_an_attempt_whose_time_is_over_stops_its_agent(store: InMemoryLigh
 
 
 async def test_an_agent_in_a_thread_is_given_up_and_its_slot_is_free(
-    store: InMemoryLightningStore, caplog: pytest.LogCaptureFixture
+    store: LightningStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     release, started, loop = threading.Event(), asyncio.Event(), asyncio.get_running_loop()
 
@@ -172,9 +180,7 @@ async def test_an_agent_in_a_thread_is_given_up_and_its_slot_is_free(
     assert f"The agent of rollout {ending.rollout_id} is given up" in caplog.text
 
 
-async def test_stopping_is_told_once_and_is_no_failure(
-    store: InMemoryLightningStore, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_stopping_is_told_once_and_is_no_failure(store: LightningStore, caplog: pytest.LogCaptureFixture) -> None:
     patient, runner = Patient(), make_runner(max_rollouts=1)
     ending = await store.enqueue_rollout("wait")
     with runner.run_context(agent=patient.agent, store=store):
@@ -187,7 +193,7 @@ async def test_stopping_is_told_once_and_is_no_failure(
     assert "ended in the store" in record.getMessage()
 
 
-async def test_a_step_whose_rollout_is_cancelled_says_so(store: InMemoryLightningStore, mode: Mode) -> None:
+async def test_a_step_whose_rollout_is_cancelled_says_so(store: LightningStore, mode: Mode) -> None:
     patient, runner = Patient(), make_runner(heartbeat_launch_mode=mode)
     with runner.run_context(agent=patient.agent, store=store):
         async with asyncio.timeout(DEADLINE):
@@ -202,7 +208,7 @@ async def test_a_step_whose_rollout_is_cancelled_says_so(store: InMemoryLightnin
 
 
 async def test_a_step_whose_rollout_is_cancelled_after_its_agent_ended_returns_it(
-    store: InMemoryLightningStore,
+    store: LightningStore,
 ) -> None:
     class CancelLate(Hook):
         async def on_rollout_end(self, *, rollout: AttemptedRollout, **details: Any) -> None:
@@ -218,7 +224,7 @@ async def test_a_step_whose_rollout_is_cancelled_after_its_agent_ended_returns_i
 # -- what no heartbeat ends --------------------------------------------------------------------------------------------
 
 
-async def test_what_a_runner_holds_is_never_released(store: InMemoryLightningStore, mode: Mode) -> None:
+async def test_what_a_runner_holds_is_never_released(store: LightningStore, mode: Mode) -> None:
     """Short rollouts on many slots, with heartbeats as often as they can be: each runs once."""
     count, ran = 200, Counter[int]()
 
@@ -239,7 +245,7 @@ async def test_what_a_runner_holds_is_never_released(store: InMemoryLightningSto
 
 
 async def test_a_claim_that_never_reached_the_runner_returns_to_the_queue_and_is_run(
-    store: InMemoryLightningStore, mode: Mode
+    store: LightningStore, mode: Mode
 ) -> None:
     orphan = await store.enqueue_rollout("go on")
     assert await store.dequeue_rollout(WORKER) is not None
@@ -252,7 +258,7 @@ async def test_a_claim_that_never_reached_the_runner_returns_to_the_queue_and_is
     assert await attempt_statuses(store, orphan) == ["succeeded"]
 
 
-async def test_a_claim_that_never_reached_the_runner_is_found_while_it_works(store: InMemoryLightningStore) -> None:
+async def test_a_claim_that_never_reached_the_runner_is_found_while_it_works(store: LightningStore) -> None:
     started = asyncio.Event()
 
     async def agent(task: str) -> None:
