@@ -8,6 +8,7 @@ import time
 import tracemalloc
 import zlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -35,14 +36,14 @@ from opentelemetry.trace import (
     TraceState,
     set_span_in_context,
 )
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
 
 from agentlightning.errors import InvalidValue, TooBusy, TooLarge
-from agentlightning.serving import EmbeddedServer
-from agentlightning.store import InMemoryLightningStore, LightningStore
+from agentlightning.store import (
+    InMemoryLightningStore,
+    LightningStore,
+    LightningStoreCapabilities,
+    LightningStoreServer,
+)
 from agentlightning.store.forwarding import ForwardingStore
 from agentlightning.store.operations import Operation
 from agentlightning.store.otlp import (
@@ -55,11 +56,13 @@ from agentlightning.store.otlp import (
 )
 from agentlightning.store.otlp.limits import MAX_OBJECTS
 from agentlightning.store.otlp.spans import MAX_SPANS
+from agentlightning.store.tokens import agent_token
 from agentlightning.tracer.otlp_exporter import LightningStoreOTLPExporter
 from agentlightning.types import AttemptedRollout, Span
 
 PROTOBUF = "application/x-protobuf"
 JSON = "application/json"
+SECRET = "secret-of-the-tests"
 TRACE_ID, SPAN_ID = "0123456789abcdef0123456789abcdef", "fedcba9876543210"
 
 
@@ -70,6 +73,10 @@ class Watched(ForwardingStore):
         self.store = store
         self.called: list[str] = []
         self.refuse: Callable[[str, Mapping[str, Any]], Exception | None] = lambda _name, _arguments: None
+
+    @property
+    def capabilities(self) -> LightningStoreCapabilities:
+        return self.store.capabilities
 
     async def call(self, operation: Operation, arguments: dict[str, Any]) -> Any:
         self.called.append(operation.name)
@@ -94,18 +101,24 @@ async def attempt(store: Watched) -> AttemptedRollout:
 
 
 @pytest.fixture
-async def url(store: Watched) -> AsyncIterator[str]:
-    async def traces(request: Request) -> Response:
-        return respond(await handle_traces(store, request.headers, await request.body()))
-
-    server = EmbeddedServer(Starlette(routes=[Route(TRACES_PATH, traces, methods=["POST"])]))
-    await server.start()
-    yield server.url + TRACES_PATH
-    await server.stop()
+async def server(store: Watched) -> AsyncIterator[LightningStoreServer]:
+    serving = LightningStoreServer(store, port=0, token=SECRET)
+    await serving.start()
+    yield serving
+    await serving.stop()
 
 
-def respond(answer: Answer) -> Response:
-    return Response(answer.body, answer.status, answer.headers)
+def exporter_to(server: LightningStoreServer, token: str = SECRET, **more: Any) -> OTLPSpanExporter:
+    return OTLPSpanExporter(
+        endpoint=server.otlp_traces_endpoint(), headers={"authorization": f"Bearer {token}"}, **more
+    )
+
+
+async def export(exporter: OTLPSpanExporter, *spans: ReadableSpan) -> SpanExportResult:
+    try:
+        return await asyncio.to_thread(exporter.export, spans)
+    finally:
+        exporter.shutdown()
 
 
 def identity(rollout: AttemptedRollout, **more: Any) -> dict[str, Any]:
@@ -208,12 +221,10 @@ def comparable(span: Span) -> dict[str, Any]:
 
 @pytest.mark.parametrize("compression", list(Compression))
 async def test_a_stock_exporter_stores_what_the_sdk_recorded(
-    store: Watched, attempt: AttemptedRollout, url: str, compression: Compression
+    store: Watched, attempt: AttemptedRollout, server: LightningStoreServer, compression: Compression
 ) -> None:
     sent = everything_span(identity(attempt))
-    exporter = OTLPSpanExporter(endpoint=url, compression=compression)
-    assert await asyncio.to_thread(exporter.export, [sent]) is SpanExportResult.SUCCESS
-    exporter.shutdown()
+    assert await export(exporter_to(server, compression=compression), sent) is SpanExportResult.SUCCESS
     (stored,) = await store.query_spans(attempt.rollout_id)
     converted = Span.from_opentelemetry(sent, attempt.rollout_id, attempt.attempt.attempt_id, 1)
     # The exporter leaves out a link's trace state; the span's own and its parent's are equal here.
@@ -375,17 +386,37 @@ async def test_sending_twice_stores_once(store: Watched, attempt: AttemptedRollo
 
 
 async def test_exporters_at_once_lose_nothing_and_share_no_number(
-    store: Watched, attempt: AttemptedRollout, url: str
+    store: Watched, attempt: AttemptedRollout, server: LightningStoreServer
 ) -> None:
-    def export() -> SpanExportResult:
-        exporter = OTLPSpanExporter(endpoint=url, compression=Compression.Gzip)
-        results = {exporter.export(sdk_spans(identity(attempt), 7)) for _ in range(3)}
-        exporter.shutdown()
-        return results.pop() if len(results) == 1 else SpanExportResult.FAILURE
-
-    assert set(await asyncio.gather(*(asyncio.to_thread(export) for _ in range(8)))) == {SpanExportResult.SUCCESS}
+    exports = [
+        export(exporter_to(server, compression=Compression.Gzip), *sdk_spans(identity(attempt), 7)) for _ in range(24)
+    ]
+    assert set(await asyncio.gather(*exports)) == {SpanExportResult.SUCCESS}
     numbers = [span.sequence_id for span in await store.query_spans(attempt.rollout_id)]
-    assert numbers == list(range(1, 8 * 3 * 7 + 1))
+    assert numbers == list(range(1, 24 * 7 + 1))
+
+
+async def test_requests_read_in_threads_need_none_of_the_loops_own(store: Watched, attempt: AttemptedRollout) -> None:
+    """Exporters that wait in the loop's executor must not keep the server in the same loop from answering them."""
+    server = LightningStoreServer(store, port=0, launch_mode="asyncio", token=SECRET)
+    await server.start()
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    sent = sdk_spans(identity(attempt), 2)
+    assert (
+        await export(exporter_to(server, compression=Compression.Gzip, timeout=30), *sent) is SpanExportResult.SUCCESS
+    )
+    await server.stop()
+
+
+async def test_an_agents_token_stores_its_own_attempts_spans_alone(
+    store: Watched, attempt: AttemptedRollout, server: LightningStoreServer
+) -> None:
+    other = await store.start_rollout(2)
+    token = agent_token(SECRET, attempt.rollout_id, attempt.attempt.attempt_id)
+    sent = [*sdk_spans(identity(attempt)), *sdk_spans(identity(other))]
+    assert await export(exporter_to(server, token), *sent) is SpanExportResult.SUCCESS
+    assert await export(exporter_to(server, "nobody's"), *sent) is SpanExportResult.FAILURE
+    assert (len(await store.query_spans(attempt.rollout_id)), len(await store.query_spans(other.rollout_id))) == (1, 0)
 
 
 # -- bad requests --------------------------------------------------------------------------------------------------
@@ -603,9 +634,12 @@ def test_other_signals_are_not_implemented(path: str) -> None:
 
 
 async def test_the_exporter_of_v03_sends_to_the_store_while_enabled(
-    store: Watched, attempt: AttemptedRollout, url: str
+    store: Watched, attempt: AttemptedRollout, server: LightningStoreServer
 ) -> None:
-    exporter = LightningStoreOTLPExporter(endpoint="http://127.0.0.1:9/v1/traces")
+    url = server.otlp_traces_endpoint()
+    exporter = LightningStoreOTLPExporter(
+        endpoint="http://127.0.0.1:9/v1/traces", headers={"authorization": f"Bearer {SECRET}"}
+    )
     first, second, third = sdk_spans({"service.name": "agent"}, 3)
     assert await asyncio.to_thread(exporter.export, [first]) is SpanExportResult.SUCCESS
     exporter.enable_store_otlp(url, attempt.rollout_id, attempt.attempt.attempt_id)
