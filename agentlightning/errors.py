@@ -20,7 +20,7 @@ AgentLightningError
 │   ├── InvalidAgent           a signature that cannot be called            (ValueError)
 │   ├── InvalidResult          a return value that means nothing     (TypeError, ValueError)
 │   ├── MissingResource        the agent asks for a resource nobody gave    (ValueError, KeyError)
-│   └── RolloutCancelled       the step was stopped before the agent ended
+│   └── RolloutCancelled       the agent was stopped before it ended
 ├── ModelError                 the model, its server or its tokens
 │   ├── BackendUnreachable 502 nobody answers at the model's address
 │   ├── BackendTimeout     504 the model's answer did not come in time
@@ -144,7 +144,7 @@ class MissingResource(AgentError, ValueError, KeyError):
 
 
 class RolloutCancelled(AgentError):
-    """The step was stopped by its event before the agent ended."""
+    """The agent was stopped before it ended: by its event, or because its attempt was over in the store."""
 
 
 class ModelError(AgentLightningError):
