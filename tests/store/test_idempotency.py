@@ -232,11 +232,11 @@ async def standing_still(calling: "asyncio.Task[Any]", meanwhile: Callable[[], A
     assert calling.cancelled()
 
 
-async def attempted(store: SqlLightningStore, rollout_id: str) -> None:
-    """Wait until somebody's claim of a rollout is committed, which no event tells."""
+async def used(store: SqlLightningStore, uses: int) -> None:
+    """Wait until so many requests with a key are committed."""
     async with asyncio.timeout(PATIENCE):
-        while (await store.query_attempts(rollout_id)).total == 0:  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
+        while not await store.read(lambda tx: tx.fetch("SELECT 1 FROM request_keys WHERE uses >= ?", (uses,))):  # noqa: ASYNC110
+            await asyncio.sleep(0)
 
 
 async def keys_of(store: SqlLightningStore) -> int:
@@ -249,7 +249,7 @@ async def test_a_claim_that_is_undone_takes_its_key_along(store: SqlLightningSto
     rollout = await store.enqueue_rollout(1)
     calling = asyncio.create_task(store.keyed("key", b"body").dequeue_rollout("w"))
 
-    await standing_still(calling, lambda: attempted(store, rollout.rollout_id))
+    await standing_still(calling, lambda: used(store, 1))
     again = await store.keyed("key", b"body").dequeue_rollout("w")
     assert again is not None
     assert (await store.query_attempts(rollout.rollout_id)).total == 1
@@ -261,13 +261,33 @@ async def test_a_claim_is_not_taken_from_who_was_told_of_it_since(store: SqlLigh
     told: list[AttemptedRollout | None] = []
 
     async def ask_again() -> None:
-        await attempted(store, rollout.rollout_id)
+        await used(store, 1)
         told.append(await store.keyed("key", b"body").dequeue_rollout("w"))
 
     await standing_still(calling, ask_again)
     assert told[0] is not None
     await store.update_attempt(rollout.rollout_id, told[0].attempt.attempt_id, status="succeeded")
     assert (await store.query_attempts(rollout.rollout_id)).total == 1
+
+
+async def test_a_claim_of_which_no_request_heard_returns_to_the_queue(store: SqlLightningStore) -> None:
+    rollout = await store.enqueue_rollout(1)
+    await store.keyed("key", b"body").dequeue_rollout("w")  # its answer is lost on the way
+    calling = asyncio.create_task(store.keyed("key", b"body").dequeue_rollout("w"))
+    await standing_still(calling, lambda: used(store, 2))
+    assert await store.keyed("key", b"body").dequeue_rollout("w") is None
+    claim = await store.dequeue_rollout("w")
+    assert claim is not None
+    assert (claim.rollout_id, claim.attempt.sequence_id) == (rollout.rollout_id, 1)
+
+
+@pytest.mark.parametrize("name", ["start_rollout", "start_attempt"])
+async def test_what_did_not_come_from_the_queue_stays_for_the_next_request(store: SqlLightningStore, name: str) -> None:
+    arguments = CALLS[name](await prepare(store))
+    first = await getattr(store.keyed("key", b"body"), name)(**arguments)
+    calling = asyncio.create_task(getattr(store.keyed("key", b"body"), name)(**arguments))
+    await standing_still(calling, lambda: used(store, 2))
+    assert await getattr(store.keyed("key", b"body"), name)(**arguments) == first
 
 
 @pytest.mark.parametrize("turns", range(8))

@@ -65,7 +65,7 @@ async def rebuild_answer(tx: Transaction, body: bytes) -> Any:
 async def _find_claim(tx: Transaction, rollout_id: str, attempt_id: str) -> Claim | None:
     row = await tx.fetch_one(_CLAIM, (rollout_id, attempt_id))
     made = rollout_with_attempt_of(row) if row else None
-    return Claim(made) if isinstance(made, AttemptedRollout) else None
+    return Claim(made, recalled=True) if isinstance(made, AttemptedRollout) else None
 
 
 async def _find_rollout(tx: Transaction, rollout_id: str) -> Rollout | None:

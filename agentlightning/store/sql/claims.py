@@ -42,25 +42,30 @@ class Claim:
         made: The rollout with its new attempt.
         before: The rollout until then; None if it came with the attempt.
         former: The rollout's latest attempt until then.
+        recalled: Whether this is an earlier request's claim, of which only `made` is known.
     """
 
     made: AttemptedRollout
     before: Rollout | None = None
     former: AttemptState | None = None
+    recalled: bool = False
 
 
 async def undo_claims(tx: Transaction, claims: Sequence[Claim]) -> None:
     """Undo claims that nobody heard of, so that the store is as if they had never been.
 
     That is no step of the lifecycle but the withdrawal of one: statuses return to what they were. An attempt that
-    something happened to meanwhile cannot vanish; it fails, unless somebody works on it.
+    something happened to meanwhile cannot vanish; it fails, unless somebody works on it. A recalled claim is undone only
+    if it came from the queue.
     """
     for claim in claims:
         rollout = await find_rollout(tx, claim.made.rollout_id)
         attempt = await find_attempt(tx, claim.made.rollout_id, claim.made.attempt.attempt_id)
         if rollout is None or attempt is None or attempt.status != "preparing":
             continue
-        if (rollout.status, rollout.latest_attempt_id) == ("preparing", attempt.attempt_id):
+        if claim.recalled:
+            await withdraw_if_untouched(tx, rollout, attempt)
+        elif (rollout.status, rollout.latest_attempt_id) == ("preparing", attempt.attempt_id):
             await _erase(tx, attempt)
             await _restore(tx, claim)
         else:

@@ -34,8 +34,9 @@ _RESERVE: Final = """
     ON CONFLICT (request_key) DO NOTHING
 """
 _ANSWER: Final = "UPDATE request_keys SET answer = ? WHERE request_key = ?"
-_RECALL: Final = "UPDATE request_keys SET uses = uses + 1 WHERE request_key = ? RETURNING fingerprint, answer"
-_FORGET: Final = "DELETE FROM request_keys WHERE request_key = ? AND uses = 1"
+_RECALL: Final = "UPDATE request_keys SET uses = uses + 1 WHERE request_key = ? RETURNING fingerprint, answer, uses"
+_FORGET: Final = "DELETE FROM request_keys WHERE request_key = ? AND uses = ?"
+_LOCK: Final = "UPDATE request_keys SET uses = uses WHERE request_key = ? AND uses = ?"
 _OLD: Final = """
     SELECT k.request_key FROM request_keys k WHERE k.create_time < ?
     ORDER BY k.create_time LIMIT ? FOR UPDATE OF k SKIP LOCKED
@@ -77,11 +78,11 @@ class _Outcome(Generic[T]):
 
     Attributes:
         result: Of the operation.
-        recalled: Whether it is an earlier request's.
+        use: How many requests were given it, this one included; the first one made it.
     """
 
     result: T
-    recalled: bool = False
+    use: int
 
 
 class RequestKeys:
@@ -106,13 +107,13 @@ class RequestKeys:
         while not await tx.execute(_RESERVE, (request.key, request.fingerprint, b"", tx.now)):
             known = await tx.fetch_one(_RECALL, (request.key,))
             if known is not None:  # None: another server pruned it just now
-                return _Outcome(await _recalled(tx, request, known), recalled=True)
+                return await _recalled(tx, request, known)
         result = await operation(tx)
         if result == []:
-            await tx.execute(_FORGET, (request.key,))
+            await tx.execute(_FORGET, (request.key, 1))
         else:
             await tx.execute(_ANSWER, (encode_answer(result), request.key))
-        return _Outcome(result)
+        return _Outcome(result, use=1)
 
 
 async def _prune(tx: Transaction) -> None:
@@ -120,14 +121,15 @@ async def _prune(tx: Transaction) -> None:
     await tx.execute_many("DELETE FROM request_keys WHERE request_key = ?", [(key,) for (key,) in old])
 
 
-async def _recalled(tx: Transaction, request: Request, known: Row) -> Any:
-    fingerprint, answer = known
+async def _recalled(tx: Transaction, request: Request, known: Row) -> _Outcome[Any]:
+    fingerprint, answer, use = known
     if fingerprint != request.fingerprint:
         raise InvalidValue(f"the idempotency key {request.key!a} was used for another request: give each its own")
-    return await rebuild_answer(tx, answer)
+    return _Outcome(await rebuild_answer(tx, answer), use)
 
 
 async def _undo_outcome(request: Request, undo: _Undo[T], tx: Transaction, outcome: _Outcome[T]) -> None:
     """Undo what its caller never heard of, unless somebody was given the same answer since: it is theirs then."""
-    if not outcome.recalled and (outcome.result == [] or await tx.execute(_FORGET, (request.key,))):
+    still_the_last = _FORGET if outcome.use == 1 else _LOCK
+    if await tx.execute(still_the_last, (request.key, outcome.use)):
         await undo(tx, outcome.result)
