@@ -4,7 +4,8 @@ import asyncio
 import logging
 import sqlite3
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -94,3 +95,87 @@ async def test_an_undoing_that_fails_is_logged(
     assert await lane.run(count) == 1
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
     assert "disk I/O error" in caplog.text
+
+
+# -- the timer -----------------------------------------------------------------------------------------------------
+
+
+class Timer:
+    """Counts its runs, and each time wants the next of these deadlines, in seconds from then; in the end none."""
+
+    def __init__(self, *deadlines: float | None) -> None:
+        self.deadlines = list(deadlines)
+        self.runs: list[float] = []
+
+    async def __call__(self, tx: Transaction) -> float | None:
+        self.runs.append(tx.clock)
+        await tx.execute("INSERT INTO t VALUES (2)")
+        seconds = self.deadlines.pop(0) if self.deadlines else None
+        return None if seconds is None else tx.clock + seconds
+
+
+@asynccontextmanager
+async def timed_lane(connection: sqlite3.Connection, timer: Timer) -> AsyncGenerator[Lane]:
+    lane = Lane("agl-store-test", [connection], "write", lambda changes: None, timer=timer)
+    yield lane
+    lane.stop()
+    await lane.join()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while not condition():  # noqa: ASYNC110  # conditions of other threads have no event
+            await asyncio.sleep(0.005)
+
+
+async def test_a_timer_runs_at_once_and_when_it_wants_to(connection: FailingConnection) -> None:
+    timer = Timer(0.05, 0.0, 0.05)
+    async with timed_lane(connection, timer) as lane:
+        await until(lambda: len(timer.runs) == 4)
+        assert timer.runs[1] - timer.runs[0] >= 0.05
+        assert timer.runs[3] - timer.runs[2] >= 0.05
+        assert await lane.run(count) == 4
+
+
+async def test_an_earlier_deadline_that_is_reported_sets_the_timer(connection: FailingConnection) -> None:
+    async def report(tx: Transaction, seconds: float) -> float:
+        tx.changes.deadline = tx.clock + seconds
+        return tx.clock
+
+    timer = Timer(3600.0, None, None)
+    async with timed_lane(connection, timer) as lane:
+        await until(lambda: len(timer.runs) == 1)
+        await lane.run(lambda tx: report(tx, 7200.0))
+        began = await lane.run(lambda tx: report(tx, 0.05))
+        await lane.run(lambda tx: report(tx, 60.0))
+        await until(lambda: len(timer.runs) == 2)
+        assert timer.runs[1] - began >= 0.05
+
+
+async def test_a_deadline_of_an_operation_that_failed_is_none(connection: FailingConnection) -> None:
+    async def report_then_fail(tx: Transaction) -> None:
+        tx.changes.deadline = tx.clock
+        raise ValueError("on purpose")
+
+    timer = Timer()
+    async with timed_lane(connection, timer) as lane:
+        with pytest.raises(ValueError, match="on purpose"):
+            await lane.run(report_then_fail)
+        assert await lane.run(count) == 1
+        assert await lane.run(count) == 1
+        assert len(timer.runs) == 1
+
+
+async def test_a_timer_that_fails_is_logged_and_tried_again(
+    connection: FailingConnection, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agentlightning.store.lane._RETRY_SECONDS", 0.02)
+    timer = Timer()
+    connection.words = ("INSERT",)
+    async with timed_lane(connection, timer) as lane:
+        await until(lambda: len(timer.runs) >= 2)
+        connection.words = ()
+        await until(lambda: connection.total_changes == 1)
+        assert await lane.run(count) == 1
+    assert "disk I/O error" in caplog.text
+    assert {record.levelno for record in caplog.records} == {logging.ERROR}

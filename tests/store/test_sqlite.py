@@ -13,7 +13,7 @@ import pytest
 
 from agentlightning.errors import ConfigurationError, InvalidValue, StoreClosed, StoreError
 from agentlightning.store import InMemoryLightningStore, LightningStore, SqliteLightningStore
-from agentlightning.store.sql.transaction import Transaction
+from agentlightning.store.sql.transaction import Row, Transaction
 from agentlightning.types import AttemptedRollout, EnqueueRolloutRequest, RolloutConfig, Span
 
 PATIENCE = 10.0
@@ -89,6 +89,41 @@ def test_a_place_that_cannot_hold_a_store_is_named(tmp_path: Path) -> None:
         SqliteLightningStore(":memory:")
     with pytest.raises(ConfigurationError, match="synchronous"):
         SqliteLightningStore(tmp_path / "store.db", synchronous="MAYBE")  # type: ignore[arg-type]
+
+
+async def test_a_file_can_be_read_without_being_changed(tmp_path: Path) -> None:
+    path = tmp_path / "a store?mode=memory.db"
+    writing = SqliteLightningStore(path)
+    made = await writing.start_rollout(1, config=RolloutConfig(timeout_seconds=60))
+
+    async def lease(tx: Transaction) -> list[Row]:
+        return await tx.fetch("SELECT lease_start, timeout_at FROM attempts")
+
+    before = await writing.read(lease)
+    reading = SqliteLightningStore(path, read_only=True)
+    assert await reading.get_rollout_by_id(made.rollout_id) == made
+    later = await writing.enqueue_rollout(2)
+    assert await reading.get_rollout_by_id(later.rollout_id) == later
+    with pytest.raises(StoreError, match="readonly"):
+        await reading.enqueue_rollout(3)
+    assert await reading.read(lease) == before
+    await writing.close()
+    await reading.close()
+    content = path.read_bytes()
+    alone = SqliteLightningStore(path, read_only=True)
+    assert (await alone.query_rollouts()).total == 2
+    await alone.close()
+    assert path.read_bytes() == content
+    assert os.listdir(tmp_path) == [path.name]  # noqa: PTH208  # no await here
+
+
+def test_only_a_store_can_be_read(tmp_path: Path) -> None:
+    (tmp_path / "empty.db").touch()
+    (tmp_path / "text").write_text("this is no database" * 100)
+    for name, problem in (("empty.db", "holds no store"), ("text", "cannot read"), ("missing.db", "cannot read")):
+        with pytest.raises(ConfigurationError, match=problem):
+            SqliteLightningStore(tmp_path / name, read_only=True)
+    assert not (tmp_path / "missing.db").exists()
 
 
 async def test_two_stores_on_one_file_see_each_other(tmp_path: Path) -> None:

@@ -46,6 +46,11 @@ async def picture(store: InMemoryLightningStore) -> Picture:
     return rollouts, {r.rollout_id: list(await store.query_attempts(r.rollout_id)) for r in rollouts}
 
 
+async def live_attempts(store: InMemoryLightningStore) -> set[str]:
+    _, attempts = await picture(store)
+    return {a.attempt_id for of_one in attempts.values() for a in of_one if a.status == "preparing"}
+
+
 async def assert_idle(store: InMemoryLightningStore, worker_id: str) -> None:
     worker = await store.get_worker_by_id(worker_id)
     assert worker is not None
@@ -148,9 +153,34 @@ async def test_no_moment_of_cancelling_leaves_an_orphan(store: InMemoryLightning
         task.cancel()
     await asyncio.wait(calling, timeout=PATIENCE)
     heard = {task.result().attempt.attempt_id for task in calling if not task.cancelled() and task.result()}  # type: ignore[union-attr]
-    _, attempts = await picture(store)
-    live = {a.attempt_id for of_one in attempts.values() for a in of_one if a.status == "preparing"}
-    assert live <= heard
+    async with asyncio.timeout(PATIENCE):  # what a cancelled call claimed is undone after its end
+        while not await live_attempts(store) <= heard:
+            await asyncio.sleep(0.005)
+
+
+@pytest.mark.parametrize("turns", range(12))
+async def test_no_moment_of_cancelling_a_wait_for_work_leaves_an_orphan(
+    store: InMemoryLightningStore, turns: int
+) -> None:
+    waiting = [asyncio.create_task(store.dequeue_many_rollouts(limit=2, worker_id="w", wait=60)) for _ in range(5)]
+    staying = asyncio.create_task(store.dequeue_rollout("v", wait=60))
+    async with asyncio.timeout(PATIENCE):
+        while store._signals.waiting < 6:  # noqa: ASYNC110  # registering has no event
+            await asyncio.sleep(0)
+    enqueuing = [asyncio.create_task(store.enqueue_rollout(i)) for i in range(20)]
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    for task in waiting:
+        task.cancel()
+    await asyncio.wait([*waiting, *enqueuing], timeout=PATIENCE)
+    heard = {c.attempt.attempt_id for task in waiting if not task.cancelled() for c in task.result()}
+    claimed = await asyncio.wait_for(staying, PATIENCE)
+    assert claimed is not None
+    held = heard | {claimed.attempt.attempt_id}
+    async with asyncio.timeout(PATIENCE):  # what a cancelled call claimed is undone after its end
+        while await live_attempts(store) != held:
+            await asyncio.sleep(0.005)
+    assert store._signals.waiting == 0
 
 
 async def test_claims_of_one_group_are_undone_from_the_last_to_the_first(store: InMemoryLightningStore) -> None:
