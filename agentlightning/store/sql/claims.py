@@ -55,8 +55,8 @@ async def undo_claims(tx: Transaction, claims: Sequence[Claim]) -> None:
     """Undo claims that nobody heard of, so that the store is as if they had never been.
 
     That is no step of the lifecycle but the withdrawal of one: statuses return to what they were. An attempt that
-    something happened to meanwhile cannot vanish; it fails, unless somebody works on it. A recalled claim is undone only
-    if it came from the queue.
+    something happened to meanwhile cannot vanish; it fails, unless somebody works on it. A recalled claim is undone
+    only if it came from the queue.
     """
     for claim in claims:
         rollout = await find_rollout(tx, claim.made.rollout_id)
