@@ -55,6 +55,7 @@ api: setup
 	$(BIN)/python -m tests.api > api.txt
 	$(BIN)/python docs/generate_reference.py > docs/reference.md
 	$(BIN)/python docs/generate_lifecycle.py > docs/lifecycle.md
+	$(BIN)/python docs/generate_store_rest.py > docs/store_rest.md
 
 check: lint types layers docs test
 
