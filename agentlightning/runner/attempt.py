@@ -33,7 +33,7 @@ GATEWAY_DEADLINE: Final = 10.0
 """Seconds for the gateway to put the attempt's model calls into the store."""
 STATUS_DEADLINE: Final = 60.0
 """Seconds for the store to take the attempt's status, retries included."""
-LOST: Final = "the attempt ended in the store before the agent did: cancelled, out of time, or given to another worker"
+LOST: Final = "the attempt ended in the store: cancelled, out of time, silent for too long, or given to another worker"
 """Why the agent of a lost attempt was stopped."""
 
 
