@@ -52,6 +52,8 @@ async def _create(connection: Connection, address: Address) -> None:
             await connection.execute(f"CREATE SCHEMA {address.schema}")
         for statement in (*TABLES, STATUS_COUNTS_VIEW):
             await connection.execute(table(statement))
+        for statement in _SPAN_LOCK:
+            await connection.execute(statement.format(key=address.lock("spans")))
         await connection.execute(f"CREATE TABLE {_VERSION_TABLE} (version BIGINT NOT NULL)")
         await connection.execute(f"INSERT INTO {_VERSION_TABLE} VALUES ({VERSION})")
     except (asyncpg.InsufficientPrivilegeError, asyncpg.DuplicateTableError) as error:

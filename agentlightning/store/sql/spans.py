@@ -22,7 +22,7 @@ from agentlightning.store.sql.transaction import Row, Transaction
 from agentlightning.types import PaginatedResult, Span
 from agentlightning.types.lifecycle import ENDED
 
-_INSERT: Final = """
+INSERT: Final = """
     INSERT INTO spans (rollout_id, attempt_id, span_id, sequence_id, start_time_ns, end_time, trace_id, parent_id,
         name, body, numbers, late)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
@@ -97,7 +97,9 @@ async def add_many_spans(tx: Transaction, spans: Sequence[EncodedSpan]) -> list[
     groups: dict[tuple[str, str], list[EncodedSpan]] = {}
     for span in spans:
         groups.setdefault(span.key, []).append(span)
-    return [span for key, group in groups.items() for span in await _add_to_attempt(tx, key, group)]
+    # In the order of the keys, so that transactions that meet at several rollouts do not wait for each other in a ring.
+    new = {key: await _add_to_attempt(tx, key, group) for key, group in sorted(groups.items())}
+    return [span for key in groups for span in new[key]]
 
 
 async def _add_to_attempt(tx: Transaction, key: tuple[str, str], spans: list[EncodedSpan]) -> list[Span]:
@@ -107,7 +109,7 @@ async def _add_to_attempt(tx: Transaction, key: tuple[str, str], spans: list[Enc
         return []
     superseded = attempt.status == "unresponsive" and attempt.attempt_id != rollout.latest_attempt_id
     late = attempt.status in ENDED or superseded
-    await tx.execute_many(_INSERT, [(*span.columns, int(late)) for span in new])
+    await tx.execute_many(INSERT, [(*span.columns, int(late)) for span in new])
     await _raise_counter(tx, key[0], max(span.span.sequence_id for span in new))
     await tx.execute(
         f"UPDATE attempts SET last_heartbeat_time = ?, {RENEW} WHERE rollout_id = ? AND attempt_id = ?",
@@ -149,7 +151,7 @@ async def _revive(tx: Transaction, rollout: RolloutState, attempt: AttemptState)
 async def get_many_span_sequence_ids(tx: Transaction, rollout_ids: Sequence[str]) -> list[int]:
     """Reserve the next sequence id of each rollout, in order."""
     counts = Counter(rollout_ids)
-    last = {rollout_id: await _reserve(tx, rollout_id, count) for rollout_id, count in counts.items()}
+    last = {rollout_id: await _reserve(tx, rollout_id, count) for rollout_id, count in sorted(counts.items())}
     numbers: list[int] = []
     for rollout_id in reversed(rollout_ids):
         numbers.append(last[rollout_id])
