@@ -49,7 +49,8 @@ inside a box; the tables hold every step. A pair of status and event that they d
 
 Taking a step back is not a step: when the caller of `dequeue_rollout`, `start_rollout` or `start_attempt` is cancelled
 before it hears of its attempt, the store withdraws the attempt, and the rollout is what it was before. If something
-moved the rollout meanwhile, the unheard attempt takes the step `set_failed` instead.
+moved the rollout meanwhile, the unheard attempt takes the step `set_failed` instead. Likewise a claim from the queue
+whose answer was lost on its way: see [leases](#leases).
 
 ## Rollouts
 
@@ -79,14 +80,39 @@ another attempt for that (`retry_condition`, `max_attempts`), `attempt_lost_for_
 
 An attempt begins as `preparing`. `span` is the arrival of one of its spans; `set_…` is `update_attempt(status=…)`.
 Spans are kept whatever the status; those that come after the end are marked `late`. An `unresponsive` attempt that a
-newer one has replaced stays unresponsive. The store watches no clock: it keeps a rollout's `timeout_seconds` and
-`unresponsive_seconds`, and an attempt becomes `timeout` or `unresponsive` when somebody sets that status.
+newer one has replaced stays unresponsive.
 
 ```mermaid
 {attempt_diagram}
 ```
 
 {attempt_steps}
+
+## Leases
+
+A worker holds an attempt under a lease, which ends only in one of these ways; each is a step of the tables above.
+
+| what ends it | step | when |
+|---|---|---|
+| the attempt's outcome | `set_succeeded`, `set_failed` | its worker says so |
+| too long a life | `set_timeout` | `timeout_seconds` after the attempt's start; nothing puts it off |
+| too long a silence | `set_unresponsive` | `unresponsive_seconds` after its last span or heartbeat |
+| the death of its worker | `set_unresponsive` | somebody who saw it calls `release_worker` |
+| a heartbeat of its worker that does not list it | `set_unresponsive`, or back to the queue | see below |
+| the end of its rollout | `set_failed`, `set_succeeded` | `update_rollout(status=…)`, such as `cancelled` |
+
+With neither number in the rollout's `RolloutConfig`, which is the default, nothing ends by clock. Where both deadlines
+have passed, the attempt is `timeout`. Deadlines hold to the moment, whether or not anybody calls the store: it sleeps
+until the earliest one. They are measured by a clock that does not jump when the machine's time is set, and the time
+that a store on a file was away does not count: opening the file gives every live attempt the full length of both again.
+An `unresponsive` attempt that a span revives may be silent for the full time again, but lives no longer than it would
+have.
+
+`renew_leases` is the heartbeat of a worker that lists the attempts it holds. The answer names those it has lost, so
+that it stops working on them; that is how a worker learns that a rollout was cancelled. An attempt that was claimed for
+the worker before its previous heartbeat and is not in the list is one that the worker never heard of. If nothing came
+of it, neither a span nor a status, a claim from the queue is withdrawn: the rollout waits where it waited before, and
+its next attempt has the same number. Otherwise the attempt becomes `unresponsive`.
 """
 
 

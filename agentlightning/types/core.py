@@ -45,11 +45,13 @@ RolloutRawResult: TypeAlias = float | list[ReadableSpan] | list[Span] | list[Spa
 class RolloutConfig(BaseModel):
     """When an attempt counts as lost, and which losses are tried again.
 
-    The SQLite stores record the two deadlines and leave it to whoever watches the clock to end attempts by them.
+    The store ends attempts by the two deadlines, to the moment and by its own clock. The time that a store on a file
+    was away does not count: once it is back, every live attempt has the full length of both again.
 
     Attributes:
-        timeout_seconds: Longest life of an attempt, from its start; None for no limit.
-        unresponsive_seconds: Longest silence (no span, no heartbeat) of an attempt; None for no limit.
+        timeout_seconds: Longest life of an attempt, from its start; nothing puts it off. None for no limit.
+        unresponsive_seconds: Longest silence of an attempt; each of its spans and each heartbeat of it or its worker
+            ends a silence. None for no limit.
         max_attempts: How many attempts the rollout may have in all.
         retry_condition: The attempt outcomes that lead to another attempt.
     """

@@ -46,9 +46,14 @@ async def picture(store: InMemoryLightningStore) -> Picture:
     return rollouts, {r.rollout_id: list(await store.query_attempts(r.rollout_id)) for r in rollouts}
 
 
-async def live_attempts(store: InMemoryLightningStore) -> set[str]:
-    _, attempts = await picture(store)
-    return {a.attempt_id for of_one in attempts.values() for a in of_one if a.status == "preparing"}
+async def until_live(store: InMemoryLightningStore, condition: Callable[[set[str]], bool]) -> None:
+    """Wait until the live attempts are as they should be: what a cancelled call claimed is undone after its end."""
+    live: set[str] | None = None
+    async with asyncio.timeout(PATIENCE):
+        while live is None or not condition(live):
+            await asyncio.sleep(0)
+            _, attempts = await picture(store)
+            live = {a.attempt_id for of_one in attempts.values() for a in of_one if a.status == "preparing"}
 
 
 async def assert_idle(store: InMemoryLightningStore, worker_id: str) -> None:
@@ -153,9 +158,7 @@ async def test_no_moment_of_cancelling_leaves_an_orphan(store: InMemoryLightning
         task.cancel()
     await asyncio.wait(calling, timeout=PATIENCE)
     heard = {task.result().attempt.attempt_id for task in calling if not task.cancelled() and task.result()}  # type: ignore[union-attr]
-    async with asyncio.timeout(PATIENCE):  # what a cancelled call claimed is undone after its end
-        while not await live_attempts(store) <= heard:
-            await asyncio.sleep(0.005)
+    await until_live(store, lambda live: live <= heard)
 
 
 @pytest.mark.parametrize("turns", range(12))
@@ -177,9 +180,7 @@ async def test_no_moment_of_cancelling_a_wait_for_work_leaves_an_orphan(
     claimed = await asyncio.wait_for(staying, PATIENCE)
     assert claimed is not None
     held = heard | {claimed.attempt.attempt_id}
-    async with asyncio.timeout(PATIENCE):  # what a cancelled call claimed is undone after its end
-        while await live_attempts(store) != held:
-            await asyncio.sleep(0.005)
+    await until_live(store, lambda live: live == held)
     assert store._signals.waiting == 0
 
 
