@@ -18,7 +18,7 @@ class Limits:
     """What a server takes.
 
     Attributes:
-        body_bytes: The largest body of a request.
+        body_bytes: The largest body of a request, also when decompressed.
         items: The most spans, rollouts, ids or whatever else one request may list.
         requests: The most requests that may wait for the store at once; further ones are told to come again.
         polls: The most requests that may wait for something to happen, which costs little.
