@@ -41,13 +41,13 @@ async def renew_leases(
 
     An `as_of` that is yet to come is of another clock, that of a machine before it was started again, and says nothing.
     """
-    await workers.record_heartbeat(tx, worker_id, stats)
     held: set[Key] = {(row[0], row[1]) for row in await tx.fetch(_HELD, (worker_id,))}
     await tx.execute_many(_RENEW, [(tx.now, tx.clock, *key) for key in listed if key in held])
     if as_of is not None and as_of <= tx.clock:
         for rollout_id, attempt_id in await tx.fetch(_UNHEARD, (worker_id, as_of)):
             if (rollout_id, attempt_id) not in listed:
                 await _release(tx, worker_id, rollout_id, attempt_id)
+    await workers.record_heartbeat(tx, worker_id, stats)  # after the attempts, as whoever ends one takes them
     return LeaseRenewal(time=tx.clock, lost=[key for key in listed if key not in held])
 
 

@@ -114,7 +114,7 @@ async def record_heartbeat(tx: Transaction, worker_id: str, stats: bytes | None)
 
 async def heartbeat(tx: Transaction, worker_id: str, stats: bytes | None) -> Worker:
     """The worker is alive, and so are its attempts; stats of None keep the former ones."""
-    await record_heartbeat(tx, worker_id, stats)
+    # Attempts before their worker, as whoever ends one takes them: the other way round they would wait for each other.
     await tx.execute(
         f"""
         UPDATE attempts SET last_heartbeat_time = ?, {RENEW}
@@ -122,6 +122,7 @@ async def heartbeat(tx: Transaction, worker_id: str, stats: bytes | None) -> Wor
         """,
         (tx.now, tx.clock, worker_id),
     )
+    await record_heartbeat(tx, worker_id, stats)
     worker = await get_worker(tx, worker_id)
     assert worker is not None
     return worker
