@@ -14,10 +14,10 @@ from agentlightning.store.sql.moves import count_up
 from agentlightning.store.sql.transaction import Row, Transaction
 from agentlightning.types import NamedResources, PaginatedResult, ResourcesUpdate
 
-_FIELDS: Final = tuple(ResourcesUpdate.model_fields)
-_SELECT: Final = f"SELECT {', '.join(_FIELDS)} FROM resources"
-_INSERT: Final = f"INSERT INTO resources ({', '.join(_FIELDS)}, newest, position) VALUES (?, ?, ?, ?, ?, ?, ?)"
-_SORTABLE: Final = {name: name for name in _FIELDS if name != "resources"}
+RESOURCES_FIELDS: Final = tuple(ResourcesUpdate.model_fields)
+_SELECT: Final = f"SELECT {', '.join(RESOURCES_FIELDS)} FROM resources"
+_INSERT: Final = f"INSERT INTO resources ({', '.join(RESOURCES_FIELDS)}, newest, position) VALUES (?, ?, ?, ?, ?, ?, ?)"
+_SORTABLE: Final = {name: name for name in RESOURCES_FIELDS if name != "resources"}
 _RESOURCES: Final[TypeAdapter[NamedResources]] = TypeAdapter(NamedResources)
 
 
@@ -46,7 +46,7 @@ async def latest_resources_id(tx: Transaction) -> str | None:
 async def get_latest_resources(tx: Transaction) -> ResourcesUpdate | None:
     """Return the resources written last, or None."""
     row = await tx.fetch_one(f"{_SELECT} ORDER BY position DESC LIMIT 1")
-    return _update_of(row) if row else None
+    return resources_update_of(row) if row else None
 
 
 async def write_resources(
@@ -70,7 +70,7 @@ async def write_resources(
         )
     row = (resources_id, create_time, tx.now, version + 1, resources)
     await tx.execute(_INSERT, (*row, 1, position))
-    return _update_of(row)
+    return resources_update_of(row)
 
 
 async def query_resources(
@@ -80,14 +80,15 @@ async def query_resources(
     order = paging.order(_SORTABLE, "position")
     matches = f"resources WHERE {conditions.sql()} AND {'newest' if version is None else 'version'} = ?"
     params = [*conditions.params, 1 if version is None else version]
-    sql = f"SELECT {', '.join(_FIELDS)} FROM {matches} ORDER BY {order} LIMIT ? OFFSET ?"
+    sql = f"SELECT {', '.join(RESOURCES_FIELDS)} FROM {matches} ORDER BY {order} LIMIT ? OFFSET ?"
     rows, total = await fetch_page(tx, sql, matches, params, paging)
     return PaginatedResult[ResourcesUpdate].model_construct(
-        items=[_update_of(row) for row in rows], limit=paging.limit, offset=paging.offset, total=total
+        items=[resources_update_of(row) for row in rows], limit=paging.limit, offset=paging.offset, total=total
     )
 
 
-def _update_of(row: Row) -> ResourcesUpdate:
-    values = dict(zip(_FIELDS, row, strict=True))
+def resources_update_of(row: Row) -> ResourcesUpdate:
+    """Build an update from the columns of `RESOURCES_FIELDS`."""
+    values = dict(zip(RESOURCES_FIELDS, row, strict=True))
     values["resources"] = _RESOURCES.validate_json(values["resources"])
     return ResourcesUpdate.model_construct(**values)

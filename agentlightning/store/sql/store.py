@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
 from agentlightning.store.base import UNSET, LightningStore, LightningStoreCapabilities, LightningStoreStatistics
 from agentlightning.store.events import Signals
 from agentlightning.store.sql import (
     attempts,
+    export,
     feeds,
+    load,
     renewals,
     resources as resource_sets,
     retention,
     rollouts as tasks,
     spans as traces,
     statistics,
+    transfer,
     workers,
 )
 from agentlightning.store.sql.checks import (
@@ -431,6 +436,46 @@ class SqlLightningStore(LightningStore, ABC):
         """Return how many rollouts `prune` would take out."""
         retention.check_policy(older_than, keep)
         return (await self.read(lambda tx: retention.plan(tx, older_than, keep, only_spans=False))).found
+
+    async def export_to(
+        self, path: str | os.PathLike[str], *, with_secrets: bool = False, progress: transfer.Progress | None = None
+    ) -> transfer.Transferred:
+        """Write everything but the workers into a file of JSON lines, as one moment sees it.
+
+        The file, compressed if its name ends in `.gz`, appears when it is whole. Writers go on meanwhile.
+
+        Args:
+            path: The file; what it held is replaced.
+            with_secrets: Write API keys too; without, `import_from` refuses resources that have some.
+            progress: Called in another thread with what is done and what there is; the export ends if it raises.
+
+        Raises:
+            ConfigurationError: The file cannot be made.
+            StoreError: It cannot be written to its end.
+        """
+        with transfer.stoppable(progress) as told:
+            return await self.read(
+                lambda tx: export.export_lines(tx, Path(path), with_secrets=with_secrets, progress=told)
+            )
+
+    async def import_from(
+        self, path: str | os.PathLike[str], *, progress: transfer.Progress | None = None
+    ) -> transfer.Transferred:
+        """Read what `export_to` wrote into this store, all of it or nothing.
+
+        Everything is as it was, in the same order, behind what the store holds. The file's resources become the
+        latest; live attempts get the full length of their deadlines. Other writers wait until it is done.
+
+        Args:
+            path: The file.
+            progress: Called in another thread with what is done and what there is; the import ends if it raises.
+
+        Raises:
+            InvalidValue: It is no whole export, its keys were redacted, or the store holds something of it already.
+            ConfigurationError: It cannot be opened, or a newer program wrote it.
+        """
+        with transfer.stoppable(progress) as told:
+            return await self.write(lambda tx: load.import_lines(tx, Path(path), progress=told))
 
 
 def _warn_of_older_names(status: object, rollout_ids: object) -> None:
