@@ -1,0 +1,58 @@
+"""A store's server that is killed under load: what it acknowledged is there, once, and every rollout ends."""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from agentlightning.store import LightningStoreClient
+from tests.store.crash_load import CLIENTS, Load, check, report
+from tests.store.server_process import ServerProcess
+
+
+@asynccontextmanager
+async def clients_of(url: str) -> AsyncIterator[list[LightningStoreClient]]:
+    """Clients that ride out a server's absence."""
+    async with AsyncExitStack() as stack:
+        made = [LightningStoreClient(url, retry_delays=(0.02,) * 500, health_retry_delays=()) for _ in range(CLIENTS)]
+        yield [await stack.enter_async_context(client) for client in made]
+
+
+async def kill_again_and_again(server: ServerProcess, kills: int, seed: int) -> None:
+    """Leave the server running after the last start."""
+    moments = random.Random(seed)
+    for _ in range(kills):
+        await asyncio.sleep(moments.uniform(0.05, 0.6))
+        server.kill()
+        await server.start()
+
+
+SOAK = [pytest.mark.soak, pytest.mark.timeout(1200)]
+
+
+@pytest.mark.parametrize(
+    ("kills", "synchronous"),
+    [(20, "FULL"), pytest.param(200, "FULL", marks=SOAK), pytest.param(200, "NORMAL", marks=SOAK)],
+)
+async def test_a_killed_server_loses_and_repeats_nothing(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    record_property: Callable[[str, object], None],
+    kills: int,
+    synchronous: str,
+) -> None:
+    began = time.monotonic()
+    arguments = ["--file", str(tmp_path / "store.db"), "--synchronous", synchronous]
+    async with ServerProcess(arguments, tmp_path / "log") as server, clients_of(server.url) as clients:
+        await server.start()
+        load = Load(clients, seed=kills)
+        await load.run(kill_again_and_again(server, kills, seed=kills))
+        found = await check(clients[0], load.ledger)
+    title = f"{kills} kills, synchronous={synchronous}, {time.monotonic() - began:.0f} s"
+    record_property("crash", report(title, found, load.ledger))
+    with capsys.disabled():
+        print(f"\n{report(title, found, load.ledger)}")  # noqa: T201
