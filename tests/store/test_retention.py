@@ -14,6 +14,7 @@ from agentlightning.errors import InvalidValue
 from agentlightning.store import SqliteLightningStore
 from agentlightning.store.sql import retention
 from agentlightning.store.sql.retention import Pruned, Sweep
+from agentlightning.store.sql.store import SqlLightningStore
 from agentlightning.store.testing.suite import span_of
 from agentlightning.types import AttemptedRollout
 
@@ -25,7 +26,7 @@ async def store(tmp_path: Path) -> AsyncIterator[SqliteLightningStore]:
     await made.close()
 
 
-async def lives(store: SqliteLightningStore, count: int, spans: int = 3) -> list[AttemptedRollout]:
+async def lives(store: SqlLightningStore, count: int, spans: int = 3) -> list[AttemptedRollout]:
     """Claimed rollouts with spans, and behind them one that writes the last span."""
     claims = [await store.start_rollout(number) for number in range(count)]
     for claim in claims:
@@ -141,6 +142,18 @@ async def test_policy_that_says_nothing_sensible_is_refused(store: SqliteLightni
         with pytest.raises(InvalidValue):
             await refusing(**policy)
     assert await stored(store) > ids_of(claims)
+
+
+async def test_postgres_prunes_alike(postgres: SqlLightningStore) -> None:
+    claims = await lives(postgres, 5)
+    for claim in claims[:4]:
+        await postgres.update_rollout(claim.rollout_id, status="failed")
+    assert await postgres.prune(older_than=1000) == Pruned()
+    assert await postgres.prune(keep=3, only_spans=True) == Pruned(0, 0, 3)
+    assert await postgres.prune(keep=1) == Pruned(3, 3, 6)
+    left = {rollout.rollout_id for rollout in await postgres.query_rollouts()}
+    assert left > {claim.rollout_id for claim in claims[3:]}
+    assert (await postgres.query_rollouts(status_in=["failed"], limit=0)).total == 1
 
 
 async def test_space_is_used_again(store: SqliteLightningStore) -> None:

@@ -25,13 +25,15 @@ from agentlightning.types import LLM, EnqueueRolloutRequest, PromptTemplate, Rol
 OpenStore: TypeAlias = Callable[[], SqlLightningStore]
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=["sqlite", "out of postgres", "into postgres"])
 def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> OpenStore:
-    """Opens stores, the first of them full, the others empty; on PostgreSQL the first one is."""
+    """Opens two stores, the one to export from first."""
     if request.param == "sqlite":
         return lambda: SqliteLightningStore(tmp_path / f"{random.getrandbits(64):x}.db")
-    first: list[SqlLightningStore] = [request.getfixturevalue("postgres")]
-    return lambda: first.pop() if first else InMemoryLightningStore()
+    postgres: SqlLightningStore = request.getfixturevalue("postgres")
+    memory = InMemoryLightningStore()
+    stores = iter([postgres, memory] if request.param == "out of postgres" else [memory, postgres])
+    return lambda: next(stores)
 
 
 async def fill(store: SqlLightningStore) -> None:
