@@ -7,13 +7,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import aiohttp
 import pytest
 
 from agentlightning.errors import InvalidValue, LeaseLost, NotFound, StoreError
 from agentlightning.store import InMemoryLightningStore, LightningStore, SqliteLightningStore
-from agentlightning.store.base import OPERATIONS
+from agentlightning.store.base import OPERATIONS, ROUTES
 from agentlightning.store.sql.store import SqlLightningStore
-from agentlightning.types import AttemptedRollout, EnqueueRolloutRequest, PromptTemplate, RolloutConfig
+from agentlightning.types import AttemptedRollout, EnqueueRolloutRequest, PromptTemplate, RolloutConfig, Span
+from tests.store.serving import served
 
 PATIENCE = 10.0
 RESOURCES = {"prompt": PromptTemplate(template="{x}", engine="f-string")}
@@ -338,3 +340,102 @@ async def test_a_store_that_has_fallen_behind_forgets_faster_than_it_learns(stor
     for n in range(300):
         await store.keyed(f"new-{n}", b"body").get_next_span_sequence_id(*pair)
     assert await keys_of(store) == 300
+
+
+# -- over HTTP ----------------------------------------------------------------------------------------------------
+
+REQUESTS: dict[str, Callable[[AttemptedRollout], tuple[str, Any]]] = {
+    "start_rollout": lambda claim: ("rollouts", {"input": 5}),
+    "enqueue_many_rollouts": lambda claim: ("queues/rollouts/enqueue", {"rollouts": [{"input": 6}]}),
+    "dequeue_many_rollouts": lambda claim: ("queues/rollouts/dequeue", {"limit": 2}),
+    "start_attempt": lambda claim: (f"rollouts/{claim.rollout_id}/attempts", {}),
+    "get_many_span_sequence_ids": lambda claim: ("spans/next/bulk", {"rollout_attempt_ids": [_key(claim)]}),
+    "get_next_span_sequence_id": lambda claim: (
+        "spans/next",
+        dict(zip(("rollout_id", "attempt_id"), _key(claim), strict=True)),
+    ),
+    "update_rollout": lambda claim: (f"rollouts/{claim.rollout_id}", {"metadata": {"a": 1}}),
+    "update_attempt": lambda claim: ("rollouts/{}/attempts/{}".format(*_key(claim)), {"status": "failed"}),
+    "add_resources": lambda claim: ("resources", {"p": {"resource_type": "prompt_template", **PROMPT}}),
+    "update_resources": lambda claim: ("resources/rs-1", {"p": {"resource_type": "prompt_template", **PROMPT}}),
+}
+PROMPT = {"template": "{x}", "engine": "f-string"}
+
+
+def _key(claim: AttemptedRollout) -> tuple[str, str]:
+    return claim.rollout_id, claim.attempt.attempt_id
+
+
+async def post(url: str, path: str, body: Any, key: str | None) -> tuple[int, Any]:
+    headers = {} if key is None else {"Idempotency-Key": key}
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"{url}/v1/agl/{path}", json=body, headers=headers) as response,
+    ):
+        return response.status, await response.json()
+
+
+def test_the_requests_are_all_that_may_not_be_repeated() -> None:
+    assert {route.name for route in ROUTES if route.mutates and not route.repeatable} == REQUESTS.keys()
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+async def test_a_request_sent_again_is_answered_alike_also_by_the_next_server(
+    store: SqlLightningStore, open_store: Opener, name: str
+) -> None:
+    path, body = REQUESTS[name](await prepare(store))
+    async with served(store) as url:
+        first = await post(url, path, body, "key")
+        before = await picture(store)
+        assert first[0] < 300
+        assert await post(url, path, body, "key") == first
+        refused, answer = await post(url, path, {**body, "more": body.get("p")}, "key")
+        assert (refused, answer["error"]) == (422, "InvalidValue")
+        assert "another request" in answer["detail"]
+        assert await picture(store) == before
+    if not isinstance(store, InMemoryLightningStore):
+        await store.close()
+        reopened = open_store()
+        async with served(reopened) as url:
+            assert await post(url, path, body, "key") == first
+        assert await picture(reopened) == before
+        await reopened.close()
+
+
+async def test_a_key_used_at_two_addresses_is_refused(store: SqlLightningStore) -> None:
+    claim = await prepare(store)
+    async with served(store) as url:
+        assert (await post(url, f"rollouts/{claim.rollout_id}/attempts", {}, "key"))[0] == 201
+        assert (await post(url, f"rollouts/{claim.rollout_id}", {}, "key"))[0] == 422
+
+
+async def test_a_request_without_a_key_happens_each_time(store: SqlLightningStore) -> None:
+    async with served(store) as url:
+        for _ in range(2):
+            assert (await post(url, "rollouts", {"input": 1}, None))[0] == 201
+    assert (await store.query_rollouts()).total == 2
+    assert await keys_of(store) == 0
+
+
+async def test_what_may_be_repeated_stores_no_key(store: SqlLightningStore) -> None:
+    rollout_id, attempt_id = _key(await prepare(store))
+    span = Span.from_attributes(attributes={}, rollout_id=rollout_id, attempt_id=attempt_id, sequence_id=1)
+    async with served(store) as url:
+        for path, body in (
+            ("spans", span.model_dump(mode="json")),
+            ("spans/bulk", {"spans": [span.model_dump(mode="json")]}),
+            ("workers/w", {}),
+            ("workers/w/leases", {"held": [[rollout_id, attempt_id]]}),
+            ("workers/w/release", {}),
+        ):
+            for _ in range(2):
+                assert (await post(url, path, body, "key"))[0] < 300, path
+    assert await keys_of(store) == 0
+    assert (await store.query_spans(rollout_id)).total == 1
+
+
+@pytest.mark.parametrize("key", ["", "k" * 256, "two words\t", "kl\u00e9"])
+async def test_a_key_that_cannot_be_kept_is_refused_over_http(store: SqlLightningStore, key: str) -> None:
+    async with served(store) as url:
+        assert (await post(url, "rollouts", {"input": 1}, key))[0] == 422
+    assert (await store.query_rollouts()).total == 0
