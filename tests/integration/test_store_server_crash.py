@@ -40,11 +40,13 @@ SOAK = [pytest.mark.soak, pytest.mark.timeout(1200)]
 )
 async def test_a_killed_server_loses_and_repeats_nothing(
     tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
     capsys: pytest.CaptureFixture[str],
     record_property: Callable[[str, object], None],
     kills: int,
     synchronous: str,
 ) -> None:
+    caplog.set_level("ERROR", "agentlightning.store.exchange")  # each client tells of each retry
     began = time.monotonic()
     arguments = ["--file", str(tmp_path / "store.db"), "--synchronous", synchronous]
     async with ServerProcess(arguments, tmp_path / "log") as server, clients_of(server.url) as clients:
