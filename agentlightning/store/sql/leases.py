@@ -58,5 +58,6 @@ async def restart_leases(tx: Transaction) -> None:
 
 def report_deadlines(tx: Transaction, *times: float | None) -> None:
     """Tell whoever watches the clock of new deadlines."""
-    known = [time for time in (tx.changes.deadline, *times) if time is not None]
-    tx.changes.deadline = min(known, default=None)
+    for time in times:
+        if time is not None and (tx.changes.deadline is None or time < tx.changes.deadline):
+            tx.changes.deadline = time

@@ -348,6 +348,19 @@ async def claim_after_the_last_renewal_is_safe(store: LightningStore) -> None:
 
 
 @law
+async def worker_that_begins_anew_loses_what_it_had_before(store: LightningStore) -> None:
+    worked, unheard = await running(store, worker_id="w"), await running(store, worker_id="w")
+    await store.add_span(span_of(worked, 1))
+    first = await renew(store, "w")  # another process under the same name
+    claim = await running(store, worker_id="w")
+    assert claim.rollout_id not in (worked.rollout_id, unheard.rollout_id)
+    await renew(store, "w", claim, as_of=first.time)
+    assert (await attempt_of(store, worked)).status == "unresponsive"
+    assert (await rollout_of(store, unheard.rollout_id)).status == "queuing"
+    assert (await attempt_of(store, claim)).status == "preparing"
+
+
+@law
 async def attempt_that_was_handed_over_is_not_taken_from_its_new_worker(store: LightningStore) -> None:
     claim = await running(store, worker_id="a")
     renewal = await renew(store, "b")
