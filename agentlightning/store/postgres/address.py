@@ -9,11 +9,12 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from agentlightning.errors import ConfigurationError, StoreUnreachable
-from agentlightning.store.postgres.driver import Connection, asyncpg, connect
+from agentlightning.store.postgres.driver import FAILURES, Connection, asyncpg, connect
 
 _NAMESPACE: Final = re.compile(r"(?!pg_)[A-Za-z_][A-Za-z0-9_-]{0,47}")
 _CONNECT_SECONDS: Final = 10.0
-_COMMAND_SECONDS: Final = 60.0
+COMMAND_SECONDS: Final = 60.0
+"""How long a statement may take."""
 _SETTINGS: Final = {
     "application_name": "agentlightning",
     "standard_conforming_strings": "on",
@@ -78,12 +79,12 @@ class Address:
             ConfigurationError: The database refuses the name, the password or itself.
         """
         settings = {**_SETTINGS, "search_path": self.schema}
-        options: dict[str, Any] = {"timeout": _CONNECT_SECONDS, "command_timeout": _COMMAND_SECONDS}
+        options: dict[str, Any] = {"timeout": _CONNECT_SECONDS, "command_timeout": COMMAND_SECONDS}
         try:
             return await connect(self.dsn, server_settings=settings, statement_cache_size=500, **options)
         except _REFUSED as error:
             raise ConfigurationError(f"cannot use {self.place}: {error}") from error
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except FAILURES as error:
             raise StoreUnreachable(
                 f"cannot connect to {self.place} ({type(error).__name__}: {error}): "
                 "see that the database runs, and that it takes one more connection"

@@ -12,7 +12,13 @@ from agentlightning.store.sql.transaction import Row
 with needed_for("PostgresLightningStore"):
     import asyncpg
 
-__all__ = ["Connection", "asyncpg", "connect"]
+__all__ = ["FAILURES", "UNSENT", "Connection", "asyncpg", "connect"]
+
+UNSENT: Final = (asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""What a connection raises that is closed already, or was told by the database that it is: nothing is sent on it."""
+
+FAILURES: Final = (asyncpg.PostgresError, *UNSENT, OSError)
+"""All that a connection raises."""
 
 
 class Connection(Protocol):

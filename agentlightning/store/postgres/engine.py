@@ -60,9 +60,12 @@ class Engine:
         self._thread.start()
         try:
             opened.result(_OPEN_SECONDS)
-        except TimeoutError as error:
+        except concurrent.futures.TimeoutError as error:
             self.calls.stop()
             raise StoreError(f"{address.place} was not ready in {_OPEN_SECONDS} s") from error
+        except BaseException:
+            self._thread.join(_CLOSE_SECONDS)
+            raise
 
     def stop(self) -> None:
         """Refuse further calls; the thread ends by itself once all that was accepted is done and heard of."""

@@ -11,7 +11,7 @@ from typing import Final
 from agentlightning.errors import AgentLightningError, StoreUnreachable
 from agentlightning.store.postgres.address import Address
 from agentlightning.store.postgres.connections import hang_up
-from agentlightning.store.postgres.driver import Connection, asyncpg
+from agentlightning.store.postgres.driver import FAILURES, Connection
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ class Presence:
         while True:
             try:
                 return await self.open()
-            except (AgentLightningError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            except (AgentLightningError, *FAILURES) as error:
                 level = logging.WARNING if isinstance(error, StoreUnreachable) else logging.ERROR
                 logger.log(level, "Could not listen to %s: %s; again soon", self._address.place, error)
             await asyncio.sleep(pause * random.uniform(0.5, 1.5))
@@ -108,5 +108,5 @@ class Presence:
 async def _probe(connection: Connection) -> None:
     try:
         await connection.execute("SELECT 1")
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+    except FAILURES:
         connection.terminate()

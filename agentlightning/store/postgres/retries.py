@@ -1,4 +1,4 @@
-"""Which failures of a transaction are met by running it again."""
+"""Which failures of a transaction are met by running it again, and what the others are called."""
 
 from __future__ import annotations
 
@@ -8,21 +8,24 @@ from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
 from agentlightning.errors import InvalidValue, StoreError, StoreUnreachable
-from agentlightning.store.postgres.driver import asyncpg
+from agentlightning.store.postgres.address import COMMAND_SECONDS
+from agentlightning.store.postgres.driver import FAILURES, UNSENT, asyncpg
 
 T = TypeVar("T")
 
 _COLLISIONS: Final = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError, asyncpg.UniqueViolationError)
 _LOST: Final = (
     asyncpg.PostgresConnectionError,
-    asyncpg.OperatorInterventionError,  # the database stops, or somebody ended the connection
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.CannotConnectNowError,
     asyncpg.IdleInTransactionSessionTimeoutError,
-    asyncpg.InterfaceError,
+    *UNSENT,
     ConnectionError,
     StoreUnreachable,
 )
 _UNKEEPABLE: Final = (asyncpg.CharacterNotInRepertoireError, asyncpg.UntranslatableCharacterError)
-_TRIES_AFTER_COLLISIONS: Final = 8
+_COLLISIONS_BORNE: Final = 8
 _RECONNECT_SECONDS: Final = 10.0
 _FIRST_PAUSE: Final = 0.005
 _LONGEST_PAUSE: Final = 1.0
@@ -43,31 +46,31 @@ async def again_where_it_helps(attempt: Callable[[], Awaitable[T]]) -> T:
     while True:
         try:
             return await attempt()
-        except _COLLISIONS as error:
-            collisions += 1
-            if collisions == _TRIES_AFTER_COLLISIONS:
-                raise _failed(error) from error
-        except _LOST as error:
-            if isinstance(error, (asyncpg.QueryCanceledError, asyncpg.DataError)):
-                raise _failed(error) from error
-            if loop.time() > give_up:
-                raise _unreachable(error) from error
-        except _UNKEEPABLE as error:
-            raise InvalidValue(f"PostgreSQL cannot keep NUL characters ({error}): replace them") from error
-        except (asyncpg.PostgresError, OSError) as error:
-            raise _failed(error) from error
+        except (*FAILURES, StoreUnreachable) as error:
+            collisions += isinstance(error, _COLLISIONS)
+            passes = isinstance(error, _COLLISIONS) or _is_lost(error)
+            if not passes or collisions > _COLLISIONS_BORNE or loop.time() > give_up:
+                raise _in_words(error) from error
         await asyncio.sleep(pause * random.uniform(0.5, 1.5))
         pause = min(2 * pause, _LONGEST_PAUSE)
 
 
-def _failed(error: Exception) -> StoreError:
-    return StoreError(f"the database failed: {type(error).__name__}: {error}")
+def _is_lost(error: Exception) -> bool:
+    # asyncpg calls a parameter of the wrong type an interface error, too, and that it is a ValueError.
+    return isinstance(error, _LOST) and not isinstance(error, ValueError)
 
 
-def _unreachable(error: Exception) -> StoreError:
+def _in_words(error: Exception) -> StoreError:
     if isinstance(error, StoreUnreachable):
         return error
-    return StoreUnreachable(
-        f"PostgreSQL was lost ({type(error).__name__}: {error}) and not found again in {_RECONNECT_SECONDS} s: "
-        "see that it runs; nothing of this operation was written"
-    )
+    if isinstance(error, TimeoutError):
+        return StoreError(f"PostgreSQL did not answer in {COMMAND_SECONDS} s: see what it is busy with")
+    what = f"{type(error).__name__}: {error}"
+    if isinstance(error, _UNKEEPABLE):
+        return InvalidValue(f"PostgreSQL cannot keep this text ({what}): take out what has no place in its encoding")
+    if _is_lost(error):
+        return StoreUnreachable(
+            f"PostgreSQL was lost ({what}) and not found again in {_RECONNECT_SECONDS} s: see that it runs; "
+            "nothing of this operation was written"
+        )
+    return StoreError(f"the database failed: {what}")

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from agentlightning.errors import StoreError
 from agentlightning.store.postgres.dialect import translate
-from agentlightning.store.postgres.driver import Connection, asyncpg
+from agentlightning.store.postgres.driver import FAILURES, UNSENT, Connection, asyncpg
 from agentlightning.store.sql.transaction import Changes, Row, Transaction, Value
 
 logger = logging.getLogger(__name__)
@@ -127,14 +127,15 @@ async def _unlock(connection: Connection, key: int) -> None:
 async def _commit(connection: Connection, statements: str) -> None:
     try:
         done = await connection.execute(statements)
-    except asyncpg.PostgresError as error:
-        if connection.is_closed():
+    except UNSENT:
+        connection.terminate()
+        raise
+    except (asyncpg.PostgresError, OSError) as error:
+        if connection.is_closed() or not isinstance(error, asyncpg.PostgresError):
+            connection.terminate()
             raise _unknown(error) from error
         await roll_back(connection)
         raise
-    except (asyncpg.InterfaceError, OSError) as error:
-        connection.terminate()
-        raise _unknown(error) from error
     if done != "COMMIT":
         raise StoreError(f"the database did not commit but said {done}")
 
@@ -152,6 +153,6 @@ async def roll_back(connection: Connection) -> None:
         return
     try:
         await connection.execute("ROLLBACK")
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+    except FAILURES as error:
         logger.warning("Could not roll back (%s: %s); the connection is given up", type(error).__name__, error)
         connection.terminate()

@@ -1,7 +1,6 @@
 """Stores of several programs on one namespace: one queue, one set of deadlines, and they hear of each other."""
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -14,8 +13,8 @@ PATIENCE = 10.0
 
 
 @pytest.fixture
-async def two(open_postgres: OpenPostgres) -> AsyncIterator[tuple[PostgresLightningStore, PostgresLightningStore]]:
-    yield open_postgres(), open_postgres()
+async def two(open_postgres: OpenPostgres) -> tuple[PostgresLightningStore, PostgresLightningStore]:
+    return open_postgres(), open_postgres()
 
 
 async def test_each_rollout_is_claimed_once(two: tuple[PostgresLightningStore, PostgresLightningStore]) -> None:
@@ -60,7 +59,7 @@ async def test_waiters_hear_what_others_commit(two: tuple[PostgresLightningStore
     for claim in claims:
         await there.update_rollout(claim.rollout_id, status="succeeded")
     assert len(await waiting) == 3
-    assert [rollout.status for rollout in (await feed).items][0] == "succeeded"
+    assert {rollout.status for rollout in (await feed).items} == {"succeeded"}
 
 
 async def test_a_transaction_with_more_news_than_a_notification_holds_wakes_everybody(
@@ -96,7 +95,8 @@ async def test_every_store_enforces_the_deadlines_and_each_passes_once(open_post
         for store in stores:
             await store.dequeue_many_rollouts(limit=10, worker_id=f"w{tries}")
         async with asyncio.timeout(PATIENCE):
-            while {r.status for r in await stores[0].query_rollouts()} != {"requeuing" if tries == 1 else "failed"}:
+            expected = "requeuing" if tries == 1 else "failed"
+            while {rollout.status for rollout in await stores[0].query_rollouts()} != {expected}:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
     for rollout in made:
         attempts = await stores[1].query_attempts(rollout.rollout_id)

@@ -1,0 +1,115 @@
+"""Connections that the database ends: what can be done again is, and nothing is done twice."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+
+from agentlightning.store.postgres import PostgresLightningStore
+from agentlightning.store.postgres.transaction import UnknownOutcome
+from agentlightning.store.sql.transaction import Transaction
+from agentlightning.types import RolloutConfig
+from tests.store.conftest import OpenPostgres
+
+PATIENCE = 20.0
+
+
+@pytest.fixture
+async def database(postgres_dsn: str) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(postgres_dsn)
+    yield connection
+    await connection.close()
+
+
+async def end_connections(database: asyncpg.Connection) -> int:
+    """End all connections of stores; returns how many there were."""
+    return await database.fetchval(
+        "SELECT COUNT(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'agentlightning'"
+    )
+
+
+async def test_idle_connections_are_replaced(postgres: PostgresLightningStore, database: asyncpg.Connection) -> None:
+    for i in range(5):
+        await asyncio.gather(*(postgres.enqueue_rollout(i) for _ in range(3)))
+        assert await end_connections(database) >= 2
+    assert (await postgres.statistics()).get("total_rollouts") == 15
+
+
+async def test_a_wait_survives_the_loss_of_what_it_listens_on(
+    open_postgres: OpenPostgres, database: asyncpg.Connection
+) -> None:
+    here, there = open_postgres(), open_postgres()
+    for _ in range(3):
+        claim = await there.start_rollout(1)
+        waiting = asyncio.create_task(here.wait_for_rollouts(rollout_ids=[claim.rollout_id], timeout=PATIENCE))
+        claiming = asyncio.create_task(here.dequeue_rollout(wait=PATIENCE))
+        await asyncio.wait({waiting, claiming}, timeout=0.05)
+        await end_connections(database)
+        await there.update_rollout(claim.rollout_id, status="succeeded")
+        await there.enqueue_rollout(2)
+        assert len(await waiting) == 1
+        assert await claiming is not None
+
+
+async def test_deadlines_are_kept_after_a_loss(postgres: PostgresLightningStore, database: asyncpg.Connection) -> None:
+    await postgres.enqueue_rollout(1, config=RolloutConfig(timeout_seconds=0.2))
+    claim = await postgres.dequeue_rollout()
+    assert claim is not None
+    await end_connections(database)
+    (ended,) = await postgres.wait_for_rollouts(rollout_ids=[claim.rollout_id], timeout=PATIENCE)
+    assert ended.status == "failed"
+
+
+async def test_an_operation_is_done_again_where_it_surely_was_not_committed(
+    postgres: PostgresLightningStore, postgres_dsn: str
+) -> None:
+    tries = 0
+
+    async def break_twice(tx: Transaction) -> int:
+        nonlocal tries
+        tries += 1
+        await tx.execute("INSERT INTO workers (worker_id) VALUES (?)", (f"w{tries}",))
+        if tries < 3:
+            connection = await asyncpg.connect(postgres_dsn)  # in the store's own loop
+            await end_connections(connection)
+            await connection.close()
+        await tx.execute("UPDATE workers SET status = 'idle'")
+        return tries
+
+    assert await postgres.write(break_twice) == 3
+    assert [worker.worker_id for worker in await postgres.query_workers()] == ["w3"]
+
+
+async def test_acknowledged_writes_stay_and_claims_are_unique_while_connections_end(
+    open_postgres: OpenPostgres, database: asyncpg.Connection
+) -> None:
+    stores = [open_postgres(), open_postgres()]
+    made: list[str] = []
+    claimed: list[str] = []
+    unknown = 0
+    stop = asyncio.Event()
+
+    async def work(store: PostgresLightningStore) -> None:
+        nonlocal unknown
+        while not stop.is_set():
+            try:
+                made.append((await store.enqueue_rollout(1)).rollout_id)
+                if claim := await store.dequeue_rollout():
+                    claimed.append(claim.rollout_id)
+            except UnknownOutcome:
+                unknown += 1
+
+    working = [asyncio.create_task(work(store)) for store in stores for _ in range(4)]
+    for _ in range(10):
+        before = len(claimed)
+        async with asyncio.timeout(PATIENCE):
+            while len(claimed) < before + 10:  # noqa: ASYNC110  # work that is done has no event
+                await asyncio.sleep(0.005)
+        await end_connections(database)
+    stop.set()
+    await asyncio.gather(*working)
+    there = {rollout.rollout_id for rollout in await stores[0].query_rollouts()}
+    assert set(made) <= there
+    assert len(there) - len(made) <= unknown
+    assert len(claimed) == len(set(claimed))
