@@ -247,15 +247,17 @@ async def renewal_is_a_heartbeat_of_what_it_lists(store: LightningStore) -> None
 @law
 async def renewal_names_what_is_lost(store: LightningStore) -> None:
     held = await running(store, worker_id="w")
-    done, cancelled, superseded, given = [await running(store, worker_id="w") for _ in range(4)]
+    done, cancelled, superseded, given, revived = [await running(store, worker_id="w") for _ in range(5)]
     foreign, silent = await running(store, worker_id="v"), await running(store, worker_id="w")
     await store.update_attempt(done.rollout_id, "latest", status="succeeded")
     await store.update_rollout(cancelled.rollout_id, status="cancelled")
     await store.start_attempt(superseded.rollout_id, "v")
     await store.update_attempt(given.rollout_id, "latest", worker_id="v")
     await store.update_attempt(silent.rollout_id, "latest", status="unresponsive")
-    lost = [(claim.rollout_id, claim.attempt.attempt_id) for claim in (done, cancelled, superseded, given)]
-    lost += [(claim.rollout_id, claim.attempt.attempt_id) for claim in (foreign, silent)]
+    await store.update_attempt(revived.rollout_id, "latest", status="unresponsive")  # which fails its rollout for good
+    await store.update_attempt(revived.rollout_id, "latest", status="running")
+    claims = (done, cancelled, superseded, given, foreign, silent, revived)
+    lost = [(claim.rollout_id, claim.attempt.attempt_id) for claim in claims]
     lost += [("ro-unknown", "at-unknown"), (held.rollout_id, "at-unknown")]
     renewal = await store.renew_leases("w", [*lost, (held.rollout_id, held.attempt.attempt_id), *lost])
     assert renewal.lost == lost
@@ -319,8 +321,10 @@ async def returned_claim_calls_those_who_wait_for_work(store: LightningStore) ->
 
 @law
 async def unlisted_attempt_that_cannot_return_ends_as_unresponsive(store: LightningStore) -> None:
-    worked, moved = await running(store, worker_id="w"), await running(store, worker_id="w")
+    worked, moved, reset = [await running(store, worker_id="w") for _ in range(3)]
     await store.add_span(span_of(worked, 1))
+    await store.add_span(span_of(reset, 1))
+    await store.update_attempt(reset.rollout_id, "latest", status="preparing")
     await store.update_attempt(moved.rollout_id, "latest", status="running")
     started = await store.start_rollout(1, worker_id="w")
     waiting = await store.enqueue_rollout(2)
@@ -329,7 +333,7 @@ async def unlisted_attempt_that_cannot_return_ends_as_unresponsive(store: Lightn
     await store.start_attempt(superseded.rollout_id, "v")
     kept = await running(store, worker_id="w")
     await renew(store, "w", kept, as_of=(await renew(store, "w")).time)
-    for claim in (worked, moved, started, restarted, superseded):
+    for claim in (worked, moved, reset, started, restarted, superseded):
         attempt = await attempt_of(store, claim)
         assert attempt.status == "unresponsive"
         assert attempt.end_time is not None
