@@ -34,15 +34,35 @@ async def live(store):
 async def main():
     store = SqliteLightningStore(sys.argv[1])
     print("ready", flush=True)
-    await asyncio.gather(*(live(store) for _ in range(4)))
+    await asyncio.gather(*(live(store) for _ in range(int(sys.argv[2]))))
 
 asyncio.run(main())
 """
 
 
-def write_until_killed(path: Path, lines: int) -> list[list[str]]:
+KEYED_WRITER = """
+import asyncio, sys
+from agentlightning.store import SqliteLightningStore
+
+async def live(store, producer):
+    for n in range(1_000_000):
+        task = f"{producer}-{n}"
+        made = await store.keyed(task, b"").enqueue_rollout(task)
+        print(task, made.rollout_id, flush=True)
+
+async def main():
+    store = SqliteLightningStore(sys.argv[1])
+    print("ready", flush=True)
+    await asyncio.gather(*(live(store, producer) for producer in range(int(sys.argv[2]))))
+
+asyncio.run(main())
+"""
+
+
+def write_until_killed(program: str, path: Path, producers: int, lines: int) -> list[list[str]]:
     """Let a process write, kill it once it has acknowledged so many writes; returns all that it acknowledged."""
-    with subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True) as child:
+    command = [sys.executable, "-c", program, str(path), str(producers)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
         try:
             assert child.stdout.readline() == "ready\n"
@@ -53,10 +73,10 @@ def write_until_killed(path: Path, lines: int) -> list[list[str]]:
     return [line.split() for line in acknowledged if line.endswith("\n")]
 
 
-@pytest.mark.parametrize("lines", [1, 40, 150, 400])
-async def test_everything_acknowledged_survives_a_kill(tmp_path: Path, lines: int) -> None:
+@pytest.mark.parametrize(("producers", "lines"), [(4, 1), (4, 40), (4, 150), (4, 400), (64, 200), (64, 2000)])
+async def test_everything_acknowledged_survives_a_kill(tmp_path: Path, producers: int, lines: int) -> None:
     path = tmp_path / "store.db"
-    acknowledged = write_until_killed(path, lines)
+    acknowledged = write_until_killed(WRITER, path, producers, lines)
     store = SqliteLightningStore(path)
     rollouts = {rollout.rollout_id: rollout for rollout in await store.query_rollouts()}
     assert {words[1] for words in acknowledged if words[0] == "rollout"} <= rollouts.keys()
@@ -67,6 +87,23 @@ async def test_everything_acknowledged_survives_a_kill(tmp_path: Path, lines: in
     queued = [rollout.rollout_id for rollout in rollouts.values() if rollout.status in ("queuing", "requeuing")]
     claims = await store.dequeue_many_rollouts(limit=len(rollouts) + 1)
     assert sorted(claim.rollout_id for claim in claims) == sorted(queued)
+    await store.close()
+
+
+@pytest.mark.parametrize("lines", [1, 300, 1000])
+async def test_a_key_is_there_exactly_if_what_it_did_is(tmp_path: Path, lines: int) -> None:
+    path, producers = tmp_path / "store.db", 64
+    acknowledged = {task: rollout_id for task, rollout_id in write_until_killed(KEYED_WRITER, path, producers, lines)}
+    store = SqliteLightningStore(path)
+    before = {str(rollout.input): rollout.rollout_id for rollout in await store.query_rollouts()}
+    assert acknowledged.items() <= before.items()
+    counted = [int(task.split("-")[1]) for task in before]
+    for producer in range(producers):
+        for n in range(max(counted) + 1):
+            task = f"{producer}-{n}"
+            rollout = await store.keyed(task, b"").enqueue_rollout(task)
+            assert before.setdefault(task, rollout.rollout_id) == rollout.rollout_id
+    assert (await store.query_rollouts()).total == producers * (max(counted) + 1)
     await store.close()
 
 
