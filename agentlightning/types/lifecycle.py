@@ -32,7 +32,7 @@ RolloutEvent: TypeAlias = Literal[
 ]
 AttemptEvent: TypeAlias = Literal[
     "span",  # a span of the attempt arrived
-    "set_preparing",  # update_attempt(status=...), or a deadline passed
+    "set_preparing",  # update_attempt(status=...), or the end of a lease
     "set_running",
     "set_failed",
     "set_succeeded",
