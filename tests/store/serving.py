@@ -22,8 +22,8 @@ async def served(store: LightningStore) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def serving(app: ASGIApp, port: int = 0) -> AsyncIterator[EmbeddedServer]:
-    """Serve an application, and cut off at once what is under way in the end."""
-    server = EmbeddedServer(app, port=port, drain_seconds=0)
+    """Serve an application."""
+    server = EmbeddedServer(app, port=port, drain_seconds=1)
     await server.start()
     try:
         yield server
