@@ -10,6 +10,7 @@ import typer
 
 import agentlightning
 from agentlightning.cli.demo import demo
+from agentlightning.cli.store import store
 from agentlightning.errors import AgentLightningError
 
 app = typer.Typer(
@@ -22,6 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(demo)
+app.add_typer(store, name="store")
 
 
 @app.command()

@@ -1,0 +1,139 @@
+"""`agl store`: the store, served over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from agentlightning.cli.interrupt import INTERRUPTED, ignore_interrupts, interrupt_exits_at_once
+from agentlightning.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from agentlightning.store import LightningStore, LightningStoreServer
+
+DEFAULT_FILE: Final = Path("agl-store.db")
+
+
+class Backend(StrEnum):
+    """Where a served store keeps its data."""
+
+    sqlite = "sqlite"
+    postgres = "postgres"
+    memory = "memory"
+    mongo = "mongo"
+
+
+class Synchronous(StrEnum):
+    """What a commit to a SQLite file survives."""
+
+    full = "FULL"
+    normal = "NORMAL"
+    off = "OFF"
+
+
+def serve(
+    context: typer.Context,
+    host: Annotated[
+        str, typer.Option(help="Address to bind; 0.0.0.0 lets other machines in, with a token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to bind; 0 picks a free one.")] = 4747,
+    cors_origin: Annotated[
+        list[str] | None, typer.Option(help="A web page's origin that may read answers; repeat for several.")
+    ] = None,
+    log_level: Annotated[str, typer.Option(help="DEBUG, INFO, WARNING or ERROR.")] = "INFO",
+    tracker: Annotated[list[str] | None, typer.Option(help="Accepted for v0.3's command lines; no effect.")] = None,
+    n_workers: Annotated[int, typer.Option(min=1, help="1; for more, start several servers on one PostgreSQL.")] = 1,
+    backend: Annotated[Backend, typer.Option(help="Where the data is kept.", show_choices=True)] = Backend.sqlite,
+    file: Annotated[Path, typer.Option(help="sqlite: the file, created if missing.")] = DEFAULT_FILE,
+    synchronous: Annotated[
+        Synchronous,
+        typer.Option(help="sqlite: FULL survives a power cut, NORMAL the end of the process.", case_sensitive=False),
+    ] = Synchronous.full,
+    dsn: Annotated[
+        str | None, typer.Option(help="postgres: the database, such as postgresql://user@host/name.", envvar="AGL_DSN")
+    ] = None,
+    namespace: Annotated[
+        str, typer.Option(help="postgres: keeps the stores of one database apart.")
+    ] = "agentlightning",
+    token: Annotated[
+        str | None,
+        typer.Option(help="What clients must present; made and printed if other machines can reach --host."),
+    ] = None,
+) -> None:
+    """Serve a store over HTTP until Ctrl+C; runners and algorithms anywhere share it.
+
+    The data is kept in a file by default, and what was acknowledged is still there after a crash.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    if tracker:
+        typer.echo("--tracker has no effect: the store keeps no metrics of its own", err=True)
+    with interrupt_exits_at_once():  # for imports, which take a while
+        from agentlightning.logging import setup_logging
+        from agentlightning.serving import is_loopback
+        from agentlightning.store import LightningStoreServer
+        from agentlightning.store.tokens import generate_token
+
+        setup_logging(_checked_level(log_level))
+        given = token or os.environ.get("AGL_TOKEN")
+        token = given or (None if is_loopback(host) else generate_token())
+        store, place = _open(backend, file, synchronous, dsn, namespace)
+        server = LightningStoreServer(store, host, port, cors_origin, "asyncio", n_workers=n_workers, token=token)
+    try:
+        asyncio.run(_serve(server, store, place, None if given else token))
+    except KeyboardInterrupt:
+        ignore_interrupts()
+        raise typer.Exit(INTERRUPTED) from None
+
+
+async def _serve(server: LightningStoreServer, store: LightningStore, place: str, new_token: str | None) -> None:
+    asked_to_stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asked_to_stop.set)
+    try:
+        await server.start()
+        typer.echo(_greeting(server.endpoint, place, new_token))
+        await asked_to_stop.wait()
+    finally:
+        await server.stop()
+        await store.close()
+
+
+def _open(
+    backend: Backend, file: Path, synchronous: Synchronous, dsn: str | None, namespace: str
+) -> tuple[LightningStore, str]:
+    """Open the store, and say where it is."""
+    from agentlightning.store import InMemoryLightningStore, SqliteLightningStore
+
+    if backend is Backend.memory:
+        return InMemoryLightningStore(), "memory, gone when this command ends"
+    if backend is Backend.sqlite:
+        return SqliteLightningStore(file, synchronous=synchronous.value), f"{file.resolve()} ({synchronous.value})"
+    if backend is Backend.mongo:
+        raise ConfigurationError("--backend mongo of v0.3 does not exist here: use --backend postgres --dsn ...")
+    if dsn is None:
+        raise ConfigurationError("--backend postgres needs --dsn, such as postgresql://user@host/name")
+    from agentlightning.store import PostgresLightningStore
+
+    return PostgresLightningStore(dsn, namespace=namespace), f"PostgreSQL, namespace {namespace}"
+
+
+def _greeting(endpoint: str, place: str, new_token: str | None) -> str:
+    lines = [
+        f"Store at {endpoint}, kept in {place}.",
+        f'Clients: agl.LightningStoreClient("{endpoint}")',
+    ]
+    if new_token is not None:
+        lines.append(f"Their token, made for this run: AGL_TOKEN={new_token}")
+    return "\n".join([*lines, "Ctrl+C stops it."])
+
+
+def _checked_level(level: str) -> str:
+    if level.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"):
+        raise ConfigurationError(f"--log-level is {level}: use DEBUG, INFO, WARNING or ERROR")
+    return level.upper()
