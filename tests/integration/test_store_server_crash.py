@@ -3,23 +3,13 @@
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from agentlightning.store import LightningStoreClient
-from tests.store.crash_load import CLIENTS, Load, check, report
+from tests.store.crash_load import Load, check, clients_of, report
 from tests.store.server_process import ServerProcess
-
-
-@asynccontextmanager
-async def clients_of(url: str) -> AsyncIterator[list[LightningStoreClient]]:
-    """Clients that ride out a server's absence."""
-    async with AsyncExitStack() as stack:
-        made = [LightningStoreClient(url, retry_delays=(0.02,) * 500, health_retry_delays=()) for _ in range(CLIENTS)]
-        yield [await stack.enter_async_context(client) for client in made]
 
 
 async def kill_again_and_again(server: ServerProcess, kills: int, seed: int) -> None:
@@ -49,7 +39,7 @@ async def test_a_killed_server_loses_and_repeats_nothing(
     caplog.set_level("ERROR", "agentlightning.store.exchange")  # each client tells of each retry
     began = time.monotonic()
     arguments = ["--file", str(tmp_path / "store.db"), "--synchronous", synchronous]
-    async with ServerProcess(arguments, tmp_path / "log") as server, clients_of(server.url) as clients:
+    async with ServerProcess(arguments, tmp_path / "log") as server, clients_of([server.url]) as clients:
         await server.start()
         load = Load(clients, seed=kills)
         await load.run(kill_again_and_again(server, kills, seed=kills))

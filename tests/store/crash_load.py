@@ -3,12 +3,13 @@
 import asyncio
 import random
 from collections import Counter, defaultdict
-from collections.abc import Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 from agentlightning.errors import LeaseLost
-from agentlightning.store import LightningStore
+from agentlightning.store import LightningStore, LightningStoreClient
 from agentlightning.types import (
     Attempt,
     AttemptedRollout,
@@ -25,6 +26,17 @@ SHARED = "rs-shared"
 RESOURCES = {"prompt": PromptTemplate(template="{x}", engine="f-string")}
 SILENCE = 0.4
 CONFIG = RolloutConfig(unresponsive_seconds=SILENCE, max_attempts=20, retry_condition=["failed", "unresponsive"])
+
+
+@asynccontextmanager
+async def clients_of(urls: Sequence[str]) -> AsyncIterator[list[LightningStoreClient]]:
+    """Clients of these servers in turn, which ride out a server's absence."""
+    async with AsyncExitStack() as stack:
+        made = [
+            LightningStoreClient(urls[n % len(urls)], retry_delays=(0.02,) * 1000, health_retry_delays=())
+            for n in range(CLIENTS)
+        ]
+        yield [await stack.enter_async_context(client) for client in made]
 
 
 @dataclass

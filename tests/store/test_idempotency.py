@@ -1,7 +1,6 @@
 """An operation with a key happens at most once, whoever asks how often, and over a restart."""
 
 import asyncio
-import secrets
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -32,7 +31,7 @@ def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Opener:
         return lambda: SqliteLightningStore(tmp_path / "store.db")
     from agentlightning.store.postgres import PostgresLightningStore
 
-    dsn, namespace = request.getfixturevalue("postgres_dsn"), f"test_{secrets.token_hex(6)}"
+    dsn, namespace = (request.getfixturevalue(name) for name in ("postgres_dsn", "postgres_namespace"))
     return lambda: PostgresLightningStore(dsn, namespace=namespace)
 
 
