@@ -132,6 +132,7 @@ async def test_many_spans_go_in_small_steps_between_which_writers_write(
     spans = [sweep.pruned.spans for sweep in seen]
     assert max(later - before for before, later in zip([0, *spans], spans, strict=False)) <= 10
     assert {sweep.found for sweep in seen} == {4}
+    assert seen[-1].seen == 4
 
 
 @pytest.mark.parametrize("policy", [{}, {"keep": -1}, {"older_than": -1.0}, {"keep": "5"}, {"older_than": "1d"}])

@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, BinaryIO, Final, cast
 
 from agentlightning.errors import ConfigurationError, InvalidValue
 from agentlightning.store.sql.checks import check_integer, check_optional_text, check_text
@@ -60,23 +60,31 @@ async def import_lines(tx: Transaction, path: Path, *, progress: Progress) -> Tr
         ConfigurationError: A newer program wrote it.
     """
     with open_file(path, "rb", compressed=path.suffix == ".gz") as file:
-        loading: _Loading | None = None
-        number = 0
         try:
-            for number, text in enumerate(file, 1):  # noqa: B007  # the error names it
-                line = parse(text)
-                if loading is None:
-                    loading = await _begin(tx, line)
-                else:
-                    await loading.take(line, progress)
+            return await _read(tx, file, progress)
         except InvalidValue as error:
-            raise InvalidValue(f"{path}, line {number}: {error}; nothing was imported") from error
+            raise InvalidValue(f"{path}: {error}; nothing was imported") from error
         except (EOFError, OSError, zlib.error) as error:  # gzip's words for half a file, and for what is no gzip
-            raise InvalidValue(f"{path} cannot be read after line {number} ({error}); nothing was imported") from error
+            raise InvalidValue(f"{path} cannot be read ({error}); nothing was imported") from error
+
+
+async def _read(tx: Transaction, file: BinaryIO, progress: Progress) -> Transferred:
+    loading: _Loading | None = None
+    for number, text in enumerate(file, 1):
+        try:
+            line = parse(text)
+            if loading is None:
+                loading = await _begin(tx, line)
+            else:
+                loading.take(line)
+        except InvalidValue as error:
+            raise InvalidValue(f"line {number}: {error}") from error
+        if loading.kept >= _AT_ONCE:
+            await loading.flush(progress)
     if loading is None:
-        raise InvalidValue(f"{path} is empty; nothing was imported")
+        raise InvalidValue("it is empty")
     await loading.flush(progress)
-    await loading.end(path)
+    await loading.end()
     return loading.done
 
 
@@ -119,8 +127,13 @@ class _Loading:
         self._attempts: list[tuple[Any, ...]] = []
         self._spans: list[tuple[Any, ...]] = []
 
-    async def take(self, line: Line, progress: Progress) -> None:
-        """Keep a line until there are enough of them to write."""
+    @property
+    def kept(self) -> int:
+        """How many lines were taken and not written yet."""
+        return sum(map(len, (self._resources, self._rollouts, self._attempts, self._spans)))
+
+    def take(self, line: Line) -> None:
+        """Keep a line until `flush`."""
         match line:
             case ResourcesLine():
                 self._take_resources(line)
@@ -133,8 +146,6 @@ class _Loading:
                 self._spans.append((*encoded.columns, int(line.late)))
             case Header():
                 raise InvalidValue("a second export begins here: import files one by one")
-        if sum(map(len, (self._resources, self._rollouts, self._attempts, self._spans))) >= _AT_ONCE:
-            await self.flush(progress)
 
     def _take_resources(self, line: ResourcesLine) -> None:
         check_text(line.resources_id, "resources_id")
@@ -236,7 +247,7 @@ class _Loading:
             sql, params = f"{sql} AND position <= ?", [*params, until]
         return [row[0] for row in await self._tx.fetch(sql, params)]
 
-    async def end(self, path: Path) -> None:
+    async def end(self) -> None:
         """Look whether all came, and tell those who wait.
 
         Raises:
@@ -244,8 +255,7 @@ class _Loading:
         """
         if self.done != self._header.counts:
             raise InvalidValue(
-                f"{path} is not whole: it holds {asdict(self.done)}, and its first line says "
-                f"{asdict(self._header.counts)}; nothing was imported"
+                f"it is not whole: it holds {asdict(self.done)}, and its first line says {asdict(self._header.counts)}"
             )
         await self._tx.execute(_MARK_NEWEST, (self._last_resources,))
         if self._finished is not None:  # one wakes whoever reads what finished; nobody waits for one of these

@@ -48,6 +48,7 @@ class Sweep:
         only_spans: Whether rollouts and attempts stay.
         cursor: The finish position up to which all is done; None when everything is.
         found: How many rollouts may go.
+        seen: How many of them are done.
         pruned: How much went so far.
     """
 
@@ -56,6 +57,7 @@ class Sweep:
     only_spans: bool = False
     cursor: int | None = 0
     found: int = 0
+    seen: int = 0
     pruned: Pruned = Pruned()
 
 
@@ -97,7 +99,7 @@ async def _oldest_kept(tx: Transaction, keep: int) -> int:
 async def step(tx: Transaction, sweep: Sweep) -> Sweep:
     """Take out the next few rollouts."""
     assert sweep.cursor is not None
-    rollouts, attempts, room, cursor = 0, 0, _SPANS, sweep.cursor
+    rollouts, attempts, room, cursor, seen = 0, 0, _SPANS, sweep.cursor, sweep.seen
     rows = await tx.fetch(_NEXT, (cursor, sweep.finished_before, sweep.ended_before))
     for rollout_id, finish_position in rows:
         room -= await tx.execute(_DELETE_SPANS, (rollout_id, room))
@@ -107,6 +109,7 @@ async def step(tx: Transaction, sweep: Sweep) -> Sweep:
             attempts += await tx.execute("DELETE FROM attempts WHERE rollout_id = ?", (rollout_id,))
             rollouts += await tx.execute("DELETE FROM rollouts WHERE rollout_id = ?", (rollout_id,))
         cursor = finish_position
+        seen += 1
     done, before = bool(room) and len(rows) < _ROLLOUTS, sweep.pruned
     pruned = Pruned(before.rollouts + rollouts, before.attempts + attempts, before.spans + _SPANS - room)
-    return replace(sweep, cursor=None if done else cursor, pruned=pruned)
+    return replace(sweep, cursor=None if done else cursor, seen=seen, pruned=pruned)

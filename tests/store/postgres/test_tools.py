@@ -16,7 +16,8 @@ from agentlightning.store.testing.suite import running, span_of
 async def export_of_five_lives(file: Path) -> None:
     store = InMemoryLightningStore()
     claims = [await running(store) for _ in range(6)]
-    await store.add_many_spans([span_of(claim, 1) for claim in claims])
+    for claim in claims:
+        await store.add_span(span_of(claim))
     for claim in claims[:5]:
         await store.update_rollout(claim.rollout_id, status="succeeded")
     await store.export_to(file)

@@ -1,0 +1,62 @@
+"""Where a store lies, in one word."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+from typing import Final
+
+from agentlightning.errors import ConfigurationError
+from agentlightning.store.sql.store import SqlLightningStore
+from agentlightning.store.sqlite import SqliteLightningStore
+
+DEFAULT_NAMESPACE: Final = "agentlightning"
+
+
+def is_postgres(location: str | os.PathLike[str]) -> bool:
+    """Whether a location is the address of a PostgreSQL database."""
+    return str(location).startswith(("postgresql://", "postgres://"))
+
+
+def open_store(
+    location: str | os.PathLike[str],
+    *,
+    namespace: str = DEFAULT_NAMESPACE,
+    read_only: bool = False,
+    create: bool = False,
+) -> SqlLightningStore:
+    """Open the store in a SQLite file or a PostgreSQL database.
+
+    Args:
+        location: The file, or `postgresql://user:password@host/database`.
+        namespace: Which of the stores in a PostgreSQL database.
+        read_only: Leave a file as it is. A database's store is opened as always.
+        create: Make a file that is missing. A database's namespace is always made.
+
+    Raises:
+        ConfigurationError: There is no such store, or it cannot be used.
+    """
+    if is_postgres(location):
+        from agentlightning.store.postgres import PostgresLightningStore
+
+        return PostgresLightningStore(str(location), namespace=namespace)
+    if "://" in str(location):
+        raise ConfigurationError(f"{location} is neither a file nor postgresql://...: name where the store's data is")
+    if not create and not schema_version(Path(location)):
+        raise ConfigurationError(f"there is no store in {location}: name its file, or postgresql://user@host/database")
+    return SqliteLightningStore(location, read_only=read_only)
+
+
+def schema_version(path: Path) -> int:
+    """Return the version of the tables in a SQLite file; 0 for a file that holds no store, or does not exist."""
+    try:
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+    except sqlite3.Error:
+        return 0
+    try:
+        return connection.execute("PRAGMA user_version").fetchone()[0]
+    except sqlite3.Error:
+        return 0
+    finally:
+        connection.close()
