@@ -12,7 +12,7 @@ from agentlightning.store.sql.filters import ALL
 from agentlightning.store.sql.transaction import Transaction
 
 _ROLLOUTS: Final = 200
-_SPANS: Final = 2000
+_SPANS: Final = 500
 """The most that one transaction takes out, so that writers wait for some ten milliseconds at most."""
 
 # The rollout that wrote the last span stays: the end of the spans is where their readers go on, and SQLite would give
