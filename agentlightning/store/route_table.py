@@ -8,12 +8,8 @@ from urllib.parse import unquote
 
 from agentlightning.errors import StoreError
 from agentlightning.store.operations import Operation
+from agentlightning.store.polls import LONGEST_POLL
 from agentlightning.store.wire import wire_of
-
-LONGEST_POLL: Final = 20.0
-"""Seconds after which a waiting request is answered with what there is; the client asks again."""
-
-_WAITS: Final = ("wait", "timeout")
 
 
 class NoRoute(StoreError):
@@ -38,9 +34,8 @@ class Endpoint:
         self.operation: Final = operation
         self.wire: Final = wire_of(operation)
         self.keyed: Final = operation.mutates and not operation.repeatable
-        parameters = operation.signature.parameters
-        self._wait = next((name for name in _WAITS if name in parameters), None)
-        self._default_wait = None if self._wait is None else parameters[self._wait].default
+        self._wait = self.wire.waits
+        self._default_wait = None if self._wait is None else operation.signature.parameters[self._wait].default
 
     def bound_wait(self, arguments: dict[str, Any]) -> bool:
         """Bound how long a request waits for something to happen, and return whether it does."""

@@ -11,7 +11,7 @@ from types import UnionType
 from typing import Annotated, Any, Final, Literal, NotRequired, Required, cast, get_args, get_origin
 from urllib.parse import parse_qs, quote
 
-from pydantic import BaseModel, PlainValidator, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError
 from pydantic_core import to_json
 from typing_extensions import TypedDict
 
@@ -49,7 +49,8 @@ class Wire:
         self.parameters: Final = parameters
         self.answer_type: Final = on_the_wire(signature.return_annotation)
         self._whole = TypeAdapter[Any](on_the_wire(self._body.annotation)) if self._body else None
-        self._named = TypeAdapter[dict[str, Any]](_object_of(operation.name, parameters))
+        fields = {name: field_of(operation, parameter) for name, parameter in parameters.items()}
+        self._named = TypeAdapter[dict[str, Any]](_typed_dict(operation.name, fields))
         self._answer = TypeAdapter[Any](self.answer_type)
         self.waits: Final = waiting_parameter(operation)
         self._checks = {
@@ -99,7 +100,7 @@ class Wire:
                 return {**path, **named, self.operation.body: self._whole.validate_json(body)}
             if self.operation.verb == "GET":
                 return {**path, **self._named.validate_python(self._of_query(query))}
-            return {**path, **self._named.validate_json(body or b"{}")}
+            return {**path, **self._named.validate_json(b"{}" if body in (b"", b"null") else body)}
         except ValidationError as error:
             raise InvalidValue(_explain(error)) from error
 
@@ -220,16 +221,30 @@ def _holds_spans(model: type[BaseModel]) -> bool:
     return any(Span in get_args(field.annotation) for field in model.model_fields.values())
 
 
-def _object_of(name: str, parameters: Mapping[str, inspect.Parameter]) -> Any:
-    fields = {
-        key: (Required if parameter.default is parameter.empty else NotRequired)[on_the_wire(parameter.annotation)]
-        for key, parameter in parameters.items()
-    }
-    return _typed_dict(name, fields)
+def field_of(operation: Operation, parameter: inspect.Parameter) -> Any:
+    """Return the type of a parameter in a request, and whether it must be there."""
+    annotation = on_the_wire(parameter.annotation)
+    if operation.verb == "GET" and parameter.name == "limit":
+        annotation = PageLimit
+    return (Required if parameter.default is parameter.empty else NotRequired)[annotation]
+
+
+def _check_page_limit(limit: int) -> int:
+    if limit < -1 or limit == 0:
+        raise ValueError("use 1 or more, or -1 for all")
+    return limit
+
+
+PageLimit: Final = Annotated[
+    int, AfterValidator(_check_page_limit), Field(json_schema_extra={"not": {"const": 0}}, ge=-1)
+]
+"""How many items a page has, in v0.3's routes: a page of none was refused."""
 
 
 def _typed_dict(name: str, fields: dict[str, Any]) -> Any:
-    return cast("Any", TypedDict)(name, fields)  # its checkers want literals, these are read from a signature
+    made = cast("Any", TypedDict)(name, fields)  # its checkers want literals, these are read from a signature
+    made.__pydantic_config__ = ConfigDict(allow_inf_nan=False)
+    return made
 
 
 def _is_sequence(annotation: Any) -> bool:
