@@ -362,7 +362,7 @@ class LightningStore:
         """Record a heartbeat, which also renews the worker's live attempts.
 
         Raises:
-            TypeError: `heartbeat_stats` is None.
+            InvalidValue: `heartbeat_stats` is None; also a `TypeError`, as v0.3 raised.
         """
         raise NotImplementedError
 

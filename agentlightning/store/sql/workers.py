@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from agentlightning.errors import InvalidValue
 from agentlightning.store.sql.codec import WORKER_FIELDS, columns, encode_mapping, worker_of
 from agentlightning.store.sql.filters import Conditions, Paging, fetch_page, text_key, time_key
 from agentlightning.store.sql.leases import RENEW
@@ -46,12 +47,11 @@ def encode_stats(stats: dict[str, Any]) -> bytes:
     """Check and encode a heartbeat's statistics.
 
     Raises:
-        TypeError: They are None.
-        InvalidValue: They hold what JSON cannot.
+        InvalidValue: They are None, or hold what JSON cannot.
     """
     body = encode_mapping(stats, "heartbeat_stats")
     if body is None:
-        raise TypeError("heartbeat_stats is None: pass a dict, or leave it out to keep the former ones")
+        raise InvalidValue("heartbeat_stats is None: pass a dict, or leave it out to keep the former ones")
     return body
 
 
