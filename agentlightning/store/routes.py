@@ -210,7 +210,7 @@ def _key_of(call: Call) -> str | None:
     if key is None:
         return None
     text = key.decode("latin-1")
-    if not 1 <= len(text) <= _LONGEST_KEY or not text.isascii() or not text.isprintable():
+    if not 1 <= len(text) <= _LONGEST_KEY or not text.isascii() or not text.isprintable() or " " in text:
         raise InvalidValue(f"Idempotency-Key must have 1 to {_LONGEST_KEY} visible ASCII characters")
     return text
 
