@@ -69,23 +69,6 @@ async def rollout_told_to_have_ended_otherwise_comes_again(store: LightningStore
 
 
 @law
-async def withdrawn_restart_is_no_loss_to_the_feed(store: LightningStore) -> None:
-    """Wherever the cancellation of a restart strikes, whoever reads on hears that the rollout is finished."""
-    claim = await running(store)
-    await store.update_rollout(claim.rollout_id, status="succeeded")
-    for steps in range(10):
-        restarting = asyncio.create_task(store.start_attempt(claim.rollout_id))
-        for _ in range(steps):
-            await asyncio.sleep(0)
-        restarting.cancel()
-        await asyncio.wait({restarting}, timeout=PATIENCE)
-        if not restarting.cancelled():
-            await store.update_rollout(claim.rollout_id, status="succeeded")
-        read = await soon(store.read_finished_rollouts(wait=PATIENCE))
-        assert _ids(read) == [claim.rollout_id]
-
-
-@law
 async def reader_who_waits_is_woken_by_the_end_of_a_rollout(store: LightningStore) -> None:
     one, two = await running(store), await running(store)
     reads = [asyncio.create_task(store.read_finished_rollouts(wait=60)) for _ in range(3)]
