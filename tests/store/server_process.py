@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -33,9 +34,16 @@ for line in sys.stdin:
 
 
 def free_port() -> int:
-    """Return a port of this machine on which nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return found.getsockname()[1]
+    """Return a port of this machine on which nobody listens.
+
+    None of those that the system gives to outgoing connections: while the server is dead, one might get its port.
+    """
+    while True:
+        with (
+            contextlib.suppress(OSError),
+            socket.create_server(("127.0.0.1", random.randrange(10_000, 32_000))) as found,
+        ):
+            return found.getsockname()[1]
 
 
 class ServerProcess:
