@@ -1,12 +1,14 @@
 """Connections that the database ends: what can be done again is, and nothing is done twice."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 
 import asyncpg
 import pytest
 
 from agentlightning.store.postgres import PostgresLightningStore
+from agentlightning.store.postgres.presence import Presence
 from agentlightning.store.postgres.transaction import UnknownOutcome
 from agentlightning.store.sql.transaction import Transaction
 from agentlightning.types import RolloutConfig
@@ -36,20 +38,33 @@ async def test_idle_connections_are_replaced(postgres: PostgresLightningStore, d
     assert (await postgres.statistics()).get("total_rollouts") == 15
 
 
-async def test_a_wait_survives_the_loss_of_what_it_listens_on(
-    open_postgres: OpenPostgres, database: asyncpg.Connection
+async def test_what_is_committed_while_a_store_cannot_listen_is_found_afterwards(
+    open_postgres: OpenPostgres, database: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here, there = open_postgres(), open_postgres()
-    for _ in range(3):
-        claim = await there.start_rollout(1)
-        waiting = asyncio.create_task(here.wait_for_rollouts(rollout_ids=[claim.rollout_id], timeout=PATIENCE))
-        claiming = asyncio.create_task(here.dequeue_rollout(wait=PATIENCE))
-        await asyncio.wait({waiting, claiming}, timeout=0.05)
-        await end_connections(database)
-        await there.update_rollout(claim.rollout_id, status="succeeded")
-        await there.enqueue_rollout(2)
-        assert len(await waiting) == 1
-        assert await claiming is not None
+    claim = await there.start_rollout(1)
+    waiting = asyncio.create_task(here.wait_for_rollouts(rollout_ids=[claim.rollout_id], timeout=PATIENCE))
+    claiming = asyncio.create_task(here.dequeue_rollout(wait=PATIENCE))
+    feed = asyncio.create_task(here.read_finished_rollouts(wait=PATIENCE))
+    await asyncio.wait({waiting, claiming, feed}, timeout=0.1)
+    gate = threading.Event()
+    open_at_once = Presence.open
+
+    async def open_late(presence: Presence) -> None:
+        await asyncio.to_thread(gate.wait, PATIENCE)
+        await open_at_once(presence)
+
+    monkeypatch.setattr(Presence, "open", open_late)
+    await end_connections(database)
+    await there.update_rollout(claim.rollout_id, status="succeeded")
+    await there.enqueue_rollout(2, config=RolloutConfig(timeout_seconds=0.1))
+    await asyncio.wait({waiting, claiming, feed}, timeout=0.1)
+    assert not waiting.done()
+    assert not claiming.done()
+    gate.set()
+    assert len(await waiting) == 1
+    assert len((await feed).items) == 1
+    assert await claiming is not None
 
 
 async def test_deadlines_are_kept_after_a_loss(postgres: PostgresLightningStore, database: asyncpg.Connection) -> None:

@@ -31,6 +31,15 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
             await asyncio.sleep(0.005)
 
 
+async def until_quiet(store: PostgresLightningStore) -> None:
+    """Wait until what cancelled callers asked for is done and undone."""
+
+    async def quiet() -> bool:
+        return not store._engine.calls._pending
+
+    await until(quiet)
+
+
 def in_a_thread(work: Callable[[], Coroutine[Any, Any, object]]) -> None:
     """Run in another loop; this one stands still meanwhile."""
     thread = threading.Thread(target=lambda: asyncio.run(work()))  # type: ignore[arg-type]
@@ -150,11 +159,8 @@ async def test_no_step_of_a_transaction_leaves_an_orphan(
                 assert isinstance(claim, AttemptedRollout)
                 await postgres.update_rollout(claim.rollout_id, status="succeeded")
             continue
-
-        async def undone(before: Picture = before) -> bool:
-            return await picture(postgres) == before
-
-        await until(undone)
+        await until_quiet(postgres)
+        assert await picture(postgres) == before
 
 
 def _cancel_at(patch: pytest.MonkeyPatch, task: asyncio.Future[Any], step: int) -> None:
@@ -206,11 +212,9 @@ async def test_no_moment_leaves_an_orphan(postgres: PostgresLightningStore, paus
     await asyncio.wait(calling, timeout=PATIENCE)
     heard = {task.result().attempt.attempt_id for task in calling if not task.cancelled() and task.result()}  # type: ignore[union-attr]
 
-    async def no_orphans() -> bool:
-        _, attempts = await picture(postgres)
-        return {a.attempt_id for of_one in attempts.values() for a in of_one if a.status == "preparing"} <= heard
-
-    await until(no_orphans)
+    await until_quiet(postgres)
+    _, attempts = await picture(postgres)
+    assert {a.attempt_id for of_one in attempts.values() for a in of_one if a.status == "preparing"} <= heard
 
 
 async def test_closing_undoes_claims_that_nobody_heard_of(

@@ -67,13 +67,13 @@ async def test_a_transaction_with_more_news_than_a_notification_holds_wakes_ever
 ) -> None:
     here, there = two
     config = RolloutConfig(max_attempts=1)
-    await there.enqueue_many_rollouts([EnqueueRolloutRequest(input=i, config=config) for i in range(300)])
-    claims = await there.dequeue_many_rollouts(limit=300, worker_id="w")
+    await there.enqueue_many_rollouts([EnqueueRolloutRequest(input=i, config=config) for i in range(600)])
+    claims = await there.dequeue_many_rollouts(limit=600, worker_id="w")
     ids = [claim.rollout_id for claim in claims]
     waiting = asyncio.create_task(here.wait_for_rollouts(rollout_ids=ids, timeout=PATIENCE))
     await asyncio.wait({waiting}, timeout=0.1)
     await there.release_worker("w")
-    assert len(await waiting) == 300
+    assert len(await waiting) == 600
 
 
 async def test_a_deadline_is_kept_when_the_store_that_set_it_is_gone(open_postgres: OpenPostgres) -> None:
