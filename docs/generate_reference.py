@@ -99,9 +99,15 @@ def _string(node: ast.stmt | None) -> str:
 
 def _commands() -> str:
     """The commands of `agl`, with their options."""
-    group: Any = typer.main.get_command(app)
-    commands = {"agl": group} | {f"agl {name}": command for name, command in group.commands.items()}
-    return "## Commands\n\n" + "\n".join(_command(name, command) for name, command in commands.items())
+    commands = _named("agl", typer.main.get_command(app))
+    return "## Commands\n\n" + "\n".join(_command(name, command) for name, command in commands)
+
+
+def _named(name: str, command: Any) -> Iterator[tuple[str, Any]]:
+    """Yield a command and those below it, with their whole names."""
+    yield name, command
+    for below, inner in getattr(command, "commands", {}).items():
+        yield from _named(f"{name} {below}", inner)
 
 
 def _command(name: str, command: Any) -> str:

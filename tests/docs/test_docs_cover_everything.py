@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +28,20 @@ def unmentioned(names: list[str], prose: str) -> list[str]:
     return [name for name in names if not re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", prose)]
 
 
+def named(name: str, command: Any) -> Iterator[tuple[str, Any]]:
+    yield name, command
+    for below, inner in getattr(command, "commands", {}).items():
+        yield from named(f"{name} {below}", inner)
+
+
 def test_every_public_name_is_on_a_page(prose: str) -> None:
     assert unmentioned(sorted(names_for_type_checkers(Path(agl.__file__))), prose) == []
 
 
 def test_every_command_and_option_is_on_a_page(prose: str) -> None:
-    group: Any = typer.main.get_command(app)
-    options = [opt for command in (group, *group.commands.values()) for param in command.params for opt in param.opts]
-    assert unmentioned([*(f"agl {name}" for name in group.commands), *options], prose) == []
+    commands = dict(named("agl", typer.main.get_command(app)))
+    options = [opt for command in commands.values() for param in command.params for opt in param.opts]
+    assert unmentioned([*commands, *options], prose) == []
 
 
 def test_every_status_and_event_is_on_the_lifecycle_page() -> None:
