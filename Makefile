@@ -53,6 +53,7 @@ docs: setup
 
 api: setup
 	$(BIN)/python -m tests.api > api.txt
+	$(BIN)/python -m tests.openapi > openapi.json
 	$(BIN)/python docs/generate_reference.py > docs/reference.md
 	$(BIN)/python docs/generate_lifecycle.py > docs/lifecycle.md
 	$(BIN)/python docs/generate_store_rest.py > docs/store_rest.md

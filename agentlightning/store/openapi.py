@@ -1,6 +1,189 @@
-"""The OpenAPI description of a store's routes."""
+"""The OpenAPI description of a store's routes, read from its interface."""
+
 from __future__ import annotations
-from typing import Any
+
+import inspect
+from collections.abc import Iterable
+from typing import Any, Final
+
+from pydantic import TypeAdapter
+from pydantic.json_schema import JsonSchemaMode
+from typing_extensions import TypedDict
+
+import agentlightning
+from agentlightning import errors
+from agentlightning.errors import StoreError
+from agentlightning.store.base import UNSET
+from agentlightning.store.operations import Operation, routes_of
+from agentlightning.store.route_table import PREFIX
+from agentlightning.store.wire import type_of, without_none
+
+_REFUSALS: Final[tuple[type[StoreError], ...]] = (
+    errors.Unauthorized,
+    errors.Forbidden,
+    errors.TooLarge,
+    errors.InvalidValue,
+    errors.TooBusy,
+    errors.StoreClosed,
+)
+_REFUSALS_OF_CHANGES: Final[tuple[type[StoreError], ...]] = (errors.NotFound, errors.LeaseLost)
+_KEY: Final[dict[str, Any]] = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "Names the request: sent again with the same key, it is answered and not repeated.",
+    "schema": {"type": "string", "pattern": "^[!-~]{1,200}$"},
+}
+_HEALTH: Final[dict[str, Any]] = {
+    "get": {
+        "operationId": "health",
+        "summary": "Say that the server answers.",
+        "security": [],
+        "responses": {"200": {"description": "It does.", "content": {"application/json": {"schema": {}}}}},
+    }
+}
+_TRACES: Final[dict[str, Any]] = {
+    "post": {
+        "operationId": "export_traces",
+        "summary": "Write OpenTelemetry spans (OTLP/HTTP).",
+        "requestBody": {
+            "required": True,
+            "content": {"application/x-protobuf": {"schema": {}}, "application/json": {"schema": {"type": "object"}}},
+        },
+        "responses": {
+            "200": {"description": "What could be written is; `partial_success` tells of the rest."},
+            "400": {"description": "The body is no such request."},
+        },
+    }
+}
+
+
+class Error(TypedDict):
+    """Why a request was refused: in words, and as the class of `agentlightning.errors` that the client raises."""
+
+    detail: str
+    error: str
+
+
 def openapi_of(interface: type) -> dict[str, Any]:
-    """Describe."""
-    return {}
+    """Return the description of a store class's routes, as values that JSON has."""
+    schemas = _Schemas()
+    paths: dict[str, dict[str, Any]] = {f"{PREFIX}/health": _HEALTH}
+    names: set[str] = set()
+    for route in routes_of(interface):
+        name = route.name if route.name not in names else f"{route.verb.lower()}_{route.name}"
+        names.add(name)
+        described = {"operationId": name, **_described(route, schemas)}
+        paths.setdefault(PREFIX + route.path, {})[route.verb.lower()] = described
+    paths["/v1/traces"] = _TRACES
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "agentlightning store", "version": agentlightning.__version__},
+        "security": [{}, {"bearer": []}, {"key": []}],
+        "paths": paths,
+        "components": {
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+            },
+            "schemas": schemas.fill(),
+        },
+    }
+
+
+class _Schemas:
+    """The JSON schemas of types, which share the models that they hold."""
+
+    def __init__(self) -> None:
+        self._asked: list[tuple[dict[str, Any], TypeAdapter[Any], JsonSchemaMode]] = []
+
+    def of(self, annotation: Any, mode: JsonSchemaMode = "validation") -> dict[str, Any]:
+        """Return what `fill` makes the schema of a type."""
+        schema: dict[str, Any] = {}
+        self._asked.append((schema, TypeAdapter(annotation), mode))
+        return schema
+
+    def fill(self) -> dict[str, Any]:
+        """Fill all schemas; returns the models that they refer to, by name."""
+        inputs: list[tuple[int, JsonSchemaMode, TypeAdapter[Any]]] = [
+            (number, mode, adapter) for number, (_, adapter, mode) in enumerate(self._asked)
+        ]
+        made, models = TypeAdapter[Any].json_schemas(inputs, ref_template="#/components/schemas/{model}")
+        for number, (schema, _, mode) in enumerate(self._asked):
+            schema |= made[number, mode]
+        return models.get("$defs", {})
+
+
+def _described(route: Operation, schemas: _Schemas) -> dict[str, Any]:
+    summary, _, rest = (inspect.getdoc(route.method) or "").partition("\n\n")
+    described: dict[str, Any] = {"summary": summary.replace("\n", " ")}
+    if rest:
+        described["description"] = rest
+    described["parameters"] = _parameters(route, schemas)
+    if route.verb == "POST":
+        described["requestBody"] = _body(route, schemas)
+    return described | {"responses": _responses(route, schemas), "x-role": route.role}
+
+
+def _parameters(route: Operation, schemas: _Schemas) -> list[dict[str, Any]]:
+    parameters: list[dict[str, Any]] = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+        for name in route.path_parameters
+    ]
+    if route.verb == "GET" or route.body is not None:
+        parameters += [
+            {
+                "name": each.name,
+                "in": "query",
+                "required": each.default is each.empty,
+                "schema": _schema(route, each, schemas),
+            }
+            for each in _named(route)
+        ]
+    if route.mutates and not route.repeatable:
+        parameters.append(_KEY)
+    return parameters
+
+
+def _body(route: Operation, schemas: _Schemas) -> dict[str, Any]:
+    if route.body is not None:
+        whole = schemas.of(route.signature.parameters[route.body].annotation)
+        return {"required": True, "content": {"application/json": {"schema": whole}}}
+    named = _named(route)
+    required = [each.name for each in named if each.default is each.empty]
+    schema: dict[str, Any] = {
+        "type": "object",
+        "properties": {each.name: _schema(route, each, schemas) for each in named},
+    }
+    if required:
+        schema["required"] = required
+    return {"required": bool(required), "content": {"application/json": {"schema": schema}}}
+
+
+def _named(route: Operation) -> list[inspect.Parameter]:
+    """Return the parameters that are passed by name, in the query or in the body."""
+    elsewhere = {*route.path_parameters, route.body}
+    return [each for name, each in route.signature.parameters.items() if name not in elsewhere]
+
+
+def _schema(route: Operation, parameter: inspect.Parameter, schemas: _Schemas) -> dict[str, Any]:
+    kind = type_of(route, parameter)
+    schema = schemas.of(without_none(kind) if route.verb == "GET" else kind)  # a query has no null
+    if parameter.default is not parameter.empty and parameter.default is not UNSET and parameter.default is not None:
+        schema["default"] = parameter.default
+    return schema
+
+
+def _responses(route: Operation, schemas: _Schemas) -> dict[str, Any]:
+    answer = schemas.of(route.signature.return_annotation, "serialization")
+    if route.answer is not None:
+        answer = {"type": "object", "properties": {route.answer: answer}, "required": [route.answer]}
+    success = {"description": "Done.", "content": {"application/json": {"schema": answer}}}
+    refusals = [*_REFUSALS, *(_REFUSALS_OF_CHANGES if route.mutates else ())]
+    if route.none_status == errors.NotFound.status:
+        refusals.append(errors.NotFound)
+    return {str(route.status): success} | _refused(sorted(refusals, key=lambda kind: kind.status), schemas)
+
+
+def _refused(kinds: Iterable[type[StoreError]], schemas: _Schemas) -> dict[str, Any]:
+    content = {"application/json": {"schema": schemas.of(Error)}}
+    return {str(kind.status): {"description": inspect.getdoc(kind), "content": content} for kind in kinds}

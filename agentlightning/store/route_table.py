@@ -11,6 +11,9 @@ from agentlightning.store.operations import Operation
 from agentlightning.store.polls import LONGEST_POLL
 from agentlightning.store.wire import wire_of
 
+PREFIX: Final = "/v1/agl"
+"""What the path of every route begins with."""
+
 
 class NoRoute(StoreError):
     """The server has nothing at this path, or not for this verb."""

@@ -31,12 +31,12 @@ from agentlightning.store.otlp import (
     handle_other_signal,
     handle_traces,
 )
-from agentlightning.store.route_table import Endpoint, NoRoute, RouteTable
+from agentlightning.store.route_table import PREFIX, Endpoint, NoRoute, RouteTable
 from agentlightning.store.tokens import Caller
 
 logger = logging.getLogger(__name__)
 
-PREFIX: Final = "/v1/agl"
+WITHDRAW_PATH: Final = f"{PREFIX}/requests/withdraw"
 
 _LONGEST_KEY: Final = 200
 _HEADERS: Final[dict[int, dict[str, str]]] = {
@@ -83,6 +83,7 @@ class StoreApp:
         self._listening: set[Listening] = set()
         self._paths: dict[str, Callable[[Call], Awaitable[Answer]]] = {
             f"{PREFIX}/health": self._health,
+            WITHDRAW_PATH: self._withdraw,
             "/openapi.json": self._describe,
             TRACES_PATH: self._take_traces,
             **dict.fromkeys(OTHER_SIGNALS, self._refuse_signal),
@@ -161,6 +162,16 @@ class StoreApp:
     async def _health(self, call: Call) -> Answer:
         _only(call, "GET")
         return _json(200, b'{"status":"ok"}')
+
+    async def _withdraw(self, call: Call) -> Answer:
+        """Undo what a client that went away may not have heard of; it names the key of its request."""
+        _only(call, "POST")
+        self._access.caller_of(call.headers)
+        key, withdraw = _key_of(call), getattr(self._store, "withdraw", None)
+        if key is not None and withdraw is not None:
+            with self._requests:
+                await withdraw(key)
+        return _json(200, b"{}")
 
     async def _describe(self, call: Call) -> Answer:
         _only(call, "GET")

@@ -11,7 +11,7 @@ from types import UnionType
 from typing import Annotated, Any, Final, Literal, NotRequired, Required, cast, get_args, get_origin
 from urllib.parse import parse_qs, quote
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, PlainValidator, TypeAdapter, ValidationError, WithJsonSchema
 from pydantic_core import to_json
 from typing_extensions import TypedDict
 
@@ -49,7 +49,7 @@ class Wire:
         self.parameters: Final = parameters
         self.answer_type: Final = on_the_wire(signature.return_annotation)
         self._whole = TypeAdapter[Any](on_the_wire(self._body.annotation)) if self._body else None
-        fields = {name: field_of(operation, parameter) for name, parameter in parameters.items()}
+        fields = {name: _field_of(operation, parameter) for name, parameter in parameters.items()}
         self._named = TypeAdapter[dict[str, Any]](_typed_dict(operation.name, fields))
         self._answer = TypeAdapter[Any](self.answer_type)
         self.waits: Final = waiting_parameter(operation)
@@ -199,9 +199,18 @@ def on_the_wire(annotation: Any) -> Any:
     if origin is None or origin is Literal:
         return annotation
     inner: tuple[Any, ...] = tuple(on_the_wire(argument) for argument in get_args(annotation))
-    if not _is_union(origin):
-        return origin[inner]
-    union, *others = inner
+    return _union_of(inner) if _is_union(origin) else origin[inner]
+
+
+def without_none(annotation: Any) -> Any:
+    """Return an annotation that does not allow None."""
+    if not _is_union(get_origin(annotation)):
+        return annotation
+    return _union_of([kind for kind in get_args(annotation) if kind is not type(None)])
+
+
+def _union_of(kinds: Sequence[Any]) -> Any:
+    union, *others = kinds
     for other in others:
         union |= other
     return union
@@ -221,12 +230,14 @@ def _holds_spans(model: type[BaseModel]) -> bool:
     return any(Span in get_args(field.annotation) for field in model.model_fields.values())
 
 
-def field_of(operation: Operation, parameter: inspect.Parameter) -> Any:
-    """Return the type of a parameter in a request, and whether it must be there."""
-    annotation = on_the_wire(parameter.annotation)
-    if operation.verb == "GET" and parameter.name == "limit":
-        annotation = PageLimit
-    return (Required if parameter.default is parameter.empty else NotRequired)[annotation]
+def type_of(operation: Operation, parameter: inspect.Parameter) -> Any:
+    """Return the type of a parameter in a request."""
+    return PageLimit if operation.verb == "GET" and parameter.name == "limit" else parameter.annotation
+
+
+def _field_of(operation: Operation, parameter: inspect.Parameter) -> Any:
+    presence = Required if parameter.default is parameter.empty else NotRequired
+    return presence[on_the_wire(type_of(operation, parameter))]
 
 
 def _check_page_limit(limit: int) -> int:
@@ -236,7 +247,9 @@ def _check_page_limit(limit: int) -> int:
 
 
 PageLimit: Final = Annotated[
-    int, AfterValidator(_check_page_limit), Field(json_schema_extra={"not": {"const": 0}}, ge=-1)
+    int,
+    AfterValidator(_check_page_limit),
+    WithJsonSchema({"type": "integer", "minimum": -1, "not": {"const": 0}}),
 ]
 """How many items a page has, in v0.3's routes: a page of none was refused."""
 
