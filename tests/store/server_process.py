@@ -14,7 +14,8 @@ from typing import Self
 
 PATIENCE = 60.0
 
-# Its child is `agl` with the arguments of a line; the next line is read once that one has ended.
+# Its child is `agl` with the arguments of a line. It is laid to rest with the next line only: until then its number
+# belongs to no other process.
 NURSERY = """
 import os, sys
 from agentlightning.cli import app, main
@@ -24,12 +25,14 @@ answers = int(sys.argv[1])
 if "postgres" in sys.argv:
     from agentlightning.store import PostgresLightningStore
 
+child = None
 for line in sys.stdin:
+    if child is not None:
+        os.waitpid(child, 0)
     child = os.fork()
     if child == 0:
         os._exit(main(line.rstrip("\\n").split("\\t")))
     os.write(answers, f"{child}\\n".encode())
-    os.waitpid(child, 0)
 """
 
 
@@ -90,13 +93,15 @@ class ServerProcess:
         assert self._nursery.stdin is not None
         self._nursery.stdin.write(f"{self._line}\n".encode())
         self._nursery.stdin.flush()
-        async with asyncio.timeout(PATIENCE):
-            child = await asyncio.to_thread(self._children.readline)
-            assert child, self._log.read_text()
-            self._pid = int(child)
-            while not await self._accepts():
-                assert self._lives(), self._log.read_text()
-                await asyncio.sleep(0.005)
+        try:
+            async with asyncio.timeout(PATIENCE):
+                child = await asyncio.to_thread(self._children.readline)
+                assert child, self._log.read_text()
+                self._pid = int(child)
+                while not await self._accepts():  # noqa: ASYNC110  # another process tells of nothing
+                    await asyncio.sleep(0.005)
+        except TimeoutError as error:
+            raise AssertionError(f"the server does not answer: {self._log.read_text()}") from error
 
     async def _accepts(self) -> bool:
         try:
@@ -106,14 +111,6 @@ class ServerProcess:
         writer.close()
         with contextlib.suppress(OSError):
             await writer.wait_closed()
-        return True
-
-    def _lives(self) -> bool:
-        assert self._pid is not None
-        try:
-            os.kill(self._pid, 0)
-        except ProcessLookupError:
-            return False
         return True
 
     def kill(self) -> None:
