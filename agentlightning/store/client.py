@@ -20,9 +20,9 @@ from agentlightning.store.exchange import Exchange, Request
 from agentlightning.store.forwarding import ForwardingStore
 from agentlightning.store.operations import Operation
 from agentlightning.store.polls import LONGEST_POLL, check_wait, is_final
+from agentlightning.store.route_table import PREFIX
 from agentlightning.store.wire import Wire, wire_of
 
-PREFIX: Final = "/v1/agl"
 _TOKEN_VARIABLE: Final = "AGL_TOKEN"
 
 
@@ -62,9 +62,7 @@ class LightningStoreClient(ForwardingStore):
         headers = {"content-type": "application/json"}
         if self._token:
             headers["authorization"] = f"Bearer {self._token}"
-        self._exchange = Exchange(
-            self.server_address_root, f"{self.server_address}/health", self._retry_delays, self._health_retry_delays
-        )
+        self._exchange = Exchange(self.server_address_root, PREFIX, self._retry_delays, self._health_retry_delays)
         self._connections = Connections(
             partial(open_session, headers, request_timeout, connection_timeout), drain_seconds=request_timeout
         )
@@ -149,5 +147,4 @@ class LightningStoreClient(ForwardingStore):
         if query:
             url += "?" + urlencode(query)
         keyed = operation.mutates and not operation.repeatable
-        headers = {"idempotency-key": secrets.token_hex(16)} if keyed else None
-        return Request(operation.verb, URL(url, encoded=True), body, headers)
+        return Request(operation.verb, URL(url, encoded=True), body, secrets.token_hex(16) if keyed else None)

@@ -94,6 +94,7 @@ class LoopConnection:
         self._idle = asyncio.Event()
         self._idle.set()
         self._closing = asyncio.Event()
+        self._background: set[asyncio.Task[None]] = set()
 
     @property
     def closed(self) -> bool:
@@ -147,6 +148,12 @@ class LoopConnection:
             if task.cancel():
                 await asyncio.wait({task})
 
+    def in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        """Begin work that nobody waits for but `close`."""
+        task = asyncio.ensure_future(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
     async def pause(self, seconds: float) -> bool:
         """Sleep; False if the connections are closed meanwhile."""
         with contextlib.suppress(TimeoutError):
@@ -158,6 +165,8 @@ class LoopConnection:
         self._closing.set()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), self._drain_seconds)
+        if self._background:
+            await asyncio.wait(self._background, timeout=self._drain_seconds)
         await self.session.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,12 +26,12 @@ _LONGEST_RETRY_AFTER: Final = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is sent; `headers` holds what only this request has, its idempotency key."""
+    """What is sent; `key` is the idempotency key of what must not be done twice."""
 
     verb: str
     url: URL
     body: bytes
-    headers: dict[str, str] | None
+    key: str | None = None
 
 
 class MayPass(Exception):
@@ -47,25 +48,34 @@ class Exchange:
 
     Args:
         root: The server's address.
-        health: Where to ask for the server's health.
+        prefix: What the paths of the store's routes begin with.
         retry_delays: Seconds before each retry.
         health_retry_delays: Seconds between questions for the server's health before a retry; empty to ask none.
     """
 
     def __init__(
-        self, root: str, health: str, retry_delays: Sequence[float], health_retry_delays: Sequence[float]
+        self, root: str, prefix: str, retry_delays: Sequence[float], health_retry_delays: Sequence[float]
     ) -> None:
         self._root = root
-        self._health = URL(health, encoded=True)
+        self._health = URL(f"{root}{prefix}/health", encoded=True)
+        self._withdrawal = URL(f"{root}{prefix}/requests/withdraw", encoded=True)
         self._retry_delays = retry_delays
         self._health_retry_delays = health_retry_delays
 
     async def send(self, connection: LoopConnection, request: Request) -> bytes:
-        """Return the body of the answer.
+        """Return the body of the answer. What is cancelled meanwhile is withdrawn: its answer may be on the way.
 
         Raises:
             StoreError: The store refused, or the last failure of all tries.
         """
+        try:
+            return await self._send_until_answered(connection, request)
+        except asyncio.CancelledError:
+            if request.key is not None:
+                connection.in_background(self._withdraw(connection.session, request.key))
+            raise
+
+    async def _send_until_answered(self, connection: LoopConnection, request: Request) -> bytes:
         try:
             return await self._send_once(connection.session, request)
         except MayPass as error:
@@ -84,9 +94,10 @@ class Exchange:
         raise last.failure
 
     async def _send_once(self, session: aiohttp.ClientSession, request: Request) -> bytes:
+        headers = {"idempotency-key": request.key} if request.key is not None else None
         try:
             async with session.request(
-                request.verb, request.url, data=request.body or None, headers=request.headers, allow_redirects=False
+                request.verb, request.url, data=request.body or None, headers=headers, allow_redirects=False
             ) as response:
                 content = await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
@@ -99,6 +110,13 @@ class Exchange:
         if response.status in _MAY_PASS:
             raise MayPass(failure, _retry_after(response.headers.get("retry-after")))
         raise failure
+
+    async def _withdraw(self, session: aiohttp.ClientSession, key: str) -> None:
+        """Tell the store to undo a request. If that fails, its worker's next heartbeat does not list the claim."""
+        try:
+            await self._send_once(session, Request("POST", self._withdrawal, b"", key))
+        except (MayPass, StoreError) as error:
+            logger.warning("A cancelled request could not be withdrawn: %s", error)
 
     async def _healthy(self, connection: LoopConnection) -> bool:
         """Whether the server says that it is well; True without asking if it is not to be asked."""

@@ -45,7 +45,7 @@ def _all_stores(dsn: str, prefix: str) -> OpenStores:
     return open_stores
 
 
-def _run(dsn: str, namespace: str, examples: int, steps: int) -> None:
+def _run(dsn: str, namespace: str, examples: int, steps: int, *phases: Phase) -> None:
     run_state_machine_as_test(
         comparing(_all_stores(dsn, namespace)),
         settings=settings(
@@ -53,16 +53,16 @@ def _run(dsn: str, namespace: str, examples: int, steps: int) -> None:
             stateful_step_count=steps,
             deadline=None,
             suppress_health_check=list(HealthCheck),
-            phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
+            phases=[Phase.explicit, Phase.reuse, Phase.generate, *phases],
         ),
     )
 
 
 def test_all_stores_answer_alike(postgres_dsn: str, postgres_namespace: str) -> None:
-    _run(postgres_dsn, postgres_namespace, examples=15, steps=40)
+    _run(postgres_dsn, postgres_namespace, examples=10, steps=50)  # opening them takes too long to shrink a failure
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 def test_all_stores_answer_alike_for_long(postgres_dsn: str, postgres_namespace: str) -> None:
-    _run(postgres_dsn, postgres_namespace, examples=500, steps=100)
+    _run(postgres_dsn, postgres_namespace, 500, 100, Phase.shrink)

@@ -72,6 +72,16 @@ async def undo_claims(tx: Transaction, claims: Sequence[Claim]) -> None:
             await end_attempt(tx, rollout, attempt, "set_failed")
 
 
+async def withdraw_claim(tx: Transaction, claim: Claim) -> None:
+    """Undo an earlier request's claim, unless somebody works on it; one that came past the queue fails."""
+    rollout = await find_rollout(tx, claim.made.rollout_id)
+    attempt = await find_attempt(tx, claim.made.rollout_id, claim.made.attempt.attempt_id)
+    if rollout is None or attempt is None or attempt.status != "preparing":
+        return
+    if not await withdraw_if_untouched(tx, rollout, attempt):
+        await end_attempt(tx, rollout, attempt, "set_failed")
+
+
 async def withdraw_if_untouched(tx: Transaction, rollout: RolloutState, attempt: AttemptState) -> bool:
     """Undo a claim from the queue, unless something came of it; returns whether it was undone.
 

@@ -6,15 +6,17 @@ not kept: the same request may find something later.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar
 
-from agentlightning.errors import InvalidValue
+from agentlightning.errors import InvalidValue, NotFound
 from agentlightning.store.sql.answers import encode_answer, rebuild_answer
 from agentlightning.store.sql.checks import check_text
+from agentlightning.store.sql.claims import Claim, withdraw_claim
 from agentlightning.store.sql.transaction import Row, Transaction
 
 T = TypeVar("T")
@@ -37,6 +39,9 @@ _ANSWER: Final = "UPDATE request_keys SET answer = ? WHERE request_key = ?"
 _RECALL: Final = "UPDATE request_keys SET uses = uses + 1 WHERE request_key = ? RETURNING fingerprint, answer, uses"
 _FORGET: Final = "DELETE FROM request_keys WHERE request_key = ? AND uses = ?"
 _LOCK: Final = "UPDATE request_keys SET uses = uses WHERE request_key = ? AND uses = ?"
+_WITHDRAW: Final = "UPDATE request_keys SET fingerprint = ?, uses = uses + 1 WHERE request_key = ? RETURNING answer"
+_WITHDRAWN: Final = b"withdrawn"
+"""The fingerprint of a request that is to come to nothing; no request has it."""
 _OLD: Final = """
     SELECT k.request_key FROM request_keys k WHERE k.create_time < ?
     ORDER BY k.create_time LIMIT ? FOR UPDATE OF k SKIP LOCKED
@@ -59,9 +64,14 @@ class Request:
     fingerprint: bytes
 
     def __post_init__(self) -> None:
-        check_text(self.key, "the idempotency key")
-        if not 1 <= len(self.key) <= _LONGEST_KEY:
-            raise InvalidValue(f"the idempotency key has {len(self.key)} characters: use 1 to {_LONGEST_KEY}")
+        check_key(self.key)
+
+
+def check_key(key: str) -> None:
+    """Refuse a key that cannot be kept."""
+    check_text(key, "the idempotency key")
+    if not 1 <= len(key) <= _LONGEST_KEY:
+        raise InvalidValue(f"the idempotency key has {len(key)} characters: use 1 to {_LONGEST_KEY}")
 
 
 class Write(Protocol):
@@ -114,6 +124,23 @@ class RequestKeys:
         else:
             await tx.execute(_ANSWER, (encode_answer(result), request.key))
         return _Outcome(result, use=1)
+
+
+async def withdraw(tx: Transaction, key: str) -> None:
+    """Undo the claims of a request whose caller went away, and see to it that it makes none later.
+
+    A claim that did not come from the queue cannot vanish; its attempt fails, unless somebody works on it.
+    """
+    if await tx.execute(_RESERVE, (key, _WITHDRAWN, b"", tx.now)):
+        return
+    known = await tx.fetch_one(_WITHDRAW, (_WITHDRAWN, key))
+    if known is None or not known[0]:
+        return
+    with contextlib.suppress(NotFound):
+        answer = await rebuild_answer(tx, known[0])
+        for claim in answer if isinstance(answer, list) else [answer]:  # pyright: ignore[reportUnknownVariableType]
+            if isinstance(claim, Claim):
+                await withdraw_claim(tx, claim)
 
 
 async def _prune(tx: Transaction) -> None:

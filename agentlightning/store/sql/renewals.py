@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Final, TypeAlias
 
 from agentlightning.store.sql import workers
@@ -10,7 +10,7 @@ from agentlightning.store.sql.attempts import get_attempt
 from agentlightning.store.sql.claims import withdraw_if_untouched
 from agentlightning.store.sql.leases import RENEW
 from agentlightning.store.sql.moves import AttemptState, RolloutState, end_attempt, find_attempt, find_rollout
-from agentlightning.store.sql.transaction import Transaction
+from agentlightning.store.sql.transaction import Row, Transaction
 from agentlightning.types import Attempt, LeaseRenewal
 from agentlightning.types.lifecycle import LIVE
 
@@ -18,14 +18,17 @@ Key: TypeAlias = tuple[str, str]
 """Rollout id and attempt id."""
 
 _OF_WORKER: Final = "a.worker_id = ? AND a.status IN ('preparing', 'running')"
-_LIVE: Final = f"SELECT a.rollout_id, a.attempt_id FROM attempts a WHERE {_OF_WORKER} ORDER BY 1, 2"
+_LIVE: Final = f"""
+    SELECT a.rollout_id, a.attempt_id, r.position FROM attempts a JOIN rollouts r ON r.rollout_id = a.rollout_id
+    WHERE {_OF_WORKER} ORDER BY 1, 2
+"""
 _HELD: Final = f"""
     SELECT a.rollout_id, a.attempt_id FROM attempts a JOIN rollouts r
     ON r.rollout_id = a.rollout_id AND r.latest_attempt_id = a.attempt_id
     WHERE {_OF_WORKER} AND r.status NOT IN ('failed', 'succeeded', 'cancelled')
 """
 _UNHEARD: Final = f"""
-    SELECT a.rollout_id, a.attempt_id FROM attempts a
+    SELECT a.rollout_id, a.attempt_id, r.position FROM attempts a JOIN rollouts r ON r.rollout_id = a.rollout_id
     WHERE {_OF_WORKER} AND a.claimed_by = a.worker_id AND a.lease_start < ? ORDER BY 1, 2
 """
 _RENEW: Final = f"""
@@ -44,9 +47,10 @@ async def renew_leases(
     held: set[Key] = {(row[0], row[1]) for row in await tx.fetch(_HELD, (worker_id,))}
     await tx.execute_many(_RENEW, [(tx.now, tx.clock, *key) for key in listed if key in held])
     if as_of is not None and as_of <= tx.clock:
-        for rollout_id, attempt_id in await tx.fetch(_UNHEARD, (worker_id, as_of)):
-            if (rollout_id, attempt_id) not in listed:
-                await _release(tx, worker_id, rollout_id, attempt_id)
+        unheard = [row for row in await tx.fetch(_UNHEARD, (worker_id, as_of)) if (row[0], row[1]) not in listed]
+        for rollout, attempt in await _locked(tx, worker_id, unheard):
+            if not await withdraw_if_untouched(tx, rollout, attempt):
+                await end_attempt(tx, rollout, attempt, "set_unresponsive")
     await workers.record_heartbeat(tx, worker_id, stats)  # after the attempts, as whoever ends one takes them
     return LeaseRenewal(time=tx.clock, lost=[key for key in listed if key not in held])
 
@@ -54,19 +58,17 @@ async def renew_leases(
 async def release_worker(tx: Transaction, worker_id: str) -> list[Attempt]:
     """End all leases of a worker; returns the attempts, now unresponsive."""
     released: list[Attempt] = []
-    for rollout_id, attempt_id in await tx.fetch(_LIVE, (worker_id,)):
-        if found := await _lock(tx, worker_id, rollout_id, attempt_id):
-            await end_attempt(tx, *found, "set_unresponsive")
-            released.append(await get_attempt(tx, rollout_id, attempt_id))
+    for rollout, attempt in await _locked(tx, worker_id, await tx.fetch(_LIVE, (worker_id,))):
+        await end_attempt(tx, rollout, attempt, "set_unresponsive")
+        released.append(await get_attempt(tx, rollout.rollout_id, attempt.attempt_id))
     await workers.forget(tx, worker_id)
     return released
 
 
-async def _release(tx: Transaction, worker_id: str, rollout_id: str, attempt_id: str) -> None:
-    """The worker never heard that it got this attempt, or has forgotten it."""
-    found = await _lock(tx, worker_id, rollout_id, attempt_id)
-    if found and not await withdraw_if_untouched(tx, *found):
-        await end_attempt(tx, *found, "set_unresponsive")
+async def _locked(tx: Transaction, worker_id: str, rows: Sequence[Row]) -> list[tuple[RolloutState, AttemptState]]:
+    """Lock in the order of ids, as whoever locks several does, and return what is still there, oldest rollout first."""
+    found = [(row[2], states) for row in rows if (states := await _lock(tx, worker_id, row[0], row[1]))]
+    return [states for _, states in sorted(found, key=lambda one: (one[0], one[1][1].sequence_id))]
 
 
 async def _lock(

@@ -37,7 +37,7 @@ from agentlightning.store.sql.checks import (
 )
 from agentlightning.store.sql.claims import Claim, undo_claims
 from agentlightning.store.sql.filters import Conditions, Paging
-from agentlightning.store.sql.idempotency import Request, RequestKeys
+from agentlightning.store.sql.idempotency import Request, RequestKeys, check_key, withdraw
 from agentlightning.store.sql.transaction import Transaction
 from agentlightning.types import (
     Attempt,
@@ -104,6 +104,17 @@ class SqlLightningStore(LightningStore, ABC):
         view = object.__new__(type(self))
         vars(view).update(vars(self), write=self._request_keys.once(Request(key, fingerprint), self.write))
         return view
+
+    async def withdraw(self, key: str) -> None:
+        """Undo the claims of the operation that was called with this key, or keep it from happening later.
+
+        For a caller that went away when its answer may have been on the way. What somebody works on stays.
+
+        Raises:
+            InvalidValue: The key cannot be kept.
+        """
+        check_key(key)
+        await self.write(lambda tx: withdraw(tx, key))
 
     @property
     def capabilities(self) -> LightningStoreCapabilities:
