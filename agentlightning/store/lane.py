@@ -253,7 +253,7 @@ class Lane:
             connection.execute(self._begin)
             for job in group:
                 if not job.cancelled:
-                    self._run(connection, job)
+                    self._run(connection, job, alone=len(group) == 1)
             connection.execute("COMMIT")
             for job in group:
                 if job.succeeded:
@@ -264,19 +264,26 @@ class Lane:
                 job.succeeded, job.error = False, _as_store_error(error)
             _roll_back(connection)
 
-    def _run(self, connection: sqlite3.Connection, job: _Job) -> None:
-        connection.execute("SAVEPOINT job")
+    def _run(self, connection: sqlite3.Connection, job: _Job, *, alone: bool) -> None:
+        """Run a job of a group; `alone`, it has no neighbours whose work its failure must spare."""
+        if not alone:
+            connection.execute("SAVEPOINT job")
         transaction = SqliteTransaction(connection)
         try:
             job.result = _run_to_end(job.operation(transaction))
         except Exception as error:  # it is the caller's, and goes there
             if not connection.in_transaction:  # SQLite undid the whole group, as it does when the disk is full
                 raise
-            connection.execute("ROLLBACK TO job")
+            if alone:
+                connection.execute("ROLLBACK")
+                connection.execute(self._begin)
+            else:
+                connection.execute("ROLLBACK TO job")
             job.error = _as_store_error(error) if isinstance(error, sqlite3.Error) else error
         else:
             job.succeeded, job.changes = True, transaction.changes
-        connection.execute("RELEASE job")
+        if not alone:
+            connection.execute("RELEASE job")
 
     def _deliver(self, group: list[_Job]) -> None:
         """Answer the callers, with one call into each of their loops."""

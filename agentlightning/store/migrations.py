@@ -99,24 +99,34 @@ _LEASES_FEEDS_AND_VERSIONS: Final = (
     """,
     "CREATE INDEX request_keys_by_time ON request_keys (create_time)",
     # How many rollouts have which status.
-    "CREATE TABLE status_counts (status TEXT PRIMARY KEY, rollouts INTEGER NOT NULL) WITHOUT ROWID",
+    """
+    INSERT INTO counters VALUES ('rollouts queuing', 0), ('rollouts preparing', 0), ('rollouts running', 0),
+        ('rollouts failed', 0), ('rollouts succeeded', 0), ('rollouts cancelled', 0), ('rollouts requeuing', 0)
+    """,
+    """
+    UPDATE counters SET value = (SELECT COUNT(*) FROM rollouts WHERE 'rollouts ' || status = counters.name)
+    WHERE name LIKE 'rollouts %'
+    """,
     """
     CREATE TRIGGER count_new_rollout AFTER INSERT ON rollouts BEGIN
-        INSERT INTO status_counts VALUES (new.status, 1) ON CONFLICT (status) DO UPDATE SET rollouts = rollouts + 1;
+        UPDATE counters SET value = value + 1 WHERE name = 'rollouts ' || new.status;
     END
     """,
     """
     CREATE TRIGGER count_moved_rollout AFTER UPDATE OF status ON rollouts WHEN new.status <> old.status BEGIN
-        UPDATE status_counts SET rollouts = rollouts - 1 WHERE status = old.status;
-        INSERT INTO status_counts VALUES (new.status, 1) ON CONFLICT (status) DO UPDATE SET rollouts = rollouts + 1;
+        UPDATE counters SET value = value - 1 WHERE name = 'rollouts ' || old.status;
+        UPDATE counters SET value = value + 1 WHERE name = 'rollouts ' || new.status;
     END
     """,
     """
     CREATE TRIGGER count_deleted_rollout AFTER DELETE ON rollouts BEGIN
-        UPDATE status_counts SET rollouts = rollouts - 1 WHERE status = old.status;
+        UPDATE counters SET value = value - 1 WHERE name = 'rollouts ' || old.status;
     END
     """,
-    "INSERT INTO status_counts SELECT status, COUNT(*) FROM rollouts GROUP BY status",
+    """
+    CREATE VIEW status_counts AS
+        SELECT substr(name, 10) AS status, value AS rollouts FROM counters WHERE name LIKE 'rollouts %'
+    """,
 )
 
 STEPS: Final[dict[int, tuple[str, ...]]] = {1: _LEASES_FEEDS_AND_VERSIONS}

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from agentlightning.errors import StoreError
 from agentlightning.store.lane import Lane
 from agentlightning.store.sql.transaction import Transaction
 
@@ -66,17 +65,55 @@ async def test_a_full_disk_is_named_to_the_whole_group_and_passes(lane: Lane) ->
     assert await lane.run(insert) == 1
 
 
-@pytest.mark.parametrize("word", ["BEGIN", "SAVEPOINT", "INSERT", "RELEASE", "COMMIT"])
+@pytest.mark.parametrize(
+    ("callers", "word"),
+    [(1, word) for word in ("BEGIN", "INSERT", "COMMIT")]
+    + [(2, word) for word in ("BEGIN", "SAVEPOINT", "INSERT", "RELEASE", "COMMIT")],
+)
 async def test_a_lane_survives_a_database_that_cannot_even_roll_back(
-    lane: Lane, connection: FailingConnection, word: str
+    lane: Lane, connection: FailingConnection, callers: int, word: str
 ) -> None:
-    connection.words = (word, "ROLLBACK")
     for _ in range(3):
-        with pytest.raises(StoreError, match="disk I/O error"):
-            await asyncio.wait_for(lane.run(insert), PATIENCE)
-    connection.words = ()
+        outcomes = await in_one_group(lane, connection, callers, (word, "ROLLBACK"))
+        assert [str(outcome) for outcome in outcomes] == ["the database failed: disk I/O error"] * callers
     assert await asyncio.wait_for(lane.run(insert), PATIENCE) == 1
     assert await lane.run(count) == 1
+
+
+async def test_a_lone_failure_leaves_nothing_behind(lane: Lane) -> None:
+    async def insert_and_fail(tx: Transaction) -> None:
+        await insert(tx)
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        await lane.run(insert_and_fail)
+    assert await lane.run(insert) == 1
+    assert await lane.run(count) == 1
+
+
+async def in_one_group(
+    lane: Lane, connection: FailingConnection, callers: int, failing: tuple[str, ...]
+) -> list[int | BaseException]:
+    """Let callers insert in one transaction, whose statements with these words fail."""
+    held, free = threading.Event(), threading.Event()
+
+    async def hold(tx: Transaction) -> None:
+        held.set()
+        free.wait(PATIENCE)
+
+    def fail(_done: object) -> None:
+        connection.words = failing
+
+    holding = asyncio.create_task(lane.run(hold))
+    assert await asyncio.to_thread(held.wait, PATIENCE)
+    calls = [asyncio.create_task(lane.run(insert)) for _ in range(callers)]
+    await asyncio.sleep(0)
+    lane._publish = fail  # what a commit is told to, so before the next transaction begins
+    free.set()
+    await asyncio.wait_for(holding, PATIENCE)
+    outcomes = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), PATIENCE)
+    lane._publish, connection.words = (lambda changes: None), ()
+    return outcomes
 
 
 async def test_an_undoing_that_fails_is_logged(

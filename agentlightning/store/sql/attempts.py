@@ -19,7 +19,7 @@ from agentlightning.store.sql.codec import (
     rollout_of,
 )
 from agentlightning.store.sql.filters import Paging, fetch_page, text_key, time_key
-from agentlightning.store.sql.leases import RENEW, new_lease
+from agentlightning.store.sql.leases import new_lease
 from agentlightning.store.sql.moves import (
     ATTEMPT_STATE,
     ROLLOUT_STATE,
@@ -29,6 +29,7 @@ from agentlightning.store.sql.moves import (
     follow_latest_attempt,
     move_attempt,
     move_rollout,
+    write_attempt,
 )
 from agentlightning.store.sql.transaction import Row, Transaction, Value
 from agentlightning.types import (
@@ -59,29 +60,35 @@ _SORTABLE: Final = {
 }
 
 
+def new_attempt_id() -> str:
+    """Return an id that no other attempt of a rollout has."""
+    return f"at-{generate_id(8)}"
+
+
 async def create_attempt(
     tx: Transaction,
     rollout_id: str,
+    attempt_id: str,
     worker_id: str | None,
     config: RolloutConfig,
     *,
     sequence_id: int = 1,
     queued_as: RolloutStatus | None = None,
 ) -> Attempt:
-    """Write a new attempt as its rollout's latest; its worker starts on it.
+    """Write a new attempt, which its rollout names as its latest; its worker starts on it.
 
     Args:
         tx: The transaction.
         rollout_id: Whose attempt.
+        attempt_id: Its id.
         worker_id: Whose work.
         config: The rollout's configuration, which says how long the attempt may live and be silent.
         sequence_id: The attempt's number.
         queued_as: The status of the rollout in the queue that it was taken from, if it was.
     """
-    row = (rollout_id, f"at-{generate_id(8)}", sequence_id, tx.now, None, "preparing", worker_id, None, None)
+    row = (rollout_id, attempt_id, sequence_id, tx.now, None, "preparing", worker_id, None, None)
     await tx.execute(_INSERT, (*row, *new_lease(tx, config), worker_id, queued_as))
-    await tx.execute("UPDATE rollouts SET latest_attempt_id = ? WHERE rollout_id = ?", (row[1], rollout_id))
-    await workers.take(tx, worker_id, rollout_id, row[1], dequeued=queued_as is not None)
+    await workers.take(tx, worker_id, rollout_id, attempt_id, dequeued=queued_as is not None)
     return attempt_of(row)
 
 
@@ -111,12 +118,13 @@ async def _attempt_again(tx: Transaction, row: Row, event: Literal["claim", "res
     *columns_of_rollout, latest_attempt_id, config = row
     before = rollout_of(columns_of_rollout)
     rollout = RolloutState(before.rollout_id, before.status, latest_attempt_id, config)
-    await move_rollout(tx, rollout, event)
+    attempt_id = new_attempt_id()
+    await move_rollout(tx, rollout, event, {"latest_attempt_id": attempt_id})
     former = None if latest_attempt_id is None else await find_attempt(tx, rollout.rollout_id, latest_attempt_id)
     sequence_id = former.sequence_id + 1 if former else 1
     queued_as = before.status if event == "claim" else None
     attempt = await create_attempt(
-        tx, rollout.rollout_id, worker_id, before.config, sequence_id=sequence_id, queued_as=queued_as
+        tx, rollout.rollout_id, attempt_id, worker_id, before.config, sequence_id=sequence_id, queued_as=queued_as
     )
     values: dict[str, Any] = {**dict(before), "status": rollout.status, "end_time": None, "attempt": attempt}
     return Claim(AttemptedRollout.model_construct(**values), before, former)
@@ -178,13 +186,9 @@ async def update_attempt(
 ) -> Attempt:
     """Change an attempt's fields; a status that is passed for the latest attempt moves its rollout and worker."""
     rollout, attempt = await existing_attempt(tx, rollout_id, attempt_id)
-    if changes:
-        assignments, values = ", ".join(f"{column} = ?" for column in changes), list(changes.values())
-        if changes.get("last_heartbeat_time") is not None:
-            assignments, values = f"{assignments}, {RENEW}", [*values, tx.clock]
-        await tx.execute(
-            f"UPDATE attempts SET {assignments} WHERE rollout_id = ? AND attempt_id = ?", (*values, *_key(attempt))
-        )
+    if changes.get("last_heartbeat_time") is not None and attempt.silence is not None:
+        changes = {**changes, "silent_at": tx.clock + attempt.silence}
+    await write_attempt(tx, attempt, changes)
     if changes.get("worker_id", attempt.worker_id) != attempt.worker_id:
         await _hand_over(tx, rollout, attempt, changes["worker_id"])
     if status is not UNSET:
@@ -226,10 +230,10 @@ async def existing_attempt(tx: Transaction, rollout_id: str, attempt_id: str) ->
     )
     if row is None:
         raise NotFound(f"Rollout {rollout_id} not found")
-    if row[4] is None:
+    if row[5] is None:
         raise NotFound(
             f"No attempts found for rollout {rollout_id}"
             if attempt_id == "latest"
             else f"Attempt {attempt_id} not found for rollout {rollout_id}"
         )
-    return RolloutState(*row[:4]), AttemptState(*row[4:])
+    return RolloutState(*row[:5]), AttemptState(*row[5:])

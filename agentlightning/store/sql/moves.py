@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final, Literal
 
 from agentlightning.store.sql import workers
 from agentlightning.store.sql.codec import config_of
 from agentlightning.store.sql.leases import resume_lease
-from agentlightning.store.sql.transaction import Row, Transaction
+from agentlightning.store.sql.transaction import Row, Transaction, Value
 from agentlightning.types import AttemptStatus, RolloutConfig, RolloutStatus
 from agentlightning.types.lifecycle import (
     LIVE,
@@ -30,6 +32,7 @@ class RolloutState:
     status: RolloutStatus
     latest_attempt_id: str | None
     config_json: bytes
+    span_counter: int = 0
 
     @property
     def config(self) -> RolloutConfig:
@@ -46,10 +49,12 @@ class AttemptState:
     sequence_id: int
     status: AttemptStatus
     worker_id: str | None
+    silence: float | None
 
 
-ROLLOUT_STATE: Final = "r.rollout_id, r.status, r.latest_attempt_id, r.config"
-ATTEMPT_STATE: Final = "a.rollout_id, a.attempt_id, a.sequence_id, a.status, a.worker_id"
+NOTHING: Final[Mapping[str, Value]] = MappingProxyType({})
+ROLLOUT_STATE: Final = "r.rollout_id, r.status, r.latest_attempt_id, r.config, r.span_counter"
+ATTEMPT_STATE: Final = "a.rollout_id, a.attempt_id, a.sequence_id, a.status, a.worker_id, a.silence"
 
 
 async def find_rollout(tx: Transaction, rollout_id: str) -> RolloutState | None:
@@ -68,54 +73,65 @@ async def find_attempt(tx: Transaction, rollout_id: str, attempt_id: str) -> Att
     return AttemptState(*row) if row else None
 
 
-async def move_rollout(tx: Transaction, rollout: RolloutState, event: RolloutEvent) -> None:
-    """Take a step of a rollout, with its effects.
+async def write_rollout(tx: Transaction, rollout_id: str, changes: Mapping[str, Value]) -> None:
+    """Write columns of a rollout; none cost nothing."""
+    if changes:
+        assignments = ", ".join(f"{column} = ?" for column in changes)
+        await tx.execute(f"UPDATE rollouts SET {assignments} WHERE rollout_id = ?", (*changes.values(), rollout_id))
+
+
+async def write_attempt(tx: Transaction, attempt: AttemptState, changes: Mapping[str, Value]) -> None:
+    """Write columns of an attempt; none cost nothing."""
+    if changes:
+        assignments = ", ".join(f"{column} = ?" for column in changes)
+        await tx.execute(
+            f"UPDATE attempts SET {assignments} WHERE rollout_id = ? AND attempt_id = ?",
+            (*changes.values(), attempt.rollout_id, attempt.attempt_id),
+        )
+
+
+async def move_rollout(
+    tx: Transaction, rollout: RolloutState, event: RolloutEvent, also: Mapping[str, Value] = NOTHING
+) -> None:
+    """Take a step of a rollout, with its effects; `also` are other columns to write with it.
 
     Raises:
         IllegalTransition: The lifecycle has no such step.
     """
     before = rollout.status
-    status, effects = next_rollout(before, event)
-    rollout.status = status
-    if status != before:
-        await tx.execute("UPDATE rollouts SET status = ? WHERE rollout_id = ?", (status, rollout.rollout_id))
+    rollout.status, effects = next_rollout(before, event)
+    changes = dict(also)
+    if rollout.status != before:
+        changes["status"] = rollout.status
     if Effect.ENQUEUE in effects:
-        await tx.execute(
-            "UPDATE rollouts SET queue_position = ? WHERE rollout_id = ?",
-            (await count_up(tx, "queue"), rollout.rollout_id),
-        )
+        changes["queue_position"] = await count_up(tx, "queue")
         tx.changes.enqueued += 1
     if Effect.END in effects:
-        await tx.execute(
-            "UPDATE rollouts SET end_time = ?, finish_position = ? WHERE rollout_id = ?",
-            (tx.now, await count_up(tx, "finish"), rollout.rollout_id),
-        )
+        changes |= {"end_time": tx.now, "finish_position": await count_up(tx, "finish")}
         tx.changes.rollouts.append((rollout.rollout_id, True))
     if Effect.REOPEN in effects:
-        await tx.execute(
-            "UPDATE rollouts SET end_time = NULL, finish_position = NULL WHERE rollout_id = ?", (rollout.rollout_id,)
-        )
+        changes |= {"end_time": None, "finish_position": None}
         tx.changes.rollouts.append((rollout.rollout_id, False))
+    await write_rollout(tx, rollout.rollout_id, changes)
     if Effect.END_ATTEMPT in effects:
         await _end_latest_attempt(tx, rollout)
 
 
-async def move_attempt(tx: Transaction, attempt: AttemptState, event: AttemptEvent) -> None:
-    """Take a step of an attempt, with its effects on the attempt alone.
+async def move_attempt(
+    tx: Transaction, attempt: AttemptState, event: AttemptEvent, also: Mapping[str, Value] = NOTHING
+) -> None:
+    """Take a step of an attempt, with its effects on the attempt alone; `also` are other columns to write with it.
 
     Raises:
         LeaseLost: The attempt has ended.
     """
     before = attempt.status
-    status, effects = next_attempt(before, event)
-    attempt.status = status
-    if status == before:
-        return
-    end_time = tx.now if Effect.END in effects else None  # a step without effects leads from live to live
-    await tx.execute(
-        "UPDATE attempts SET status = ?, end_time = ? WHERE rollout_id = ? AND attempt_id = ?",
-        (status, end_time, attempt.rollout_id, attempt.attempt_id),
-    )
+    attempt.status, effects = next_attempt(before, event)
+    changes = dict(also)
+    if attempt.status != before:
+        # A step without effects leads from live to live.
+        changes |= {"status": attempt.status, "end_time": tx.now if Effect.END in effects else None}
+    await write_attempt(tx, attempt, changes)
     if Effect.REOPEN in effects:
         await resume_lease(tx, attempt.rollout_id, attempt.attempt_id)
 

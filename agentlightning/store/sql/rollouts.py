@@ -24,7 +24,7 @@ from agentlightning.store.sql.codec import (
 )
 from agentlightning.store.sql.filters import Conditions, Paging, fetch_page, text_key, time_key
 from agentlightning.store.sql.leases import set_deadlines
-from agentlightning.store.sql.moves import RolloutState, count_up, find_rollout, move_rollout
+from agentlightning.store.sql.moves import RolloutState, count_up, find_rollout, move_rollout, write_rollout
 from agentlightning.store.sql.resources import latest_resources_id
 from agentlightning.store.sql.transaction import Transaction, Value
 from agentlightning.types import (
@@ -44,8 +44,8 @@ _SELECT_WITH_ATTEMPT: Final = f"""
     FROM rollouts r LEFT JOIN attempts a ON a.rollout_id = r.rollout_id AND a.attempt_id = r.latest_attempt_id
 """
 _INSERT: Final = f"""
-    INSERT INTO rollouts ({", ".join(ROLLOUT_FIELDS)}, queue_position)
-    VALUES ({", ".join("?" for _ in ROLLOUT_FIELDS)}, ?)
+    INSERT INTO rollouts ({", ".join(ROLLOUT_FIELDS)}, queue_position, latest_attempt_id)
+    VALUES ({", ".join("?" for _ in ROLLOUT_FIELDS)}, ?, ?)
 """
 _SORTABLE: Final = {
     "rollout_id": "r.rollout_id",
@@ -95,7 +95,7 @@ async def enqueue_many_rollouts(tx: Transaction, tasks: Sequence[Task]) -> list[
     latest = await latest_resources_id(tx)
     first = await count_up(tx, "queue", len(tasks))
     rows = [_new_row(task, latest, "queuing", tx.now) for task in tasks]
-    await tx.execute_many(_INSERT, [(*row, first + i) for i, row in enumerate(rows)])
+    await tx.execute_many(_INSERT, [(*row, first + i, None) for i, row in enumerate(rows)])
     tx.changes.enqueued += len(tasks)
     return [rollout_of(row) for row in rows]
 
@@ -103,8 +103,9 @@ async def enqueue_many_rollouts(tx: Transaction, tasks: Sequence[Task]) -> list[
 async def start_rollout(tx: Transaction, task: Task, worker_id: str | None) -> Claim:
     """Create a rollout and its first attempt."""
     row = _new_row(task, await latest_resources_id(tx), "preparing", tx.now)
-    await tx.execute(_INSERT, (*row, 0))
-    attempt = await attempts.create_attempt(tx, row[0], worker_id, config_of(task.config))
+    attempt_id = attempts.new_attempt_id()
+    await tx.execute(_INSERT, (*row, 0, attempt_id))
+    attempt = await attempts.create_attempt(tx, row[0], attempt_id, worker_id, config_of(task.config))
     return Claim(AttemptedRollout.model_construct(attempt=attempt, **dict(rollout_of(row))))
 
 
@@ -174,9 +175,7 @@ def check_rollout_status(status: RolloutStatus) -> None:
 async def update_rollout(tx: Transaction, rollout_id: str, status: RolloutStatus, changes: dict[str, Value]) -> Rollout:
     """Change a rollout's fields; a status given here always wins."""
     rollout = await existing_rollout(tx, rollout_id)
-    if changes:
-        assignments = ", ".join(f"{column} = ?" for column in changes)
-        await tx.execute(f"UPDATE rollouts SET {assignments} WHERE rollout_id = ?", (*changes.values(), rollout_id))
+    await write_rollout(tx, rollout_id, changes)
     if status is not UNSET:
         await move_rollout(tx, rollout, rollout_event_setting(status))
     row = await tx.fetch_one(f"{_SELECT} WHERE r.rollout_id = ?", (rollout_id,))

@@ -11,16 +11,23 @@ from pydantic_core import from_json
 
 from agentlightning.errors import NotFound
 from agentlightning.store.span_json import span_of, values_of
+from agentlightning.store.sql import workers
 from agentlightning.store.sql.attempts import existing_attempt
 from agentlightning.store.sql.checks import check_integer, check_optional_text, check_optional_time, check_text
 from agentlightning.store.sql.codec import encode
 from agentlightning.store.sql.filters import Conditions, Paging, fetch_page, text_key, time_key
-from agentlightning.store.sql.leases import RENEW
-from agentlightning.store.sql.moves import AttemptState, RolloutState, follow_latest_attempt, move_attempt
+from agentlightning.store.sql.moves import (
+    AttemptState,
+    RolloutState,
+    move_attempt,
+    move_rollout,
+    write_attempt,
+    write_rollout,
+)
 from agentlightning.store.sql.numbers import pack, unpack
-from agentlightning.store.sql.transaction import Row, Transaction
+from agentlightning.store.sql.transaction import Row, Transaction, Value
 from agentlightning.types import PaginatedResult, Span
-from agentlightning.types.lifecycle import ENDED
+from agentlightning.types.lifecycle import ENDED, LIVE
 
 INSERT: Final = """
     INSERT INTO spans (rollout_id, attempt_id, span_id, sequence_id, start_time_ns, end_time, trace_id, parent_id,
@@ -110,13 +117,7 @@ async def _add_to_attempt(tx: Transaction, key: tuple[str, str], spans: list[Enc
     superseded = attempt.status == "unresponsive" and attempt.attempt_id != rollout.latest_attempt_id
     late = attempt.status in ENDED or superseded
     await tx.execute_many(INSERT, [(*span.columns, int(late)) for span in new])
-    await _raise_counter(tx, key[0], max(span.span.sequence_id for span in new))
-    await tx.execute(
-        f"UPDATE attempts SET last_heartbeat_time = ?, {RENEW} WHERE rollout_id = ? AND attempt_id = ?",
-        (tx.now, tx.clock, *key),
-    )
-    if not late:
-        await _revive(tx, rollout, attempt)
+    await _note(tx, rollout, attempt, max(span.span.sequence_id for span in new))
     return [span.span.model_copy(update={"late": True}) if late else span.span for span in new]
 
 
@@ -133,19 +134,23 @@ async def _without_duplicates(tx: Transaction, key: tuple[str, str], spans: list
     return [span for span in spans if first.get(span.span.span_id) is span]
 
 
-async def _raise_counter(tx: Transaction, rollout_id: str, sequence_id: int) -> None:
-    await tx.execute(
-        "UPDATE rollouts SET span_counter = ? WHERE rollout_id = ? AND span_counter < ?",
-        (sequence_id, rollout_id, sequence_id),
-    )
-
-
-async def _revive(tx: Transaction, rollout: RolloutState, attempt: AttemptState) -> None:
-    """A span says that the attempt runs."""
-    before = attempt.status
-    await move_attempt(tx, attempt, "span")
-    if attempt.status != before and attempt.attempt_id == rollout.latest_attempt_id:
-        await follow_latest_attempt(tx, rollout, attempt)
+async def _note(tx: Transaction, rollout: RolloutState, attempt: AttemptState, sequence_id: int) -> None:
+    """Spans came, up to this number: the attempt is not silent, and it runs unless it has ended or was replaced."""
+    heard: dict[str, Value] = {"last_heartbeat_time": tx.now}
+    if attempt.silence is not None:
+        heard["silent_at"] = tx.clock + attempt.silence
+    counted: dict[str, Value] = {"span_counter": sequence_id} if sequence_id > rollout.span_counter else {}
+    before, is_latest = attempt.status, attempt.attempt_id == rollout.latest_attempt_id
+    if before == "unresponsive" and not is_latest:
+        await write_attempt(tx, attempt, heard)
+    else:
+        await move_attempt(tx, attempt, "span", heard)
+    if is_latest and attempt.status != before:
+        if before not in LIVE:  # while it lived, its worker was busy with it
+            await workers.follow(tx, attempt.worker_id, attempt.rollout_id, attempt.attempt_id, attempt.status)
+        await move_rollout(tx, rollout, "attempt_running", counted)
+    else:
+        await write_rollout(tx, rollout.rollout_id, counted)
 
 
 async def get_many_span_sequence_ids(tx: Transaction, rollout_ids: Sequence[str]) -> list[int]:
