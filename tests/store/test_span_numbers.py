@@ -49,7 +49,7 @@ def exactly(value: Any) -> Any:
     return type(value), value, math.copysign(1, value) if isinstance(value, float) else None
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(attributes)
 def test_any_attributes_come_back_exactly(given_attributes: dict[str, Any]) -> None:
     before = exactly(given_attributes)
@@ -88,6 +88,11 @@ def test_uniform_numbers_take_their_own_size(values: list[Any], size: int) -> No
 )
 def test_other_lists_stay_as_they_are(values: Any) -> None:
     assert pack({"numbers": values}) == ({"numbers": values}, None)
+
+
+def test_key_that_json_turns_into_a_text_keeps_its_list() -> None:
+    no_text: Any = {1: [7] * 20}
+    assert pack(no_text) == (no_text, None)
 
 
 def model_call(claim: AttemptedRollout, tokens: int) -> Span:

@@ -116,23 +116,24 @@ async def test_import_goes_behind_what_is_there(open_store: OpenStore, tmp_path:
         await fill(full)
         theirs = await contents(full)
         await full.export_to(tmp_path / "store.jsonl.gz", with_secrets=True)
-        own = await other.enqueue_rollout("was there first")
-        ended = await other.start_rollout("ended first")
-        await other.update_rollout(ended.rollout_id, status="failed")
+        own = [(await other.enqueue_rollout("was there first")).rollout_id for _ in range(20)]
+        ended = [(await other.start_rollout("ended first")).rollout_id for _ in range(20)]
+        for rollout_id in ended:
+            await other.update_rollout(rollout_id, status="failed")
         await other.add_resources({})
         await other.import_from(tmp_path / "store.jsonl.gz")
         both = await contents(other)
         assert [rollout.rollout_id for rollout in both["rollouts"]] == [
-            own.rollout_id,
-            ended.rollout_id,
+            *own,
+            *ended,
             *(rollout.rollout_id for rollout in theirs["rollouts"]),
         ]
-        assert both["finished"] == [ended.rollout_id, *theirs["finished"]]
+        assert both["finished"] == [*ended, *theirs["finished"]]
         assert both["latest"] == theirs["latest"]
         assert (await other.add_resources({})).version == 1
-        claimed = await other.dequeue_many_rollouts(limit=9)
-        expected = await full.dequeue_many_rollouts(limit=9)
-        assert [claim.rollout_id for claim in claimed] == [own.rollout_id, *(claim.rollout_id for claim in expected)]
+        claimed = await other.dequeue_many_rollouts(limit=99)
+        expected = await full.dequeue_many_rollouts(limit=99)
+        assert [claim.rollout_id for claim in claimed] == [*own, *(claim.rollout_id for claim in expected)]
 
 
 async def test_who_waits_hears_of_an_import(tmp_path: Path) -> None:
