@@ -32,6 +32,7 @@ ENDED_MODULES: Final[dict[str, str]] = {
     "agentlightning.store.collection": "SqliteLightningStore or InMemoryLightningStore",
     "agentlightning.store.collection_based": "SqliteLightningStore or InMemoryLightningStore",
     "agentlightning.store.mongo": "PostgresLightningStore",
+    "agentlightning.store.utils": "agentlightning.types.lifecycle",
     "agentlightning.trainer.legacy": "Trainer",
     "agentlightning.utils.server_launcher": "LLMProxy and the inference server, which serve themselves",
     "agentlightning.verl": "GRPO",

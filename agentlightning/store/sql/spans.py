@@ -96,7 +96,11 @@ def encode_span(span: Span) -> EncodedSpan:
 def _start_time_ns(span: Span) -> int:
     if span.start_time_ns is not None:
         return span.start_time_ns
-    return _WITHOUT_START if span.start_time is None else round(span.start_time * 1e9)
+    if span.start_time is None:
+        return _WITHOUT_START
+    nanoseconds = span.start_time * 1e9
+    check_optional_time(nanoseconds, "start_time")
+    return round(nanoseconds)
 
 
 async def add_many_spans(tx: Transaction, spans: Sequence[EncodedSpan]) -> list[Span]:
@@ -104,9 +108,9 @@ async def add_many_spans(tx: Transaction, spans: Sequence[EncodedSpan]) -> list[
     groups: dict[tuple[str, str], list[EncodedSpan]] = {}
     for span in spans:
         groups.setdefault(span.key, []).append(span)
-    # In the order of the keys, so that transactions that meet at several rollouts do not wait for each other in a ring.
-    new = {key: await _add_to_attempt(tx, key, group) for key, group in sorted(groups.items())}
-    return [span for key in groups for span in new[key]]
+    if len(groups) > 1:
+        await lock_rollouts(tx, {rollout_id for rollout_id, _ in groups})
+    return [span for key, group in groups.items() for span in await _add_to_attempt(tx, key, group)]
 
 
 async def _add_to_attempt(tx: Transaction, key: tuple[str, str], spans: list[EncodedSpan]) -> list[Span]:
