@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any, Final, Self
 from urllib.parse import urlencode
 
-from pydantic import ValidationError
 from yarl import URL
 
 from agentlightning.errors import StoreError
@@ -137,7 +136,7 @@ class LightningStoreClient(ForwardingStore):
         content = await self._exchange.send(connection, request)
         try:
             return wire.decode_answer(content)
-        except ValidationError as error:
+        except ValueError as error:  # pydantic's own errors are some
             raise StoreError(f"the answer from {self.server_address_root} cannot be read: {error}") from error
 
     def _request(self, wire: Wire, arguments: dict[str, Any]) -> Request:

@@ -177,11 +177,6 @@ def open_session(headers: dict[str, str], request_timeout: float, connection_tim
         skip_auto_headers=("user-agent", "accept-encoding"),
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
-        timeout=aiohttp.ClientTimeout(
-            total=request_timeout,
-            sock_read=request_timeout,
-            connect=connection_timeout,
-            sock_connect=connection_timeout,
-        ),
+        timeout=aiohttp.ClientTimeout(total=request_timeout, sock_connect=connection_timeout),
         connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE),
     )

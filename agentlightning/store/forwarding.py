@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import Any
+from inspect import Parameter
+from typing import Any, Final
 
 from agentlightning.store.base import LightningStore
 from agentlightning.store.operations import Operation, operations_of
+
+_KEYWORD_ONLY: Final = Parameter.KEYWORD_ONLY
 
 
 class ForwardingStore(LightningStore):
@@ -33,12 +36,16 @@ def _install(forwarding: type[ForwardingStore]) -> None:
 
 def _forwarded(operation: Operation) -> Callable[..., Coroutine[Any, Any, Any]]:
     signature = operation.signature
-    keywords = frozenset(signature.parameters)
+    positional = [name for name, parameter in signature.parameters.items() if parameter.kind is not _KEYWORD_ONLY]
+    required = {name for name, parameter in signature.parameters.items() if parameter.default is parameter.empty}
+    keywords = signature.parameters.keys()
 
     async def forward(self: ForwardingStore, *args: Any, **kwargs: Any) -> Any:
-        if args or not keywords >= kwargs.keys():
-            kwargs = signature.bind(*args, **kwargs).arguments
-        return await self.call(operation, kwargs)
+        arguments = {**dict(zip(positional, args, strict=False)), **kwargs}
+        unambiguous = len(arguments) == len(args) + len(kwargs)
+        if not (unambiguous and required <= arguments.keys() <= keywords):
+            signature.bind(*args, **kwargs)  # raises what a call with these arguments does
+        return await self.call(operation, arguments)
 
     forward.__name__ = operation.name
     forward.__doc__ = operation.method.__doc__

@@ -86,6 +86,9 @@ class _Span(TypedDict):
 SpanOnTheWire: TypeAlias = Annotated[_Span, AfterValidator(span_of)]
 """A span in a JSON schema: read with its form checked, it becomes a `Span`."""
 
+SpanOfStore: TypeAlias = Annotated[Any, AfterValidator(span_of)]
+"""A span in the JSON of a store, which checked its form when it was written."""
+
 
 def _link_of(values: dict[str, Any]) -> Link:
     values["context"] = _context_of(values["context"])

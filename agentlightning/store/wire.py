@@ -19,7 +19,7 @@ from agentlightning.errors import InvalidValue
 from agentlightning.store.base import UNSET
 from agentlightning.store.operations import Operation
 from agentlightning.store.polls import waiting_parameter
-from agentlightning.store.span_json import SpanOnTheWire, values_of
+from agentlightning.store.span_json import SpanOfStore, SpanOnTheWire, values_of
 from agentlightning.store.sql.checks import (
     check_integer,
     check_optional_text,
@@ -28,6 +28,9 @@ from agentlightning.store.sql.checks import (
     check_texts,
 )
 from agentlightning.types import EnqueueRolloutRequest, PaginatedResult, Resource, Span, normalize_task_input
+
+_SCALARS: Final = frozenset({str, int, bool})
+"""Types that JSON has, whatever the value."""
 
 
 class Wire:
@@ -51,7 +54,7 @@ class Wire:
         self._whole = TypeAdapter[Any](on_the_wire(self._body.annotation)) if self._body else None
         fields = {name: _field_of(operation, parameter) for name, parameter in parameters.items()}
         self._named = TypeAdapter[dict[str, Any]](_typed_dict(operation.name, fields))
-        self._answer = TypeAdapter[Any](self.answer_type)
+        self._answer = TypeAdapter[Any](on_the_wire(signature.return_annotation, SpanOfStore))
         self.waits: Final = waiting_parameter(operation)
         self._checks = {
             name: check for name, parameter in parameters.items() if (check := _check_of(parameter.annotation))
@@ -111,8 +114,15 @@ class Wire:
         return to_json(_plain_answer(answer))
 
     def decode_answer(self, body: bytes) -> Any:
-        """Return what the operation returned."""
-        return self._answer.validate_json(body)
+        """Return what the operation returned.
+
+        Raises:
+            ValueError: It is no answer of this operation.
+        """
+        try:
+            return self._answer.validate_json(body)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"a span in it does not have its form: {error!r}") from error
 
     def _of_query(self, query: str) -> dict[str, Any]:
         values = parse_qs(query, keep_blank_values=True)
@@ -172,6 +182,8 @@ def plain(value: Any, name: str) -> Any:
     Raises:
         InvalidValue: It has no JSON form.
     """
+    if value is None or type(value) in _SCALARS:
+        return value
     if isinstance(value, Span):
         return values_of(value)
     if isinstance(value, EnqueueRolloutRequest):
@@ -189,16 +201,16 @@ def plain(value: Any, name: str) -> Any:
     return normalize_task_input(value, name)
 
 
-def on_the_wire(annotation: Any) -> Any:
+def on_the_wire(annotation: Any, span: Any = SpanOnTheWire) -> Any:
     """Return an annotation whose spans are not validated in depth: a lenient producer's stay as they are."""
     if annotation is Span:
-        return SpanOnTheWire
+        return span
     if _is_model(annotation):
-        return _model_on_the_wire(annotation) if _holds_spans(annotation) else annotation
+        return _model_on_the_wire(annotation, span) if _holds_spans(annotation) else annotation
     origin: Any = get_origin(annotation)
     if origin is None or origin is Literal:
         return annotation
-    inner: tuple[Any, ...] = tuple(on_the_wire(argument) for argument in get_args(annotation))
+    inner: tuple[Any, ...] = tuple(on_the_wire(argument, span) for argument in get_args(annotation))
     return _union_of(inner) if _is_union(origin) else origin[inner]
 
 
@@ -216,8 +228,8 @@ def _union_of(kinds: Sequence[Any]) -> Any:
     return union
 
 
-def _model_on_the_wire(model: type[BaseModel]) -> Any:
-    fields = {name: Required[on_the_wire(field.annotation)] for name, field in model.model_fields.items()}
+def _model_on_the_wire(model: type[BaseModel], span: Any) -> Any:
+    fields = {name: Required[on_the_wire(field.annotation, span)] for name, field in model.model_fields.items()}
     shape = TypeAdapter[dict[str, Any]](_typed_dict(model.__name__, fields))
     return Annotated[model, PlainValidator(lambda values: model.model_construct(**shape.validate_python(values)))]
 
