@@ -267,3 +267,56 @@ async def test_more_requests_than_it_has_room_for_are_429_and_come_again_later()
         assert (await rest.get("/workers")).status == 200
         await store.enqueue_rollout(1)
         assert len((await asyncio.wait_for(poll, 10)).body) == 1
+
+
+def traces(*pairs: tuple[str, str]) -> dict[str, Any]:
+    """Return an OTLP request with a span for each attempt."""
+
+    def attributes(pair: tuple[str, str]) -> list[dict[str, Any]]:
+        names = ("agentlightning.rollout_id", "agentlightning.attempt_id")
+        return [{"key": name, "value": {"stringValue": value}} for name, value in zip(names, pair, strict=True)]
+
+    spans = [
+        {"traceId": "0" * 31 + "1", "spanId": f"{n + 1:016x}", "name": "step", "attributes": attributes(pair)}
+        for n, pair in enumerate(pairs)
+    ]
+    return {"resourceSpans": [{"scopeSpans": [{"spans": spans}]}]}
+
+
+async def test_otlp_takes_tokens_and_keeps_agents_to_their_attempt() -> None:
+    async with serving(token=SECRET, limits=Limits(body_bytes=10_000)) as (store, url), rest_of(url) as rest:
+        mine, other = [await store.start_rollout(n) for n in range(2)]
+        ids = [(claim.rollout_id, claim.attempt.attempt_id) for claim in (mine, other)]
+
+        async def export(token: str | None, body: Any) -> tuple[int, Any]:
+            headers = {"Authorization": f"Bearer {token}"} if token else {}
+            async with rest.session.post(f"{url}/v1/traces", json=body, headers=headers) as reply:
+                return reply.status, await reply.json()
+
+        assert (await export(None, traces(*ids)))[0] == 401
+        assert (await export("wrong", traces(*ids)))[0] == 401
+        status, told = await export(agent_token(SECRET, *ids[0]), traces(*ids))
+        assert (status, told["partialSuccess"]["rejectedSpans"]) == (200, "1")
+        assert [(await store.query_spans(rollout_id)).total for rollout_id, _ in ids] == [1, 0]
+        assert await export(runner_token(SECRET), traces(*ids)) == (200, {})
+        assert [(await store.query_spans(rollout_id)).total for rollout_id, _ in ids] == [1, 1]
+        assert (await export(SECRET, {"padding": "x" * 20_000}))[0] == 413
+        for path in ("metrics", "logs", "development/profiles"):
+            async with rest.session.post(f"{url}/v1/{path}", json={}) as reply:
+                assert reply.status == 501
+        async with rest.session.get(f"{url}/v1/traces") as reply:
+            assert (reply.status, reply.headers["allow"]) == (405, "POST")
+
+
+async def test_a_client_that_leaves_in_the_middle_of_its_request_changes_nothing() -> None:
+    async with serving() as (store, url):
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+        writer.write(
+            b"POST /v1/agl/rollouts HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n" + b'{"input": 1}'
+        )
+        await writer.drain()
+        writer.write_eof()
+        assert await asyncio.wait_for(reader.read(), 10) == b""
+        writer.close()
+        await writer.wait_closed()
+        assert (await store.query_rollouts()).total == 0
