@@ -379,7 +379,8 @@ class LightningStore:
 
         A live attempt of the worker that was claimed before `as_of` and is not in the list is one whose claim never
         reached the worker. If nobody worked on it, its rollout returns to the queue as if it had not been claimed;
-        otherwise the attempt ends as unresponsive.
+        otherwise the attempt ends as unresponsive. An attempt in the list that was only silent lives again, while its
+        rollout has not ended and no newer attempt took its place.
 
         Args:
             worker_id: Who lives.

@@ -31,7 +31,7 @@ RolloutEvent: TypeAlias = Literal[
     "attempt_lost_for_good",  # likewise, not to be tried again
 ]
 AttemptEvent: TypeAlias = Literal[
-    "span",  # a span of the attempt arrived
+    "span",  # a span of the attempt arrived, or its worker's heartbeat lists it after a silence
     "set_preparing",  # update_attempt(status=...), or the end of a lease
     "set_running",
     "set_failed",

@@ -9,10 +9,18 @@ from agentlightning.store.sql import workers
 from agentlightning.store.sql.attempts import get_attempt
 from agentlightning.store.sql.claims import withdraw_if_untouched
 from agentlightning.store.sql.leases import RENEW
-from agentlightning.store.sql.moves import AttemptState, RolloutState, end_attempt, find_attempt, find_rollout
+from agentlightning.store.sql.moves import (
+    AttemptState,
+    RolloutState,
+    end_attempt,
+    find_attempt,
+    find_rollout,
+    follow_latest_attempt,
+    move_attempt,
+)
 from agentlightning.store.sql.transaction import Row, Transaction
 from agentlightning.types import Attempt, LeaseRenewal
-from agentlightning.types.lifecycle import LIVE
+from agentlightning.types.lifecycle import FINISHED, LIVE
 
 Key: TypeAlias = tuple[str, str]
 """Rollout id and attempt id."""
@@ -26,6 +34,12 @@ _HELD: Final = f"""
     SELECT a.rollout_id, a.attempt_id FROM attempts a JOIN rollouts r
     ON r.rollout_id = a.rollout_id AND r.latest_attempt_id = a.attempt_id
     WHERE {_OF_WORKER} AND r.status NOT IN ('failed', 'succeeded', 'cancelled')
+"""
+_SILENT: Final = """
+    SELECT a.rollout_id, a.attempt_id FROM attempts a JOIN rollouts r
+    ON r.rollout_id = a.rollout_id AND r.latest_attempt_id = a.attempt_id
+    WHERE a.worker_id = ? AND a.status = 'unresponsive' AND r.status NOT IN ('failed', 'succeeded', 'cancelled')
+    ORDER BY 1, 2
 """
 _UNHEARD: Final = f"""
     SELECT a.rollout_id, a.attempt_id, r.position FROM attempts a JOIN rollouts r ON r.rollout_id = a.rollout_id
@@ -42,22 +56,36 @@ async def renew_leases(
 ) -> LeaseRenewal:
     """Renew what the worker lists and still holds, and release what it was given before `as_of` and does not list.
 
+    What it lists and was only silent lives again, unless its rollout has ended or a newer attempt took its place.
     An `as_of` that is yet to come is of another clock, that of a machine before it was started again, and says nothing.
     """
+    await workers.lock_work(tx, worker_id)
+    await _revive(tx, worker_id, listed)
     held: set[Key] = {(row[0], row[1]) for row in await tx.fetch(_HELD, (worker_id,))}
     await tx.execute_many(_RENEW, [(tx.now, tx.clock, *key) for key in listed if key in held])
+    await workers.record_heartbeat(tx, worker_id, stats)
     if as_of is not None and as_of <= tx.clock:
         unheard = [row for row in await tx.fetch(_UNHEARD, (worker_id, as_of)) if (row[0], row[1]) not in listed]
         for rollout, attempt in await _locked(tx, worker_id, unheard):
             if not await withdraw_if_untouched(tx, rollout, attempt):
                 await end_attempt(tx, rollout, attempt, "set_unresponsive")
-    await workers.record_heartbeat(tx, worker_id, stats)  # after the attempts, as whoever ends one takes them
     return LeaseRenewal(time=tx.clock, lost=[key for key in listed if key not in held])
+
+
+async def _revive(tx: Transaction, worker_id: str, listed: Collection[Key]) -> None:
+    for rollout_id, attempt_id in await tx.fetch(_SILENT, (worker_id,)):
+        if (rollout_id, attempt_id) not in listed:
+            continue
+        rollout, attempt = await find_rollout(tx, rollout_id), await find_attempt(tx, rollout_id, attempt_id)
+        if rollout and attempt and rollout.latest_attempt_id == attempt_id and rollout.status not in FINISHED:
+            await move_attempt(tx, attempt, "span")
+            await follow_latest_attempt(tx, rollout, attempt)
 
 
 async def release_worker(tx: Transaction, worker_id: str) -> list[Attempt]:
     """End all leases of a worker; returns the attempts, now unresponsive."""
     released: list[Attempt] = []
+    await workers.lock_work(tx, worker_id)
     for rollout, attempt in await _locked(tx, worker_id, await tx.fetch(_LIVE, (worker_id,))):
         await end_attempt(tx, rollout, attempt, "set_unresponsive")
         released.append(await get_attempt(tx, rollout.rollout_id, attempt.attempt_id))

@@ -112,9 +112,21 @@ async def record_heartbeat(tx: Transaction, worker_id: str, stats: bytes | None)
     )
 
 
+async def lock_work(tx: Transaction, worker_id: str) -> None:
+    """Lock all rollouts that the worker runs, before anything is changed of any of them."""
+    await tx.fetch(
+        """
+        SELECT r.rollout_id FROM rollouts r WHERE r.rollout_id IN (
+            SELECT a.rollout_id FROM attempts a WHERE a.worker_id = ? AND a.status IN ('preparing', 'running'))
+        ORDER BY r.rollout_id FOR UPDATE OF r
+        """,
+        (worker_id,),
+    )
+
+
 async def heartbeat(tx: Transaction, worker_id: str, stats: bytes | None) -> Worker:
     """The worker is alive, and so are its attempts; stats of None keep the former ones."""
-    # Attempts before their worker, as whoever ends one takes them: the other way round they would wait for each other.
+    await lock_work(tx, worker_id)
     await tx.execute(
         f"""
         UPDATE attempts SET last_heartbeat_time = ?, {RENEW}

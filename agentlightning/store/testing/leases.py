@@ -173,14 +173,32 @@ async def silent_attempt_that_waits_to_be_tried_again_takes_its_rollout_back(sto
 
 
 @law
+async def silent_attempt_that_its_worker_lists_lives_again(store: LightningStore) -> None:
+    again: dict[str, Any] = {"max_attempts": 2, "retry_condition": ["unresponsive"]}
+    claim = await running(store, worker_id="w", unresponsive_seconds=_SHORT, **again)
+    await outlast(store, 2 * _SHORT)
+    assert (await rollout_of(store, claim.rollout_id)).status == "requeuing"
+    await store.update_rollout(claim.rollout_id, config=RolloutConfig(**again))
+    listed = [(claim.rollout_id, claim.attempt.attempt_id)]
+    assert (await store.renew_leases("other", listed)).lost == listed
+    assert (await attempt_of(store, claim)).status == "unresponsive"
+    assert (await store.renew_leases("w", listed)).lost == []
+    assert (await attempt_of(store, claim)).status == "running"
+    assert (await rollout_of(store, claim.rollout_id)).status == "running"
+    assert await store.dequeue_rollout() is None
+
+
+@law
 async def silent_attempt_that_was_replaced_stays_silent(store: LightningStore) -> None:
-    old = await running(store, unresponsive_seconds=0.1, max_attempts=2, retry_condition=["unresponsive"])
+    old = await running(store, "w", unresponsive_seconds=0.1, max_attempts=2, retry_condition=["unresponsive"])
     new = await soon(store.dequeue_rollout(wait=60))
     assert new is not None
     await store.update_rollout(old.rollout_id, config=RolloutConfig())  # the new one may be silent
     late = await store.add_span(span_of(old, 1))
     assert late is not None
     assert (late.model_extra or {}).get("late") is True
+    listed = [(old.rollout_id, old.attempt.attempt_id)]
+    assert (await store.renew_leases("w", listed)).lost == listed
     assert (await attempt_of(store, old)).status == "unresponsive"
 
 
