@@ -64,3 +64,9 @@ def test_subpackages_are_attributes_and_a_star_import_gives_the_public_names() -
         "assert 'import_module' not in names"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_importing_the_store_loads_neither_server_nor_drivers() -> None:
+    code = "import sys, agentlightning.store; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert {"starlette", "uvicorn", "aiohttp", "asyncpg", "google"} & set(loaded.stdout.split()) == set()
