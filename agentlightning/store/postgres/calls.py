@@ -22,7 +22,8 @@ Mode: TypeAlias = Literal["write", "read", "feed"]
 """A feed reads at a moment at which nobody writes spans: there are no gaps in them that are filled later."""
 Undo: TypeAlias = Callable[[Transaction, T], Coroutine[Any, Any, None]]
 
-_CLOSE_SECONDS: Final = 10.0
+_CLOSE_SECONDS: Final = 15.0
+"""Longer than an operation tries to find a lost database again."""
 
 
 @dataclass(slots=True, eq=False)

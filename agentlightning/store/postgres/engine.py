@@ -168,7 +168,10 @@ class Engine:
             self._timer.announce(changes.deadline)
 
     def _hear(self, payload: str) -> None:
-        notice = notice_of(payload)
+        try:
+            notice = notice_of(payload)
+        except (ValueError, TypeError):  # from a program of another version, say
+            return self._catch_up()
         if notice.origin == self._origin:
             return
         self._publish(notice.changes)

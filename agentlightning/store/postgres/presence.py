@@ -8,7 +8,6 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from agentlightning.errors import AgentLightningError, StoreUnreachable
 from agentlightning.store.postgres.address import Address
 from agentlightning.store.postgres.connections import hang_up
 from agentlightning.store.postgres.driver import FAILURES, Connection
@@ -68,6 +67,7 @@ class Presence:
             await self._until_lost()
             logger.warning("The connection that listens to %s was lost; connecting again", self._address.place)
             await self._open_again()
+            logger.info("Listening to %s again", self._address.place)
             self._caught_up()
 
     async def close(self) -> None:
@@ -95,12 +95,14 @@ class Presence:
 
     async def _open_again(self) -> None:
         pause = _FIRST_PAUSE
+        reason = ""
         while True:
             try:
                 return await self.open()
-            except (AgentLightningError, *FAILURES) as error:
-                level = logging.WARNING if isinstance(error, StoreUnreachable) else logging.ERROR
-                logger.log(level, "Could not listen to %s: %s; again soon", self._address.place, error)
+            except Exception as error:  # noqa: BLE001  # whatever it is, those who wait depend on the next try
+                if str(error) != reason:
+                    reason = str(error)
+                    logger.warning("Could not listen again: %s; trying on", reason)
             await asyncio.sleep(pause * random.uniform(0.5, 1.5))
             pause = min(2 * pause, _LONGEST_PAUSE)
 

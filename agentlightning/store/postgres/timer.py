@@ -7,15 +7,15 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from agentlightning.errors import StoreError
 from agentlightning.store.postgres.transaction import Operation
 from agentlightning.store.sql.deadlines import earliest_deadline, expire_due
 from agentlightning.store.sql.transaction import Transaction
 
 logger = logging.getLogger(__name__)
 
-_BATCH: Final = 10
-"""The most attempts that end in one transaction: it holds their rollouts, and stores that do so meet now and then."""
+_BATCH: Final = 1
+"""How many attempts end in one transaction. Of several, the second one's worker would come after the first one's place
+in a counter, against the order in which everybody takes what they change."""
 _BUSY_PAUSE: Final = 0.01
 """Seconds until a deadline that has come is looked at again: another transaction holds its rollout."""
 _FAILURE_PAUSE: Final = 1.0
@@ -57,17 +57,21 @@ class Timer:
         self._next = None  # what is announced from here on counts
         try:
             deadline = await self._write(self._enforce)
-        except StoreError as error:
-            logger.warning("Could not look for attempts whose time is up: %s; again in %s s", error, _FAILURE_PAUSE)
+        except Exception as error:  # noqa: BLE001  # whatever it is, the next deadline must be kept
+            logger.error("Could not end the attempts whose time is up: %s; again in %s s", error, _FAILURE_PAUSE)
             self._sooner(loop.time() + _FAILURE_PAUSE)
         else:
             if deadline is not None:
-                self._sooner(max(deadline - self._offset, loop.time() + _BUSY_PAUSE))
+                self._sooner(deadline - self._offset)
 
     async def _enforce(self, tx: Transaction) -> float | None:
+        """Returns when to come back, by the database's clock."""
         self._offset = tx.clock - asyncio.get_running_loop().time()
-        await expire_due(tx, _BATCH)
-        return await earliest_deadline(tx)
+        ended = await expire_due(tx, _BATCH)
+        deadline = await earliest_deadline(tx)
+        if deadline is None or ended == _BATCH:  # there may be more
+            return deadline
+        return max(deadline, tx.clock + _BUSY_PAUSE)
 
     async def _sleep(self) -> None:
         loop = asyncio.get_running_loop()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import random
+import time
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 from agentlightning.errors import StoreError
 from agentlightning.store.postgres.dialect import translate
@@ -16,6 +19,12 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 Operation: TypeAlias = Callable[[Transaction], Coroutine[Any, Any, T]]
+
+
+_SKIPPED_SECONDS: Final = 1.0
+"""How long rows may be held by others before they count as not there."""
+_FIRST_PAUSE: Final = 0.001
+_LONGEST_PAUSE: Final = 0.02
 
 
 class PostgresTransaction:
@@ -35,8 +44,21 @@ class PostgresTransaction:
         rows = await self._connection.fetch(statement.sql, *bound)
         if rows and statement.again:
             rows = await self._connection.fetch(statement.again, *bound)
-        if not rows and statement.if_none:
-            rows = await self._connection.fetch(statement.if_none, *bound)
+        if not rows and statement.skipped:
+            rows = await self._fetch_skipped(statement.sql, statement.skipped, bound)
+        return rows
+
+    async def _fetch_skipped(self, sql: str, skipped: str, bound: Sequence[Any]) -> list[Row]:
+        """Fetch as soon as others let go of the rows, or nothing once there are none."""
+        # Looking again, for whoever waits for a row holds it afterwards, even one it does not want any more: those who
+        # wait for several would wait for each other.
+        rows: list[Row] = []
+        give_up = time.monotonic() + _SKIPPED_SECONDS
+        pause = _FIRST_PAUSE
+        while not rows and time.monotonic() < give_up and await self._connection.fetchval(skipped, *bound):
+            await asyncio.sleep(pause * random.uniform(0.5, 1.5))
+            pause = min(2 * pause, _LONGEST_PAUSE)
+            rows = await self._connection.fetch(sql, *bound)
         return rows
 
     async def fetch_one(self, sql: str, params: Sequence[Value] = ()) -> Row | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Literal
 
 from agentlightning.store.sql import workers
 from agentlightning.store.sql.codec import config_of
+from agentlightning.store.sql.filters import Conditions
 from agentlightning.store.sql.leases import resume_lease
 from agentlightning.store.sql.transaction import Row, Transaction, Value
 from agentlightning.types import AttemptStatus, RolloutConfig, RolloutStatus
@@ -65,6 +66,15 @@ async def find_rollout(tx: Transaction, rollout_id: str) -> RolloutState | None:
     return RolloutState(*row) if row else None
 
 
+async def lock_rollouts(tx: Transaction, rollout_ids: Iterable[str]) -> None:
+    """Lock several rollouts, before anything is changed of any of them."""
+    named = Conditions("and")
+    named.within("r.rollout_id", list(rollout_ids))
+    await tx.fetch(
+        f"SELECT r.rollout_id FROM rollouts r{named.where()} ORDER BY r.rollout_id FOR UPDATE OF r", named.params
+    )
+
+
 async def find_attempt(tx: Transaction, rollout_id: str, attempt_id: str) -> AttemptState | None:
     """Return an attempt's state, or None."""
     row = await tx.fetch_one(
@@ -103,6 +113,8 @@ async def move_rollout(
     changes = dict(also)
     if rollout.status != before:
         changes["status"] = rollout.status
+    if Effect.END_ATTEMPT in effects:
+        await _end_latest_attempt(tx, rollout)
     if Effect.ENQUEUE in effects:
         changes["queue_position"] = await count_up(tx, "queue")
         tx.changes.enqueued += 1
@@ -113,8 +125,6 @@ async def move_rollout(
         changes |= {"end_time": None, "finish_position": None}
         tx.changes.rollouts.append((rollout.rollout_id, False))
     await write_rollout(tx, rollout.rollout_id, changes)
-    if Effect.END_ATTEMPT in effects:
-        await _end_latest_attempt(tx, rollout)
 
 
 async def move_attempt(

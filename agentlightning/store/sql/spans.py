@@ -19,6 +19,7 @@ from agentlightning.store.sql.filters import Conditions, Paging, fetch_page, tex
 from agentlightning.store.sql.moves import (
     AttemptState,
     RolloutState,
+    lock_rollouts,
     move_attempt,
     move_rollout,
     write_attempt,

@@ -30,7 +30,8 @@ class Transaction(Protocol):
 
     Statements are written in SQLite's dialect, parameters as `?`, with one addition: `FOR UPDATE OF r` (and
     `SKIP LOCKED`) locks the rows of a rollout where several transactions write at a time. Whatever changes a rollout
-    or its attempts locks the rollout first.
+    or its attempts locks the rollout first. So that no two transactions wait for each other, each takes what it
+    changes in one order: its rollouts by their ids, their attempts, the workers, the counters.
 
     Attributes:
         now: Unix seconds; one time for all that the transaction writes.
