@@ -276,10 +276,29 @@ async def test_a_claim_of_which_no_request_heard_returns_to_the_queue(store: Sql
     await store.keyed("key", b"body").dequeue_rollout("w")  # its answer is lost on the way
     calling = asyncio.create_task(store.keyed("key", b"body").dequeue_rollout("w"))
     await standing_still(calling, lambda: used(store, 2))
+    async with asyncio.timeout(PATIENCE):
+        while (await store.query_attempts(rollout.rollout_id)).total:  # noqa: ASYNC110  # nothing waits for an undoing
+            await asyncio.sleep(0)
     assert await store.keyed("key", b"body").dequeue_rollout("w") is None
     claim = await store.dequeue_rollout("w")
     assert claim is not None
     assert (claim.rollout_id, claim.attempt.sequence_id) == (rollout.rollout_id, 1)
+
+
+async def test_a_repetition_that_was_given_up_takes_nothing_from_the_next(store: SqlLightningStore) -> None:
+    rollout = await store.enqueue_rollout(1)
+    await store.keyed("key", b"body").dequeue_rollout("w")  # its answer is lost on the way
+    calling = asyncio.create_task(store.keyed("key", b"body").dequeue_rollout("w"))
+    told: list[AttemptedRollout | None] = []
+
+    async def ask_again() -> None:
+        await used(store, 2)
+        told.append(await store.keyed("key", b"body").dequeue_rollout("w"))
+
+    await standing_still(calling, ask_again)
+    assert told[0] is not None
+    assert await store.dequeue_rollout("w") is None
+    await store.update_attempt(rollout.rollout_id, told[0].attempt.attempt_id, status="succeeded")
 
 
 @pytest.mark.parametrize("name", ["start_rollout", "start_attempt"])
