@@ -101,6 +101,23 @@ class LightningStore:
     async def close(self) -> None:
         """Finish what was accepted and release everything; closing twice is fine."""
 
+    def keyed(self, key: str, fingerprint: bytes) -> LightningStore:
+        """Return a view of this store for one operation that happens at most once for the key.
+
+        A store that remembers no keys returns itself.
+
+        Args:
+            key: The caller's name for its request.
+            fingerprint: Digest of all that the request says, so that a key used for two requests is found out.
+        """
+        return self
+
+    async def withdraw(self, key: str) -> None:
+        """Undo the claims of the operation that was called with this key, or keep it from happening later.
+
+        For a caller that went away when its answer may have been on the way. What somebody works on stays.
+        """
+
     # -- the operations --------------------------------------------------------------------------------------------
 
     @operation("GET", "/statistics", mutates=False)

@@ -75,7 +75,6 @@ class StoreApp:
     def __init__(self, store: LightningStore, access: Access | None = None, limits: Limits | None = None) -> None:
         self._store = store
         self._routes = RouteTable(routes_of(type(store)))
-        self._keyed: Callable[[str, bytes], LightningStore] | None = getattr(store, "keyed", None)
         self._access = access or Access(None)
         self._limits = limits or Limits()
         self._requests = Gate(self._limits.requests, "requests")
@@ -130,8 +129,8 @@ class StoreApp:
         check_items(arguments, self._limits.items)
         check_attempt(caller, operation, arguments)
         store = self._store
-        if endpoint.keyed and self._keyed is not None and (key := _key_of(call)) is not None:
-            store = self._keyed(key, _fingerprint(call, body))
+        if endpoint.keyed and (key := _key_of(call)) is not None:
+            store = store.keyed(key, _fingerprint(call, body))
         answer = await self._ask(endpoint, getattr(store, operation.name), arguments, call.receive)
         status = operation.none_status if answer is None else operation.status
         if status == NotFound.status:
@@ -167,10 +166,9 @@ class StoreApp:
         """Undo what a client that went away may not have heard of; it names the key of its request."""
         _only(call, "POST")
         self._access.caller_of(call.headers)
-        key, withdraw = _key_of(call), getattr(self._store, "withdraw", None)
-        if key is not None and withdraw is not None:
+        if (key := _key_of(call)) is not None:
             with self._requests:
-                await withdraw(key)
+                await self._store.withdraw(key)
         return _json(200, b"{}")
 
     async def _describe(self, call: Call) -> Answer:

@@ -32,6 +32,14 @@ class LightningStoreThreaded(ForwardingStore):
         """Call the inner store."""
         return await getattr(self.store, operation.name)(**arguments)
 
+    def keyed(self, key: str, fingerprint: bytes) -> LightningStore:
+        """See `LightningStore.keyed`."""
+        return self.store.keyed(key, fingerprint)
+
+    async def withdraw(self, key: str) -> None:
+        """See `LightningStore.withdraw`."""
+        await self.store.withdraw(key)
+
     async def close(self) -> None:
         """Close the inner store."""
         await self.store.close()

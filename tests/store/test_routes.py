@@ -10,7 +10,7 @@ import pytest
 from rest import Rest, rest_of, wire_span
 
 from agentlightning.errors import NotFound
-from agentlightning.store import InMemoryLightningStore
+from agentlightning.store import InMemoryLightningStore, LightningStoreThreaded
 from agentlightning.store.base import ROUTES
 from agentlightning.store.operations import Operation
 from tests.store.serving import served
@@ -157,6 +157,15 @@ async def test_a_fault_is_logged_and_not_told(caplog: pytest.LogCaptureFixture) 
         assert "swordfish" not in reply.body["detail"]
         assert "swordfish" in caplog.text
         assert (await rest.get("/resources/latest")).body == {"detail": "nothing \\ud800 here", "error": "NotFound"}
+    await store.close()
+
+
+async def test_a_key_counts_behind_a_wrapper_too() -> None:
+    store = InMemoryLightningStore()
+    async with served(LightningStoreThreaded(store)) as url, rest_of(url) as rest:
+        made = [await rest.post("/rollouts", {"input": 1}, **{"Idempotency-Key": "one-key"}) for _ in range(2)]
+        assert made[0].body["rollout_id"] == made[1].body["rollout_id"]
+        assert (await rest.post("/requests/withdraw", **{"Idempotency-Key": "one-key"})).status == 200
     await store.close()
 
 
