@@ -328,6 +328,59 @@ async def test_no_moment_of_cancelling_leaves_a_key_without_its_claim(store: Sql
     assert heard <= set(attempts)
 
 
+# -- withdrawing --------------------------------------------------------------------------------------------------
+
+
+async def test_a_withdrawn_claim_returns_to_the_queue_once(store: SqlLightningStore) -> None:
+    rollouts = [await store.enqueue_rollout(n) for n in range(2)]
+    await store.keyed("key", b"body").dequeue_many_rollouts(limit=2, worker_id="w")
+    for _ in range(2):
+        await store.withdraw("key")
+    claims = await store.dequeue_many_rollouts(limit=3)
+    assert [(claim.rollout_id, claim.attempt.sequence_id) for claim in claims] == [
+        (rollout.rollout_id, 1) for rollout in rollouts
+    ]
+    await store.withdraw("key")  # these claims are another request's
+    assert {r.status for r in await store.query_rollouts()} == {"preparing"}
+
+
+async def test_a_request_that_was_withdrawn_before_it_came_does_nothing(store: SqlLightningStore) -> None:
+    await prepare(store)
+    before = await picture(store)
+    await store.withdraw("key")
+    with pytest.raises(InvalidValue):
+        await store.keyed("key", b"body").dequeue_rollout("w")
+    assert await picture(store) == before
+
+
+async def test_what_somebody_works_on_is_not_withdrawn(store: SqlLightningStore) -> None:
+    await store.enqueue_rollout(1)
+    claim = await store.keyed("key", b"body").dequeue_rollout("w")
+    assert claim is not None
+    rollout_id, attempt_id = _key(claim)
+    await store.add_span(
+        Span.from_attributes(attributes={}, rollout_id=rollout_id, attempt_id=attempt_id, sequence_id=1)
+    )
+    before = await picture(store)
+    await store.withdraw("key")
+    assert await picture(store) == before
+
+
+async def test_a_withdrawn_start_fails(store: SqlLightningStore) -> None:
+    claim = await store.keyed("key", b"body").start_rollout(1)
+    await store.withdraw("key")
+    assert [a.status for a in await store.query_attempts(claim.rollout_id)] == ["failed"]
+
+
+@pytest.mark.parametrize("name", [name for name in CALLS if "dequeue" not in name and "start" not in name])
+async def test_only_claims_are_withdrawn(store: SqlLightningStore, name: str) -> None:
+    arguments = CALLS[name](await prepare(store))
+    await getattr(store.keyed("key", b"body"), name)(**arguments)
+    before = await picture(store)
+    await store.withdraw("key")
+    assert await picture(store) == before
+
+
 # -- forgetting ---------------------------------------------------------------------------------------------------
 
 
