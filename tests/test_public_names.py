@@ -70,3 +70,15 @@ def test_importing_the_store_loads_neither_server_nor_drivers() -> None:
     code = "import sys, agentlightning.store; print(*sorted({name.split('.')[0] for name in sys.modules}))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert {"starlette", "uvicorn", "aiohttp", "asyncpg", "google"} & set(loaded.stdout.split()) == set()
+
+
+def test_v03s_modules_of_the_store_name_the_same_classes() -> None:
+    for module, name in (
+        ("agentlightning.store", "LightningStore"),
+        ("agentlightning.store.base", "LightningStore"),
+        ("agentlightning.store.memory", "InMemoryLightningStore"),
+        ("agentlightning.store.client_server", "LightningStoreClient"),
+        ("agentlightning.store.client_server", "LightningStoreServer"),
+        ("agentlightning.store.threading", "LightningStoreThreaded"),
+    ):
+        assert getattr(importlib.import_module(module), name) is getattr(agl, name)
