@@ -4,9 +4,10 @@ import asyncio
 import shutil
 import tempfile
 import warnings
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import asyncpg
 import pytest
@@ -17,9 +18,9 @@ from agentlightning.store.postgres import PostgresLightningStore
 OpenPostgres: TypeAlias = Callable[[], PostgresLightningStore]
 
 
-@pytest.fixture(scope="session")
-def postgres_dsn() -> Iterator[str]:
-    """Where a PostgreSQL runs that only these tests use; each takes a namespace of its own."""
+@contextmanager
+def running_postgres() -> Generator[Any]:
+    """A PostgreSQL of its own, as `pgserver` knows it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pgserver finds no XDG_RUNTIME_DIR where nobody is logged in
         import pgserver
@@ -29,9 +30,23 @@ def postgres_dsn() -> Iterator[str]:
     for setting in ("fsync", "synchronous_commit", "full_page_writes"):  # it need not survive a power cut
         server.psql(f"ALTER SYSTEM SET {setting} = off")
     server.psql("SELECT pg_reload_conf()")
-    yield server.get_uri()
+    yield server
     server.cleanup()
     shutil.rmtree(folder)
+
+
+def stop_postgres(server: Any) -> None:
+    """Stop it; `server.ensure_postgres_running()` starts it again."""
+    from pgserver._commands import pg_ctl
+
+    pg_ctl(["-w", "-m", "fast", "stop"], pgdata=server.pgdata, user=server.system_user)
+
+
+@pytest.fixture(scope="session")
+def postgres_dsn() -> Iterator[str]:
+    """Where a PostgreSQL runs that only these tests use; each takes a namespace of its own."""
+    with running_postgres() as server:
+        yield server.get_uri()
 
 
 @pytest.fixture

@@ -52,8 +52,8 @@ class Engine:
         self._ended = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._connections = Connections(address.connect, connections)
-        self._timer = Timer(self._write)
         self._presence = Presence(address, self._hear, lambda: self._write(restart_leases), self._catch_up)
+        self._timer = Timer(self._write, self._presence.here)
         self.calls = Calls(self._start, self._end)
         opened: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._thread = threading.Thread(target=self._run, args=(opened,), name="agl-store-postgres", daemon=True)
@@ -148,7 +148,7 @@ class Engine:
             async with self._connections.lend() as connection:
                 return await write(connection, operation, self._announcement)
 
-        result, changes = await again_where_it_helps(attempt)
+        result, changes = await again_where_it_helps(attempt, self._presence.doubt)
         self._publish(changes)
         return result
 
@@ -157,7 +157,7 @@ class Engine:
             async with self._connections.lend() as connection:
                 return await read(connection, operation, settled)
 
-        return await again_where_it_helps(attempt)
+        return await again_where_it_helps(attempt, self._presence.doubt)
 
     def _announcement(self, changes: Changes) -> str:
         return announcement(self._address.channel, self._origin, changes)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final
 
 from agentlightning.store.postgres.address import Address
@@ -16,8 +17,9 @@ logger = logging.getLogger(__name__)
 
 _PROBE_SECONDS: Final = 30.0
 """How often a connection that says nothing is asked whether it still lives."""
+_PROBE_TIMEOUT: Final = 10.0
 _FIRST_PAUSE: Final = 0.05
-_LONGEST_PAUSE: Final = 5.0
+_LONGEST_PAUSE: Final = 1.0
 _CLOSE_SECONDS: Final = 2.0
 
 
@@ -46,20 +48,27 @@ class Presence:
         self._rearm = rearm
         self._caught_up = caught_up
         self._connection: Connection | None = None
-        self._lost = asyncio.Event()
+        self._doubted = asyncio.Event()
+        self.here: Final = asyncio.Event()
+        """Set while the lock is surely held: whoever ends leases may rely on it that all of them were armed."""
 
     async def open(self) -> None:
         """Connect, listen and take the lock."""
         connection = await self._address.connect()
         try:
-            self._lost = lost = asyncio.Event()
-            connection.add_termination_listener(lambda *_: lost.set())
+            connection.add_termination_listener(lambda *_: self.doubt())
             await connection.add_listener(self._address.channel, lambda *event: self._hear(event[3]))
             await self._take_lock(connection)
         except BaseException:
             connection.terminate()
             raise
         self._connection = connection
+        self.here.set()
+
+    def doubt(self) -> None:
+        """Another connection to the database was lost; look whether this one still lives."""
+        self.here.clear()
+        self._doubted.set()
 
     async def keep(self) -> None:
         """Open the connection again each time it is lost."""
@@ -86,12 +95,14 @@ class Presence:
 
     async def _until_lost(self) -> None:
         assert self._connection is not None
-        while not self._lost.is_set():
-            try:
-                async with asyncio.timeout(_PROBE_SECONDS):
-                    await self._lost.wait()
-            except TimeoutError:
-                await _probe(self._connection)
+        while True:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._doubted.wait(), _PROBE_SECONDS)
+            self._doubted.clear()
+            if not await _lives(self._connection):
+                self.here.clear()
+                return
+            self.here.set()
 
     async def _open_again(self) -> None:
         pause = _FIRST_PAUSE
@@ -107,8 +118,11 @@ class Presence:
             pause = min(2 * pause, _LONGEST_PAUSE)
 
 
-async def _probe(connection: Connection) -> None:
+async def _lives(connection: Connection) -> bool:
     try:
-        await connection.execute("SELECT 1")
+        async with asyncio.timeout(_PROBE_TIMEOUT):
+            await connection.execute("SELECT 1")
     except FAILURES:
         connection.terminate()
+        return False
+    return True

@@ -31,10 +31,14 @@ _FIRST_PAUSE: Final = 0.005
 _LONGEST_PAUSE: Final = 1.0
 
 
-async def again_where_it_helps(attempt: Callable[[], Awaitable[T]]) -> T:
+async def again_where_it_helps(attempt: Callable[[], Awaitable[T]], lost: Callable[[], object]) -> T:
     """Await `attempt()`, a transaction that did nothing if it fails, until it succeeds or trying again is of no use.
 
     Transactions that met try again a few times, those that lost their connection for ten seconds.
+
+    Args:
+        attempt: Runs the transaction.
+        lost: Called when a connection was lost.
 
     Raises:
         StoreError: It failed.
@@ -48,6 +52,8 @@ async def again_where_it_helps(attempt: Callable[[], Awaitable[T]]) -> T:
             return await attempt()
         except (*FAILURES, StoreUnreachable) as error:
             collisions += isinstance(error, _COLLISIONS)
+            if _is_lost(error):
+                lost()
             passes = isinstance(error, _COLLISIONS) or _is_lost(error)
             if not passes or collisions > _COLLISIONS_BORNE or loop.time() > give_up:
                 raise _in_words(error) from error

@@ -26,10 +26,14 @@ class Timer:
 
     Args:
         write: Runs an operation in a transaction and tells the waiters of its changes.
+        here: Set while it is sure that the database was not away since the leases were armed.
     """
 
-    def __init__(self, write: Callable[[Operation[float | None]], Awaitable[float | None]]) -> None:
+    def __init__(
+        self, write: Callable[[Operation[float | None]], Awaitable[float | None]], here: asyncio.Event
+    ) -> None:
         self._write = write
+        self._here = here
         self._alarm = asyncio.Event()
         self._offset = 0.0  # what the database's clock is ahead of the loop's
         self._next: float | None = None  # by the loop's clock
@@ -49,6 +53,7 @@ class Timer:
     async def run(self) -> None:
         """End what is due, for ever."""
         while True:
+            await self._here.wait()
             await self._end_what_is_due()
             await self._sleep()
 
@@ -67,6 +72,8 @@ class Timer:
     async def _enforce(self, tx: Transaction) -> float | None:
         """Returns when to come back, by the database's clock."""
         self._offset = tx.clock - asyncio.get_running_loop().time()
+        if not self._here.is_set():  # lost while this transaction was tried again
+            return tx.clock
         ended = await expire_due(tx, _BATCH)
         deadline = await earliest_deadline(tx)
         if deadline is None or ended == _BATCH:  # there may be more

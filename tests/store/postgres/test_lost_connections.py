@@ -12,7 +12,7 @@ from agentlightning.store.postgres.presence import Presence
 from agentlightning.store.postgres.transaction import UnknownOutcome
 from agentlightning.store.sql.transaction import Transaction
 from agentlightning.types import RolloutConfig
-from tests.store.conftest import OpenPostgres
+from tests.store.conftest import OpenPostgres, running_postgres, stop_postgres
 
 PATIENCE = 20.0
 
@@ -94,6 +94,25 @@ async def test_an_operation_is_done_again_where_it_surely_was_not_committed(
 
     assert await postgres.write(break_twice) == 3
     assert [worker.worker_id for worker in await postgres.query_workers()] == ["w3"]
+
+
+async def test_a_database_that_was_away_is_found_again_and_its_absence_does_not_count() -> None:
+    with running_postgres() as server:
+        store = PostgresLightningStore(server.get_uri())
+        await store.enqueue_rollout(1, config=RolloutConfig(timeout_seconds=1.0))
+        claim = await store.dequeue_rollout()
+        assert claim is not None
+        waiting = asyncio.create_task(store.wait_for_rollouts(rollout_ids=[claim.rollout_id], timeout=PATIENCE))
+        await asyncio.to_thread(stop_postgres, server)
+        writing = [asyncio.create_task(store.enqueue_rollout(i)) for i in range(5)]
+        await asyncio.wait(writing, timeout=2.0)  # longer than the attempt may live
+        assert not any(task.done() for task in writing)
+        server.ensure_postgres_running()
+        await asyncio.gather(*writing)
+        assert [attempt.status for attempt in await store.query_attempts(claim.rollout_id)] == ["preparing"]
+        assert [rollout.status for rollout in await waiting] == ["failed"]
+        assert (await store.statistics()).get("total_rollouts") == 6
+        await store.close()
 
 
 async def test_acknowledged_writes_stay_and_claims_are_unique_while_connections_end(
