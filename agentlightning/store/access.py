@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -83,9 +84,14 @@ def _attempts_in(arguments: Mapping[str, Any]) -> Iterator[tuple[str, str | None
 
 
 def _check_host(host: str) -> None:
+    if not _names_this_machine(host):
+        raise Forbidden(f"this store without a token answers to names of this machine only, not to {host[:100]!a}")
+
+
+@lru_cache(maxsize=64)
+def _names_this_machine(host: str) -> bool:
     try:
         name = urlsplit(f"//{host}").hostname
     except ValueError:
-        name = None
-    if name is None or not is_loopback(name):
-        raise Forbidden(f"this store without a token answers to names of this machine only, not to {host[:100]!a}")
+        return False
+    return name is not None and is_loopback(name)

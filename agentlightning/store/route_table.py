@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any, Final, get_args
 from urllib.parse import unquote
 
 from agentlightning.errors import StoreError
 from agentlightning.store.operations import Operation
 from agentlightning.store.polls import LONGEST_POLL
 from agentlightning.store.wire import wire_of
+from agentlightning.types import AttemptedRollout
 
 PREFIX: Final = "/v1/agl"
 """What the path of every route begins with."""
@@ -31,12 +32,15 @@ class Endpoint:
         operation: The operation.
         wire: Its JSON.
         keyed: Whether a repeated request must be told from a new one, by its idempotency key.
+        claims: Whether it hands out an attempt, which must not stay with a client that left.
     """
 
     def __init__(self, operation: Operation) -> None:
         self.operation: Final = operation
         self.wire: Final = wire_of(operation)
         self.keyed: Final = operation.mutates and not operation.repeatable
+        answer = operation.signature.return_annotation
+        self.claims: Final = operation.mutates and AttemptedRollout in (answer, *get_args(answer))
         self._wait = self.wire.waits
         self._default_wait = None if self._wait is None else operation.signature.parameters[self._wait].default
 

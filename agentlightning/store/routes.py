@@ -152,7 +152,7 @@ class StoreApp:
                     return await method(**arguments)
                 finally:
                     self._listening.discard(listening)
-        if endpoint.keyed:  # others do no harm unheard
+        if endpoint.claims:  # others do no harm unheard
             with self._requests, Listening(receive):
                 return await method(**arguments)
         with self._requests:
