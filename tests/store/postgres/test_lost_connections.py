@@ -11,6 +11,7 @@ from agentlightning.store.postgres import PostgresLightningStore
 from agentlightning.store.postgres.presence import Presence
 from agentlightning.store.postgres.transaction import UnknownOutcome
 from agentlightning.store.sql.transaction import Transaction
+from agentlightning.store.testing.suite import soon
 from agentlightning.types import RolloutConfig
 from tests.store.conftest import OpenPostgres, running_postgres, stop_postgres
 
@@ -43,7 +44,7 @@ async def test_what_is_committed_while_a_store_cannot_listen_is_found_afterwards
 ) -> None:
     here, there = open_postgres(), open_postgres()
     claim = await there.start_rollout(1)
-    waiting = asyncio.create_task(here.wait_for_rollouts(rollout_ids=[claim.rollout_id], timeout=PATIENCE))
+    waiting = asyncio.create_task(soon(here.wait_for_rollouts(rollout_ids=[claim.rollout_id])))
     claiming = asyncio.create_task(here.dequeue_rollout(wait=PATIENCE))
     feed = asyncio.create_task(here.read_finished_rollouts(wait=PATIENCE))
     await asyncio.wait({waiting, claiming, feed}, timeout=0.1)
@@ -72,7 +73,7 @@ async def test_deadlines_are_kept_after_a_loss(postgres: PostgresLightningStore,
     claim = await postgres.dequeue_rollout()
     assert claim is not None
     await end_connections(database)
-    (ended,) = await postgres.wait_for_rollouts(rollout_ids=[claim.rollout_id], timeout=PATIENCE)
+    (ended,) = await soon(postgres.wait_for_rollouts(rollout_ids=[claim.rollout_id]))
     assert ended.status == "failed"
 
 
@@ -102,7 +103,7 @@ async def test_a_database_that_was_away_is_found_again_and_its_absence_does_not_
         await store.enqueue_rollout(1, config=RolloutConfig(timeout_seconds=1.0))
         claim = await store.dequeue_rollout()
         assert claim is not None
-        waiting = asyncio.create_task(store.wait_for_rollouts(rollout_ids=[claim.rollout_id], timeout=PATIENCE))
+        waiting = asyncio.create_task(soon(store.wait_for_rollouts(rollout_ids=[claim.rollout_id])))
         await asyncio.to_thread(stop_postgres, server)
         writing = [asyncio.create_task(store.enqueue_rollout(i)) for i in range(5)]
         await asyncio.wait(writing, timeout=2.0)  # longer than the attempt may live

@@ -6,6 +6,7 @@ import pytest
 
 from agentlightning.errors import LeaseLost
 from agentlightning.store.postgres import PostgresLightningStore
+from agentlightning.store.testing.suite import soon
 from agentlightning.types import EnqueueRolloutRequest, RolloutConfig, Span
 from tests.store.conftest import OpenPostgres
 
@@ -53,7 +54,7 @@ async def test_waiters_hear_what_others_commit(two: tuple[PostgresLightningStore
     await there.enqueue_many_rollouts([EnqueueRolloutRequest(input=i) for i in range(3)])
     claims = [claim for claim in await asyncio.gather(*claiming) if claim]
     assert len({claim.rollout_id for claim in claims}) == 3
-    waiting = asyncio.create_task(here.wait_for_rollouts(rollout_ids=[c.rollout_id for c in claims], timeout=PATIENCE))
+    waiting = asyncio.create_task(soon(here.wait_for_rollouts(rollout_ids=[c.rollout_id for c in claims])))
     feed = asyncio.create_task(here.read_finished_rollouts(wait=PATIENCE))
     await asyncio.wait({waiting, feed}, timeout=0.1)
     for claim in claims:
@@ -70,7 +71,7 @@ async def test_a_transaction_with_more_news_than_a_notification_holds_wakes_ever
     await there.enqueue_many_rollouts([EnqueueRolloutRequest(input=i, config=config) for i in range(600)])
     claims = await there.dequeue_many_rollouts(limit=600, worker_id="w")
     ids = [claim.rollout_id for claim in claims]
-    waiting = asyncio.create_task(here.wait_for_rollouts(rollout_ids=ids, timeout=PATIENCE))
+    waiting = asyncio.create_task(soon(here.wait_for_rollouts(rollout_ids=ids)))
     await asyncio.wait({waiting}, timeout=0.1)
     await there.release_worker("w")
     assert len(await waiting) == 600
@@ -82,7 +83,7 @@ async def test_a_deadline_is_kept_when_the_store_that_set_it_is_gone(open_postgr
     claim = await leaving.dequeue_rollout()
     assert claim is not None
     await leaving.close()
-    (ended,) = await staying.wait_for_rollouts(rollout_ids=[claim.rollout_id], timeout=PATIENCE)
+    (ended,) = await soon(staying.wait_for_rollouts(rollout_ids=[claim.rollout_id]))
     assert ended.status == "failed"
     assert [attempt.status for attempt in await staying.query_attempts(claim.rollout_id)] == ["timeout"]
 
@@ -114,7 +115,7 @@ async def test_time_without_any_store_does_not_count(open_postgres: OpenPostgres
     span = Span.from_attributes(attributes={}, rollout_id=claim.rollout_id, attempt_id=claim.attempt.attempt_id)
     await again.add_span(span)
     assert [attempt.status for attempt in await again.query_attempts(claim.rollout_id)] == ["running"]
-    (ended,) = await again.wait_for_rollouts(rollout_ids=[claim.rollout_id], timeout=PATIENCE)
+    (ended,) = await soon(again.wait_for_rollouts(rollout_ids=[claim.rollout_id]))
     assert ended.status == "failed"
 
 
