@@ -498,6 +498,11 @@ class LightningStore:
         page = await self.query_attempts(rollout_id, sort_order="desc", limit=1)
         return page[0] if page else None
 
+    async def wait_for_rollout(self, rollout_id: str, timeout: float | None = None) -> Rollout | None:
+        """Wait for one rollout; None if it is unknown, or not finished when the time is up."""
+        finished = await self.wait_for_rollouts(rollout_ids=[rollout_id], timeout=timeout)
+        return finished[0] if finished else None
+
     @alias("GET", "/resources/{resources_id}")
     async def get_resources_by_id(self, resources_id: str, version: int | None = None) -> ResourcesUpdate | None:
         """Return a version of an id, the newest by default, or None."""

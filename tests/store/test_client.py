@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -25,7 +25,7 @@ from agentlightning.errors import (
     StoreUnreachable,
     TooBusy,
 )
-from agentlightning.store import InMemoryLightningStore, LightningStore, SqliteLightningStore
+from agentlightning.store import InMemoryLightningStore, SqliteLightningStore
 from agentlightning.store.client import LightningStoreClient
 from agentlightning.store.routes import StoreApp
 from agentlightning.types import EnqueueRolloutRequest, Rollout
@@ -44,7 +44,7 @@ class FaultySite:
     A fault takes the request's place; None lets the store answer. After the last one the store answers all.
     """
 
-    store: LightningStore
+    store: InMemoryLightningStore
     faults: list[Fault | None] = field(default_factory=list)
     answers_late: list[float] = field(default_factory=list)
     healthy: bool = True
@@ -54,6 +54,7 @@ class FaultySite:
     def __post_init__(self) -> None:
         self._app = StoreApp(self.store)
         self._came = asyncio.Condition()
+        self.carried_out = asyncio.Event()
 
     async def asked(self, times: int) -> None:
         """Wait until so many requests came."""
@@ -73,7 +74,7 @@ class FaultySite:
         if fault is not None:
             await fault(receive, send)
             return
-        if not self.answers_late:
+        if not self.answers_late or "withdraw" in scope["path"]:
             await self._app(scope, receive, send)
             return
         answered: list[Message] = []
@@ -82,7 +83,9 @@ class FaultySite:
             answered.append(message)
 
         await self._app(scope, receive, keep)
-        await asyncio.sleep(self.answers_late.pop(0))
+        self.carried_out.set()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(silence(receive, send), self.answers_late.pop(0))
         for message in answered:
             await send(message)
 
@@ -302,6 +305,75 @@ async def test_claim_of_a_poll_that_is_cancelled_goes_back() -> None:
         claim = await asyncio.wait_for(client.dequeue_rollout("v", wait=60), PATIENCE)
         assert claim is not None
         assert (claim.rollout_id, claim.attempt.sequence_id) == (made.rollout_id, 1)
+
+
+async def cancelled_when_its_answer_is_on_the_way(server: FaultySite, call: Awaitable[object]) -> None:
+    """Cancel a call that the store has carried out, and whose answer the server holds back."""
+    before = len(server.seen)
+    server.answers_late = [60.0]
+    server.carried_out.clear()
+    calling = asyncio.ensure_future(call)
+    await server.asked(before + 1)
+    async with asyncio.timeout(PATIENCE):
+        await server.carried_out.wait()
+    calling.cancel()
+    await asyncio.wait({calling}, timeout=PATIENCE)
+    assert calling.cancelled()
+    await server.asked(before + 2)
+    assert server.seen[before + 1] == ("POST /v1/agl/requests/withdraw", server.keys[before])
+
+
+async def test_claim_whose_answer_was_on_the_way_goes_back() -> None:
+    async with site() as (server, url), LightningStoreClient(url) as client:
+        made = [await client.enqueue_rollout(n) for n in range(3)]
+        await cancelled_when_its_answer_is_on_the_way(server, client.dequeue_many_rollouts(limit=2, worker_id="w"))
+        claims = await client.dequeue_many_rollouts(limit=3, wait=PATIENCE)
+        assert [claim.rollout_id for claim in claims] == [rollout.rollout_id for rollout in made]
+        assert [claim.attempt.sequence_id for claim in claims] == [1, 1, 1]
+
+
+async def test_claim_past_the_queue_whose_answer_was_on_the_way_fails() -> None:
+    async with site() as (server, url), LightningStoreClient(url) as client:
+        claim = await client.start_rollout(1)
+        await client.update_rollout(claim.rollout_id, status="succeeded")
+        await cancelled_when_its_answer_is_on_the_way(server, client.start_attempt(claim.rollout_id))
+        await cancelled_when_its_answer_is_on_the_way(server, client.start_rollout("new"))
+        ids = [rollout.rollout_id for rollout in await client.query_rollouts()]
+        finished = await client.wait_for_rollouts(rollout_ids=ids, timeout=PATIENCE)
+        assert [rollout.status for rollout in finished] == ["failed", "failed"]
+
+
+async def test_what_is_no_claim_stays_when_its_answer_was_on_the_way() -> None:
+    async with site() as (server, url), LightningStoreClient(url) as client:
+        await cancelled_when_its_answer_is_on_the_way(server, client.enqueue_rollout("kept"))
+        assert [rollout.status for rollout in await client.query_rollouts()] == ["queuing"]
+
+
+async def test_withdrawn_request_that_comes_late_does_nothing() -> None:
+    async with site() as (server, url):
+        await server.store.withdraw("late")
+        await server.store.enqueue_rollout(1)
+        with pytest.raises(InvalidValue, match="late"):
+            await server.store.keyed("late", b"anything").dequeue_rollout()
+        assert [rollout.status for rollout in await server.store.query_rollouts()] == ["queuing"]
+        assert url
+
+
+async def test_claim_goes_back_when_the_program_ends() -> None:
+    async with site() as (server, url), LightningStoreClient(url) as client:
+        made = await client.enqueue_rollout(1)
+        server.answers_late = [60.0]
+
+        async def program() -> None:
+            claiming = asyncio.create_task(client.dequeue_rollout("w"))
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(server.carried_out.wait(), loop))
+            assert not claiming.done()
+
+        loop = asyncio.get_running_loop()
+        await asyncio.wait_for(asyncio.to_thread(asyncio.run, program()), PATIENCE)
+        again = await client.dequeue_rollout(wait=PATIENCE)
+        assert again is not None
+        assert (again.rollout_id, again.attempt.sequence_id) == (made.rollout_id, 1)
 
 
 async def test_waits_and_calls_go_on_when_the_server_is_started_anew(tmp_path: Path) -> None:

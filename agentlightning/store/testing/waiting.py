@@ -36,6 +36,18 @@ async def wait_ends_at_its_deadline_with_what_there_is(store: LightningStore) ->
 
 
 @law
+async def one_rollout_is_waited_for_by_its_id(store: LightningStore) -> None:
+    claim = await running(store)
+    assert await store.wait_for_rollout(claim.rollout_id, 0) is None
+    assert await soon(store.wait_for_rollout("ro-unknown")) is None
+    waiting = asyncio.create_task(store.wait_for_rollout(claim.rollout_id))
+    await store.update_rollout(claim.rollout_id, status="failed")
+    finished = await soon(waiting)
+    assert finished is not None
+    assert (finished.rollout_id, finished.status) == (claim.rollout_id, "failed")
+
+
+@law
 async def restart_makes_waiters_wait_again(store: LightningStore) -> None:
     first, second = await running(store), await running(store)
     await store.update_rollout(first.rollout_id, status="succeeded")
