@@ -35,12 +35,6 @@ _HELD: Final = f"""
     ON r.rollout_id = a.rollout_id AND r.latest_attempt_id = a.attempt_id
     WHERE {_OF_WORKER} AND r.status NOT IN ('failed', 'succeeded', 'cancelled')
 """
-_SILENT: Final = """
-    SELECT a.rollout_id, a.attempt_id FROM attempts a JOIN rollouts r
-    ON r.rollout_id = a.rollout_id AND r.latest_attempt_id = a.attempt_id
-    WHERE a.worker_id = ? AND a.status = 'unresponsive' AND r.status NOT IN ('failed', 'succeeded', 'cancelled')
-    ORDER BY 1, 2
-"""
 _UNHEARD: Final = f"""
     SELECT a.rollout_id, a.attempt_id, r.position FROM attempts a JOIN rollouts r ON r.rollout_id = a.rollout_id
     WHERE {_OF_WORKER} AND a.claimed_by = a.worker_id AND a.lease_start < ? ORDER BY 1, 2
@@ -60,8 +54,8 @@ async def renew_leases(
     An `as_of` that is yet to come is of another clock, that of a machine before it was started again, and says nothing.
     """
     await workers.lock_work(tx, worker_id)
-    await _revive(tx, worker_id, listed)
     held: set[Key] = {(row[0], row[1]) for row in await tx.fetch(_HELD, (worker_id,))}
+    held |= {key for key in sorted(set(listed) - held) if await _revived(tx, worker_id, key)}
     await tx.execute_many(_RENEW, [(tx.now, tx.clock, *key) for key in listed if key in held])
     await workers.record_heartbeat(tx, worker_id, stats)
     if as_of is not None and as_of <= tx.clock:
@@ -72,14 +66,16 @@ async def renew_leases(
     return LeaseRenewal(time=tx.clock, lost=[key for key in listed if key not in held])
 
 
-async def _revive(tx: Transaction, worker_id: str, listed: Collection[Key]) -> None:
-    for rollout_id, attempt_id in await tx.fetch(_SILENT, (worker_id,)):
-        if (rollout_id, attempt_id) not in listed:
-            continue
-        rollout, attempt = await find_rollout(tx, rollout_id), await find_attempt(tx, rollout_id, attempt_id)
-        if rollout and attempt and rollout.latest_attempt_id == attempt_id and rollout.status not in FINISHED:
-            await move_attempt(tx, attempt, "span")
-            await follow_latest_attempt(tx, rollout, attempt)
+async def _revived(tx: Transaction, worker_id: str, key: Key) -> bool:
+    """Let an attempt live again that its worker holds and that was only silent; returns whether it was."""
+    rollout, attempt = await find_rollout(tx, key[0]), await find_attempt(tx, *key)
+    if rollout is None or attempt is None or (attempt.status, attempt.worker_id) != ("unresponsive", worker_id):
+        return False
+    if rollout.latest_attempt_id != attempt.attempt_id or rollout.status in FINISHED:
+        return False
+    await move_attempt(tx, attempt, "span")
+    await follow_latest_attempt(tx, rollout, attempt)
+    return True
 
 
 async def release_worker(tx: Transaction, worker_id: str) -> list[Attempt]:
