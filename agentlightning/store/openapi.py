@@ -41,6 +41,14 @@ _HEALTH: Final[dict[str, Any]] = {
         "responses": {"200": {"description": "It does.", "content": {"application/json": {"schema": {}}}}},
     }
 }
+_WITHDRAW: Final[dict[str, Any]] = {
+    "post": {
+        "operationId": "withdraw",
+        "summary": "Undo the claims of a request whose answer nobody heard.",
+        "parameters": [_KEY | {"required": True, "description": "The key of that request."}],
+        "responses": {"200": {"description": "Done.", "content": {"application/json": {"schema": {}}}}},
+    }
+}
 _TRACES: Final[dict[str, Any]] = {
     "post": {
         "operationId": "export_traces",
@@ -74,7 +82,7 @@ def openapi_of(interface: type) -> dict[str, Any]:
         names.add(name)
         described = {"operationId": name, **_described(route, schemas)}
         paths.setdefault(PREFIX + route.path, {})[route.verb.lower()] = described
-    paths["/v1/traces"] = _TRACES
+    paths |= {f"{PREFIX}/requests/withdraw": _WITHDRAW, "/v1/traces": _TRACES}
     return {
         "openapi": "3.1.0",
         "info": {"title": "agentlightning store", "version": agentlightning.__version__},
