@@ -98,7 +98,7 @@ class RouteTable:
 
 
 def _matches(pattern: list[str], parts: list[str]) -> bool:
-    return all(name == part or (name[:1] == "{" and part) for name, part in zip(pattern, parts, strict=True))
+    return all(name == part or name[:1] == "{" for name, part in zip(pattern, parts, strict=True))
 
 
 def _values(pattern: list[str], parts: list[str]) -> dict[str, str]:

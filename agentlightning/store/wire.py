@@ -136,8 +136,12 @@ def wire_of(operation: Operation) -> Wire:
 
 
 def _segment(value: str) -> str:
-    """Return a value as one segment of a path; what stands for a folder is encoded as well."""
-    return value.replace(".", "%2E") if value in {".", ".."} else quote(value, safe="")
+    """Return a value as one segment of a path, which no other route has: an id may be `search`, or `..`."""
+    if value in {".", ".."}:
+        return value.replace(".", "%2E")
+    if value.isascii() and value.isalpha():
+        return f"%{ord(value[0]):02X}{value[1:]}"
+    return quote(value, safe="")
 
 
 def _check_of(annotation: Any) -> Callable[[Any, str], None] | None:

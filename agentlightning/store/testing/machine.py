@@ -44,7 +44,7 @@ OpenStores: TypeAlias = Callable[[], AbstractAsyncContextManager[Mapping[str, Li
 _PATIENCE: Final = 60.0
 
 _workers = st.sampled_from([None, "", "w1", "w2", "runner/ä"])
-_named_workers = st.sampled_from(["w1", "w2", "runner/ä", "nobody %2F?#"])
+_named_workers = st.sampled_from(["w1", "w2", "runner/ä", "", "..", "search", "nobody %2F?#"])
 _modes = st.sampled_from([None, "train", "val", "test"])
 _picks = st.integers(0, 5)
 _orders = st.sampled_from(["asc", "desc"])
@@ -87,7 +87,7 @@ _resources = st.dictionaries(
     | st.builds(PromptTemplate, template=_texts, engine=st.just("f-string")),
     max_size=2,
 )
-_resources_ids = st.sampled_from(["rs-mine", "a/b", "é %"])
+_resources_ids = st.sampled_from(["rs-mine", "a/b", "é %", "latest"])
 
 
 def _sorted_by(*fields: str) -> dict[str, st.SearchStrategy[Any]]:
