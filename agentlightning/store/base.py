@@ -181,7 +181,7 @@ class LightningStore:
         """
         raise NotImplementedError
 
-    @operation("POST", "/spans/bulk", repeatable=True, status=201, role="agent")
+    @operation("POST", "/spans/bulk", repeatable=True, status=201, echoes="spans", role="agent")
     async def add_many_spans(self, spans: Sequence[Span]) -> Sequence[Span]:
         """Write spans; returns those that were new (same rollout, attempt and span id means the same span).
 

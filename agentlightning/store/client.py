@@ -14,6 +14,7 @@ from yarl import URL
 
 from agentlightning.errors import StoreError
 from agentlightning.store.base import LightningStoreCapabilities
+from agentlightning.store.brief import decode_brief
 from agentlightning.store.connections import Connections, LoopConnection, open_session
 from agentlightning.store.exchange import Exchange, Request
 from agentlightning.store.forwarding import ForwardingStore
@@ -134,8 +135,10 @@ class LightningStoreClient(ForwardingStore):
     async def _ask(self, connection: LoopConnection, wire: Wire, arguments: dict[str, Any]) -> Any:
         request = self._request(wire, arguments)
         content = await self._exchange.send(connection, request)
+        echoes = wire.operation.echoes
         try:
-            return wire.decode_answer(content)
+            brief = None if echoes is None else decode_brief(content, arguments[echoes])
+            return wire.decode_answer(content) if brief is None else brief
         except ValueError as error:  # pydantic's own errors are some
             raise StoreError(f"the answer from {self.server_address_root} cannot be read: {error}") from error
 
@@ -146,4 +149,5 @@ class LightningStoreClient(ForwardingStore):
         if query:
             url += "?" + urlencode(query)
         keyed = operation.mutates and not operation.repeatable
-        return Request(operation.verb, URL(url, encoded=True), body, secrets.token_hex(16) if keyed else None)
+        key = secrets.token_hex(16) if keyed else None
+        return Request(operation.verb, URL(url, encoded=True), body, key, brief=operation.echoes is not None)

@@ -14,6 +14,7 @@ from yarl import URL
 
 from agentlightning import errors
 from agentlightning.errors import StoreError, StoreUnreachable
+from agentlightning.store.brief import HEADER, MINIMAL
 from agentlightning.store.connections import LoopConnection
 
 logger = logging.getLogger(__name__)
@@ -26,12 +27,24 @@ _LONGEST_RETRY_AFTER: Final = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is sent; `key` is the idempotency key of what must not be done twice."""
+    """What is sent.
+
+    Attributes:
+        key: The idempotency key of what must not be done twice.
+        brief: Whether the answer need not repeat what is sent.
+    """
 
     verb: str
     url: URL
     body: bytes
     key: str | None = None
+    brief: bool = False
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What this request adds to its session's headers."""
+        keyed = {} if self.key is None else {"idempotency-key": self.key}
+        return {**keyed, HEADER: MINIMAL} if self.brief else keyed
 
 
 class MayPass(Exception):
@@ -94,10 +107,9 @@ class Exchange:
         raise last.failure
 
     async def _send_once(self, session: aiohttp.ClientSession, request: Request) -> bytes:
-        headers = {"idempotency-key": request.key} if request.key is not None else None
         try:
             async with session.request(
-                request.verb, request.url, data=request.body or None, headers=headers, allow_redirects=False
+                request.verb, request.url, data=request.body or None, headers=request.headers, allow_redirects=False
             ) as response:
                 content = await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:

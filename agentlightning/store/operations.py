@@ -36,6 +36,7 @@ class Operation:
         body: The parameter that is the whole body; None when the body is an object of parameters.
         answer: The key under which the answer stands in an object; None when the answer stands alone.
         none_status: HTTP status of the answer None.
+        echoes: The parameter that holds what the answer repeats; None if it repeats nothing. See `store/brief.py`.
         role: The least that a caller must be.
         method: The function on the interface.
     """
@@ -49,6 +50,7 @@ class Operation:
     body: str | None
     answer: str | None
     none_status: int
+    echoes: str | None
     role: Role
     method: Callable[..., Any]
 
@@ -88,13 +90,14 @@ def operation(
     repeatable: bool = False,
     status: int = 200,
     body: str | None = None,
+    echoes: str | None = None,
     role: Role = "runner",
 ) -> Callable[[F], F]:
     """Mark a method of the store's interface as an operation. GET has path parameters only."""
 
     def mark(method: F) -> F:
         repeat = repeatable or not mutates
-        made = Operation(method.__name__, verb, path, mutates, repeat, status, body, None, 200, role, method)
+        made = Operation(method.__name__, verb, path, mutates, repeat, status, body, None, 200, echoes, role, method)
         setattr(method, _MARK, made)
         return method
 
@@ -117,7 +120,9 @@ def alias(
 
     def mark(method: F) -> F:
         repeat = repeatable or not mutates
-        made = Operation(method.__name__, verb, path, mutates, repeat, status, body, answer, none_status, role, method)
+        made = Operation(
+            method.__name__, verb, path, mutates, repeat, status, body, answer, none_status, None, role, method
+        )
         setattr(method, _ALIASES, (made, *getattr(method, _ALIASES, ())))
         return method
 

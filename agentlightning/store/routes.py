@@ -19,6 +19,7 @@ from agentlightning._internal.text import encodable
 from agentlightning.errors import AgentLightningError, InvalidValue, NotFound, StoreClosed, StoreError
 from agentlightning.store.access import Access, check_attempt, check_role
 from agentlightning.store.base import LightningStore
+from agentlightning.store.brief import HEADER, MINIMAL, encode_brief
 from agentlightning.store.limits import Gate, Limits, check_items, read_body
 from agentlightning.store.listening import ClientLeft, Listening
 from agentlightning.store.openapi import openapi_of
@@ -135,6 +136,8 @@ class StoreApp:
         status = operation.none_status if answer is None else operation.status
         if status == NotFound.status:
             raise NotFound(f"nothing has the id {' '.join(path_values.values())!a}")
+        if operation.echoes is not None and call.headers.get(HEADER.encode()) == MINIMAL.encode():
+            return _json(status, encode_brief(answer, arguments[operation.echoes]))
         return _json(status, endpoint.wire.encode_answer(answer))
 
     async def _ask(
