@@ -136,7 +136,11 @@ class StoreApp:
         status = operation.none_status if answer is None else operation.status
         if status == NotFound.status:
             raise NotFound(f"nothing has the id {' '.join(path_values.values())!a}")
-        if operation.echoes is not None and call.headers.get(HEADER.encode()) == MINIMAL.encode():
+        if (
+            answer is not None
+            and operation.echoes is not None
+            and call.headers.get(HEADER.encode()) == MINIMAL.encode()
+        ):
             return _json(status, encode_brief(answer, arguments[operation.echoes]))
         return _json(status, endpoint.wire.encode_answer(answer))
 

@@ -8,7 +8,8 @@ from agentlightning.types import Span
 
 
 def span(number: int, **extra: bool) -> Span:
-    made = Span.from_attributes(attributes={}, rollout_id="ro", attempt_id=f"at-{number % 3}", span_id=f"{number:016x}")
+    ids = {"rollout_id": "ro", "attempt_id": f"at-{number % 3}", "trace_id": "0" * 32, "span_id": f"{number:016x}"}
+    made = Span.from_attributes(attributes={}, **ids)
     return made.model_copy(update=extra)
 
 
