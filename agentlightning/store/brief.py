@@ -20,10 +20,11 @@ _ENTRIES: Final = TypeAdapter(list[tuple[int, bool]])
 
 def encode_brief(stored: Sequence[Span], sent: Sequence[Span]) -> bytes:
     """Return what stands for the stored ones among the spans that were sent."""
-    numbers: dict[tuple[str, str, str], int] = {}
-    for number, span in enumerate(sent):
-        numbers.setdefault(_key(span), number)
-    return to_json([(numbers[_key(span)], _is_late(span)) for span in stored])
+    by_object = {id(span): number for number, span in enumerate(sent)}
+    if all(id(span) in by_object for span in stored):  # as a store in this process returns them, unless they were late
+        return to_json([(by_object[id(span)], False) for span in stored])
+    by_key = {_key(span): number for number, span in reversed(list(enumerate(sent)))}
+    return to_json([(by_key[_key(span)], _is_late(span)) for span in stored])
 
 
 def decode_brief(body: bytes, sent: Sequence[Span]) -> list[Span] | None:
