@@ -15,6 +15,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from queue import Empty, SimpleQueue
@@ -33,6 +34,11 @@ Undo: TypeAlias = Callable[[Transaction, T], Coroutine[Any, Any, None]]
 _CLOSE_SECONDS: Final = 10.0
 _RETRY_SECONDS: Final = 1.0
 """How long after a failure of the database its timer tries again."""
+_BUSY_SECONDS: Final = 30.0
+"""How long a lane waits for another process to end its transaction."""
+_BUSY_PAUSE: Final = 0.002
+_UPKEEP_EVERY: Final = 64
+"""Commits between two times that the lane's thread looks after its database."""
 _GROUP: Final = 256
 """The most operations that commit together: it bounds how long the first of them waits for the last."""
 
@@ -99,6 +105,10 @@ class _Job:
 class Lane:
     """Runs operations on connections, one thread each, which the lane closes in the end.
 
+    A small operation whose caller is alone runs in the caller's thread, on the lane's connection: handing it to another
+    thread and back costs as much as it does. Whatever may wait (for other callers, for other processes, for a disk) is
+    left to the lane's thread.
+
     Args:
         name: The threads' name.
         connections: Connections in autocommit mode, usable from any thread.
@@ -107,6 +117,8 @@ class Lane:
         publish: Called with what a transaction changed, after its commit and before its callers hear of it.
         timer: Runs at once, and again at the time of the lease clock that it returns or that a transaction reports as a
             deadline, if that is earlier; on one connection only.
+        upkeep: Run by the thread on its only connection, every now and then between transactions: what commits, which
+            small operations make in their callers' threads, must not wait for. None: all run in the lane's threads.
         closing: Shared by the lanes of one file, whose connections then close one at a time: of two that close at once,
             each takes the other for the last one, and the write-ahead log stays behind.
     """
@@ -119,6 +131,7 @@ class Lane:
         publish: Callable[[Iterable[Changes]], None],
         *,
         timer: Operation[float | None] | None = None,
+        upkeep: Callable[[sqlite3.Connection], None] | None = None,
         closing: threading.Lock | None = None,
     ) -> None:
         self._begin = "BEGIN IMMEDIATE" if mode == "write" else "BEGIN"
@@ -131,6 +144,12 @@ class Lane:
         self._state = threading.Condition()  # guards the next two; never held across an await
         self._pending: dict[_Job, _Job] = {}  # accepted, in order; their callers have not heard of them yet
         self._closed = False
+        connections = list(connections)
+        self._here = connections[0] if upkeep is not None else None  # for operations in their callers' threads
+        self._upkeep = upkeep
+        self._turn = threading.Lock()  # who has it may use that connection
+        self._callers = 0  # who lets the loop go on before running here
+        self._commits = 0  # since the last upkeep
         self._threads = [
             threading.Thread(target=self._work, args=(connection,), name=name, daemon=True)
             for connection in connections
@@ -138,17 +157,25 @@ class Lane:
         for thread in self._threads:
             thread.start()
 
-    async def run(self, operation: Operation[T], undo: Undo[T] | None = None) -> T:
+    async def run(self, operation: Operation[T], undo: Undo[T] | None = None, *, small: bool = False) -> T:
         """Run an operation; returns once it is committed.
 
         Args:
             operation: Skipped if the caller is cancelled before its turn.
             undo: Runs with the result if the caller is cancelled too late for skipping, so that nobody hears of it.
+            small: Whether it takes so little time that the caller's thread may spend it.
 
         Raises:
             StoreClosed: The lane is closed.
             StoreError: The database failed.
         """
+        # Whoever calls lets the loop go on once, so that operations run in the order in which they were called.
+        if self._here is not None and await self._alone() and small:
+            job = _Job(operation)
+            if self._run_here(self._here, job):
+                if job.error is not None:
+                    raise job.error
+                return job.result
         job = _Job(operation, asyncio.get_running_loop().create_future(), undo)
         assert job.caller is not None
         with self._state:
@@ -163,6 +190,33 @@ class Lane:
             raise
         self._hear(job)
         return job.result
+
+    async def _alone(self) -> bool:
+        """Let the loop go on once; returns whether nobody else came meanwhile, to share a transaction with."""
+        with self._state:
+            self._callers += 1
+        try:
+            await asyncio.sleep(0)
+        finally:
+            with self._state:
+                self._callers -= 1
+        return not self._callers and not self._pending
+
+    def _run_here(self, connection: sqlite3.Connection, job: _Job) -> bool:
+        """Run a job in this thread, unless that would have to wait; returns whether it ran."""
+        if not self._turn.acquire(blocking=False):
+            return False
+        try:
+            if self._closed or self._pending or not self._commit(connection, [job], patience=0.0):
+                return False
+        finally:
+            self._turn.release()
+        deadline = job.changes.deadline
+        if self._commits >= _UPKEEP_EVERY or (deadline is not None and deadline == self._deadline):
+            with self._state:
+                if not self._closed:
+                    self._accept(_Job(_nothing))  # the thread shall see what there is to do
+        return True
 
     def stop(self) -> None:
         """Refuse further work; the threads end by themselves once all that was accepted is done and heard of."""
@@ -199,14 +253,17 @@ class Lane:
     def _work(self, connection: sqlite3.Connection) -> None:
         try:
             while (group := self._next_group()) != []:
+                with self._turn if self._upkeep else nullcontext():
+                    if group is not None:
+                        self._commit(connection, group)
+                    if self._seconds_left() == 0:
+                        self._run_timer(connection)
+                    self._look_after(connection)
                 if group is not None:
-                    self._commit(connection, group)
                     self._deliver(group)
                     group.clear()  # an idle lane keeps no results alive
-                if self._seconds_left() == 0:
-                    self._run_timer(connection)
         finally:
-            with self._closing:
+            with self._turn, self._closing:
                 connection.close()
 
     def _next_group(self) -> list[_Job] | None:
@@ -246,11 +303,15 @@ class Lane:
         if self._timer and deadline is not None and (self._deadline is None or deadline < self._deadline):
             self._deadline = deadline
 
-    def _commit(self, connection: sqlite3.Connection, group: list[_Job]) -> None:
+    def _commit(self, connection: sqlite3.Connection, group: list[_Job], *, patience: float = _BUSY_SECONDS) -> bool:
+        """Run a group in a transaction; returns False if another process was busy with its own for all that time."""
         try:
             if connection.in_transaction:  # the last one could not be rolled back
                 connection.execute("ROLLBACK")
-            connection.execute(self._begin)
+            if not self._begin_within(connection, patience):
+                if not patience:
+                    return False
+                raise sqlite3.OperationalError("database is locked")
             for job in group:
                 if not job.cancelled:
                     self._run(connection, job, alone=len(group) == 1)
@@ -263,6 +324,32 @@ class Lane:
             for job in group:
                 job.succeeded, job.error = False, _as_store_error(error)
             _roll_back(connection)
+        self._commits += 1
+        return True
+
+    def _look_after(self, connection: sqlite3.Connection) -> None:
+        """Run the upkeep if it is time for it."""
+        if self._upkeep is None or self._commits < _UPKEEP_EVERY:
+            return
+        self._commits = 0
+        try:
+            self._upkeep(connection)
+        except (sqlite3.Error, OSError) as error:
+            logger.error("The upkeep of the database failed, trying again later: %s", error)
+
+    def _begin_within(self, connection: sqlite3.Connection, patience: float) -> bool:
+        give_up = time.monotonic() + patience
+        while True:
+            try:
+                connection.execute(self._begin)
+            except sqlite3.OperationalError as error:
+                if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_BUSY:
+                    raise
+            else:
+                return True
+            if time.monotonic() >= give_up:
+                return False
+            time.sleep(_BUSY_PAUSE)
 
     def _run(self, connection: sqlite3.Connection, job: _Job, *, alone: bool) -> None:
         """Run a job of a group; `alone`, it has no neighbours whose work its failure must spare."""
@@ -290,7 +377,9 @@ class Lane:
         by_loop: defaultdict[asyncio.AbstractEventLoop | None, list[_Job]] = defaultdict(list)
         for job in group:
             if job.caller is None and job.error is not None:
-                logger.error("Could not undo what a cancelled caller never heard of: %s", job.error)
+                logger.error(
+                    "What nobody waits for failed, such as the undoing of a cancelled operation: %s", job.error
+                )
             by_loop[job.caller.get_loop() if job.caller else None].append(job)
         for loop, jobs in by_loop.items():
             if loop is None or not call_in_loop(loop, self._answer, jobs):
@@ -345,6 +434,10 @@ def _roll_back(connection: sqlite3.Connection) -> None:
             connection.execute("ROLLBACK")
     except sqlite3.Error as error:
         logger.error("Could not roll back (%s); the next transaction begins with it", error)
+
+
+async def _nothing(tx: Transaction) -> None:
+    """An operation that only wakes the lane's thread."""
 
 
 async def _call_undo(undo: Undo[Any], result: Any, tx: Transaction) -> None:

@@ -39,9 +39,9 @@ class _LaneStore(SqlLightningStore):
         for lane in self._lanes:
             weakref.finalize(self, lane.stop)
 
-    async def write(self, operation: Operation[T], undo: Undo[T] | None = None) -> T:
+    async def write(self, operation: Operation[T], undo: Undo[T] | None = None, *, small: bool = False) -> T:
         """Run an operation that changes the store."""
-        return await self._writes.run(operation, undo)
+        return await self._writes.run(operation, undo, small=small)
 
     async def read(self, operation: Operation[T]) -> T:
         """Run an operation that only looks; it sees everything that was acknowledged."""
@@ -99,8 +99,15 @@ class SqliteLightningStore(_LaneStore):
         reads = Lane("agl-store-reader", readers, "read", signals.publish, closing=closing)
         writes = reads
         if writer is not None:
+            upkeep = None if synchronous == "FULL" else _Checkpoints(writer, self.path)
             writes = Lane(
-                "agl-store-writer", [writer], "write", signals.publish, timer=enforce_deadlines, closing=closing
+                "agl-store-writer",
+                [writer],
+                "write",
+                signals.publish,
+                timer=enforce_deadlines,
+                upkeep=upkeep,
+                closing=closing,
             )
         super().__init__(signals, writes, reads)
 
@@ -132,8 +139,26 @@ class InMemoryLightningStore(_LaneStore):
     ) -> None:
         signals = Signals()
         connection = _open(":memory:", "OFF")
-        lane = Lane("agl-store", [connection], "write", signals.publish, timer=enforce_deadlines)
+        lane = Lane("agl-store", [connection], "write", signals.publish, timer=enforce_deadlines, upkeep=lambda _: None)
         super().__init__(signals, lane, lane)
+
+
+class _Checkpoints:
+    """Writes the log back into the file once it has grown, for commits in callers' threads must not wait for a disk.
+
+    Args:
+        writer: The connection that writes, which gives up doing that in its commits, and waiting for other processes.
+        path: The file.
+    """
+
+    def __init__(self, writer: sqlite3.Connection, path: Path) -> None:
+        writer.execute("PRAGMA wal_autocheckpoint = 0")
+        writer.execute("PRAGMA busy_timeout = 0")
+        self._log = Path(f"{path}-wal")
+
+    def __call__(self, writer: sqlite3.Connection) -> None:
+        if self._log.stat().st_size > _LOG_PAGES * _PAGE_BYTES:
+            writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
 
 def _open(path: str, synchronous: str) -> sqlite3.Connection:

@@ -40,13 +40,13 @@ async def reported(store: InMemoryLightningStore, operation: str, *args: object)
     seen: list[float | None] = []
     write = store.write
 
-    async def watching_write(run, undo=None):  # type: ignore[no-untyped-def]
+    async def watching_write(run, undo=None, **how):  # type: ignore[no-untyped-def]
         async def watched(tx: Transaction) -> object:
             result = await run(tx)
             seen.append(None if tx.changes.deadline is None else tx.changes.deadline - tx.clock)
             return result
 
-        return await write(watched, undo)
+        return await write(watched, undo, **how)
 
     store.write = watching_write  # type: ignore[method-assign]
     try:

@@ -6,10 +6,12 @@ import sqlite3
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from agentlightning.errors import StoreError
 from agentlightning.store.lane import Lane
 from agentlightning.store.sql.transaction import Transaction
 
@@ -95,25 +97,34 @@ async def in_one_group(
     lane: Lane, connection: FailingConnection, callers: int, failing: tuple[str, ...]
 ) -> list[int | BaseException]:
     """Let callers insert in one transaction, whose statements with these words fail."""
+    async with held(lane) as free:
+        calls = [asyncio.create_task(lane.run(insert)) for _ in range(callers)]
+        await asyncio.sleep(0)
+
+        def fail(_done: object) -> None:
+            connection.words = failing
+
+        lane._publish = fail  # what a commit is told to, so before the next transaction begins
+        free.set()
+        outcomes = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), PATIENCE)
+    lane._publish, connection.words = (lambda changes: None), ()
+    return outcomes
+
+
+@asynccontextmanager
+async def held(lane: Lane) -> AsyncGenerator[threading.Event]:
+    """Keep the lane's thread in an operation until the event is set."""
     held, free = threading.Event(), threading.Event()
 
     async def hold(tx: Transaction) -> None:
         held.set()
         free.wait(PATIENCE)
 
-    def fail(_done: object) -> None:
-        connection.words = failing
-
     holding = asyncio.create_task(lane.run(hold))
     assert await asyncio.to_thread(held.wait, PATIENCE)
-    calls = [asyncio.create_task(lane.run(insert)) for _ in range(callers)]
-    await asyncio.sleep(0)
-    lane._publish = fail  # what a commit is told to, so before the next transaction begins
+    yield free
     free.set()
     await asyncio.wait_for(holding, PATIENCE)
-    outcomes = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), PATIENCE)
-    lane._publish, connection.words = (lambda changes: None), ()
-    return outcomes
 
 
 async def test_an_undoing_that_fails_is_logged(
@@ -132,6 +143,136 @@ async def test_an_undoing_that_fails_is_logged(
     assert await lane.run(count) == 1
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
     assert "disk I/O error" in caplog.text
+
+
+# -- small operations in their callers' threads ---------------------------------------------------------------------
+
+
+class Upkeep:
+    """Counts its runs and notes their thread."""
+
+    def __init__(self, failing: int = 0) -> None:
+        self.threads: list[int] = []
+        self.failing = failing
+
+    def __call__(self, connection: sqlite3.Connection) -> None:
+        self.threads.append(threading.get_ident())
+        if len(self.threads) <= self.failing:
+            raise sqlite3.OperationalError("disk I/O error")
+
+
+@pytest.fixture
+async def near(connection: FailingConnection) -> AsyncIterator[Lane]:
+    lane = Lane("agl-store-test", [connection], "write", lambda changes: None, upkeep=Upkeep())
+    yield lane
+    lane.stop()
+    await lane.join()
+
+
+async def where(tx: Transaction) -> int:
+    await insert(tx)
+    return threading.get_ident()
+
+
+async def test_a_small_operation_runs_where_its_caller_is(near: Lane) -> None:
+    here = threading.get_ident()
+    assert await near.run(where, small=True) == here
+    assert await near.run(where) != here
+    assert await near.run(where, small=True) == here
+    assert await near.run(count) == 3
+
+
+async def test_small_operations_that_come_together_share_a_transaction(near: Lane) -> None:
+    threads = await asyncio.gather(*(near.run(where, small=True) for _ in range(5)))
+    assert threading.get_ident() not in threads
+    assert await near.run(count) == 5
+
+
+async def test_operations_that_come_together_run_in_their_order(near: Lane) -> None:
+    counts = await asyncio.gather(
+        near.run(count, small=True), near.run(insert), near.run(count, small=True), near.run(insert), near.run(count)
+    )
+    assert counts == [0, 1, 1, 1, 2]
+
+
+async def test_small_operations_follow_those_that_came_before(near: Lane) -> None:
+    async with held(near) as free:
+        waiting = asyncio.create_task(near.run(insert))
+        await asyncio.sleep(0)
+        counting = asyncio.create_task(near.run(count, small=True))
+        await asyncio.wait({counting}, timeout=0.01)
+        assert not counting.done()
+        free.set()
+        assert await asyncio.wait_for(counting, PATIENCE) == 1
+        await waiting
+
+
+async def test_a_small_operation_that_is_cancelled_before_its_turn_does_not_run(near: Lane) -> None:
+    calling = asyncio.create_task(near.run(insert, small=True))
+    await asyncio.sleep(0)
+    calling.cancel()
+    await asyncio.wait({calling}, timeout=PATIENCE)
+    assert calling.cancelled()
+    assert await near.run(count) == 0
+
+
+@pytest.mark.parametrize("word", ["BEGIN", "INSERT", "COMMIT"])
+async def test_a_small_operation_hears_of_its_failure(near: Lane, connection: FailingConnection, word: str) -> None:
+    for words in ((word,), (word, "ROLLBACK")):
+        connection.words = words
+        with pytest.raises(StoreError, match="disk I/O error"):
+            await near.run(insert, small=True)
+        connection.words = ()
+        assert await near.run(count, small=True) == 0
+
+
+async def test_a_loop_goes_on_while_another_process_writes(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"isolation_level": None, "check_same_thread": False, "timeout": 0}
+    mine, other = (sqlite3.connect(tmp_path / "t.db", **options) for _ in range(2))
+    mine.execute("PRAGMA journal_mode = WAL")
+    mine.execute("CREATE TABLE t (x)")
+    lane = Lane("agl-store-test", [mine], "write", lambda changes: None, upkeep=Upkeep())
+    other.execute("BEGIN IMMEDIATE")
+    calling = asyncio.create_task(lane.run(where, small=True))
+    await asyncio.wait({calling}, timeout=0.02)
+    assert not calling.done()
+    other.execute("COMMIT")
+    other.close()
+    assert await asyncio.wait_for(calling, PATIENCE) != threading.get_ident()
+    lane.stop()
+    await lane.join()
+
+
+async def test_a_deadline_of_a_small_operation_sets_the_timer(connection: FailingConnection) -> None:
+    timer = Timer(None)
+    lane = Lane("agl-store-test", [connection], "write", lambda changes: None, timer=timer, upkeep=Upkeep())
+    await lane.run(insert)
+    assert len(timer.runs) == 1
+
+    async def write_deadline(tx: Transaction) -> int:
+        tx.changes.deadline = tx.clock + 0.05
+        return threading.get_ident()
+
+    assert await lane.run(write_deadline, small=True) == threading.get_ident()
+    await until(lambda: len(timer.runs) == 2)
+    lane.stop()
+    await lane.join()
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+async def test_the_thread_looks_after_the_database_of_small_operations(
+    connection: FailingConnection, failing: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    upkeep = Upkeep(failing)
+    lane = Lane("agl-store-test", [connection], "write", lambda changes: None, upkeep=upkeep)
+    for _ in range(1000):
+        await lane.run(insert, small=True)
+    await until(lambda: len(upkeep.threads) > 5)
+    assert threading.get_ident() not in upkeep.threads
+    assert len(caplog.records) == failing
+    assert await lane.run(count) == 1000
+    lane.stop()
+    await lane.join()
 
 
 # -- the timer -----------------------------------------------------------------------------------------------------

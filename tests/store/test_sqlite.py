@@ -228,6 +228,7 @@ async def test_an_operation_whose_caller_left_before_its_turn_is_skipped(memory:
 
 
 async def test_a_claim_cancelled_after_its_commit_leaves_the_store_as_it_was(memory: InMemoryLightningStore) -> None:
+    memory._writes._here = None  # what runs in its caller's thread is heard of at once
     config = RolloutConfig(max_attempts=2, retry_condition=["failed"])
     first = await memory.enqueue_rollout(1, config=config)
     for sequence_id in (1, 2):

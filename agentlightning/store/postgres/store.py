@@ -59,8 +59,8 @@ class PostgresLightningStore(SqlLightningStore):
         """Callable from any thread and loop; every process sees the same data."""
         return {"thread_safe": True, "async_safe": True, "zero_copy": True, "otlp_traces": False}
 
-    async def write(self, operation: Operation[T], undo: Undo[T] | None = None) -> T:
-        """Run an operation that changes the store."""
+    async def write(self, operation: Operation[T], undo: Undo[T] | None = None, *, small: bool = False) -> T:
+        """Run an operation that changes the store; a small one, too, in the store's own thread."""
         return await self._engine.calls.run("write", operation, undo)
 
     async def read(self, operation: Operation[T]) -> T:

@@ -77,7 +77,7 @@ def check_key(key: str) -> None:
 class Write(Protocol):
     """How a store runs an operation that changes it; see `SqlLightningStore.write`."""
 
-    async def __call__(self, operation: _Operation[T], undo: _Undo[T] | None = None) -> T:
+    async def __call__(self, operation: _Operation[T], undo: _Undo[T] | None = None, *, small: bool = False) -> T:
         """Run the operation."""
         ...
 
@@ -104,9 +104,9 @@ class RequestKeys:
     def once(self, request: Request, write: Write) -> Write:
         """Return a `write` that runs what it is given at most once for the request."""
 
-        async def write_once(operation: _Operation[T], undo: _Undo[T] | None = None) -> T:
+        async def write_once(operation: _Operation[T], undo: _Undo[T] | None = None, *, small: bool = False) -> T:
             undo_outcome = partial(_undo_outcome, request, undo) if undo else None
-            outcome: _Outcome[T] = await write(lambda tx: self._run(tx, request, operation), undo_outcome)
+            outcome: _Outcome[T] = await write(lambda tx: self._run(tx, request, operation), undo_outcome, small=small)
             return outcome.result
 
         return write_once

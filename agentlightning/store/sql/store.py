@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Final, Literal, Self, TypeVar
 
 from agentlightning.store.base import UNSET, LightningStore, LightningStoreCapabilities, LightningStoreStatistics
 from agentlightning.store.events import Signals
@@ -62,6 +62,9 @@ from agentlightning.types import (
 
 T = TypeVar("T")
 
+_FEW: Final = 16
+"""Items of an operation that still is a small one."""
+
 
 class SqlLightningStore(LightningStore, ABC):
     """Checks and encodes what callers give, and runs the operations; a subclass says how transactions run.
@@ -80,8 +83,16 @@ class SqlLightningStore(LightningStore, ABC):
         self,
         operation: Callable[[Transaction], Coroutine[Any, Any, T]],
         undo: Callable[[Transaction, T], Coroutine[Any, Any, None]] | None = None,
+        *,
+        small: bool = False,
     ) -> T:
-        """Run an operation that changes the store; `undo` runs if the caller is cancelled before it hears of it."""
+        """Run an operation that changes the store.
+
+        Args:
+            operation: What to run.
+            undo: Runs if the caller is cancelled before it hears of the operation.
+            small: Whether the operation touches a few rows only.
+        """
 
     @abstractmethod
     async def read(self, operation: Callable[[Transaction], Coroutine[Any, Any, T]]) -> T:
@@ -114,7 +125,7 @@ class SqlLightningStore(LightningStore, ABC):
             InvalidValue: The key cannot be kept.
         """
         check_key(key)
-        await self.write(lambda tx: withdraw(tx, key))
+        await self.write(lambda tx: withdraw(tx, key), small=True)
 
     @property
     def capabilities(self) -> LightningStoreCapabilities:
@@ -143,7 +154,9 @@ class SqlLightningStore(LightningStore, ABC):
     async def enqueue_many_rollouts(self, rollouts: Sequence[EnqueueRolloutRequest]) -> Sequence[Rollout]:
         """See `LightningStore.enqueue_many_rollouts`."""
         encoded = [tasks.encode_task(r.input, r.mode, r.resources_id, r.config, r.metadata) for r in rollouts]
-        return await self.write(lambda tx: tasks.enqueue_many_rollouts(tx, encoded)) if encoded else []
+        if not encoded:
+            return []
+        return await self.write(lambda tx: tasks.enqueue_many_rollouts(tx, encoded), small=len(encoded) <= _FEW)
 
     async def dequeue_many_rollouts(
         self, *, limit: int = 1, worker_id: str | None = None, wait: float = 0.0
@@ -165,7 +178,9 @@ class SqlLightningStore(LightningStore, ABC):
                     return []
 
     async def _dequeue(self, limit: int, worker_id: str | None) -> list[AttemptedRollout]:
-        claims = await self.write(lambda tx: attempts.dequeue_many_rollouts(tx, limit, worker_id), undo=undo_claims)
+        claims = await self.write(
+            lambda tx: attempts.dequeue_many_rollouts(tx, limit, worker_id), undo=undo_claims, small=limit <= _FEW
+        )
         return [claim.made for claim in claims]
 
     async def start_attempt(self, rollout_id: str, worker_id: str | None = None) -> AttemptedRollout:
@@ -175,19 +190,24 @@ class SqlLightningStore(LightningStore, ABC):
         return await self._claim(lambda tx: attempts.start_attempt(tx, rollout_id, worker_id))
 
     async def _claim(self, operation: Callable[[Transaction], Coroutine[Any, Any, Claim]]) -> AttemptedRollout:
-        claim = await self.write(operation, undo=lambda tx, claim: undo_claims(tx, [claim]))
+        claim = await self.write(operation, undo=lambda tx, claim: undo_claims(tx, [claim]), small=True)
         return claim.made
 
     async def add_many_spans(self, spans: Sequence[Span]) -> Sequence[Span]:
         """See `LightningStore.add_many_spans`."""
         encoded = [traces.encode_span(span) for span in spans]
-        return await self.write(lambda tx: traces.add_many_spans(tx, encoded)) if encoded else []
+        if not encoded:
+            return []
+        return await self.write(lambda tx: traces.add_many_spans(tx, encoded), small=len(encoded) <= _FEW)
 
     async def get_many_span_sequence_ids(self, rollout_attempt_ids: Sequence[tuple[str, str]]) -> Sequence[int]:
         """See `LightningStore.get_many_span_sequence_ids`."""
         rollout_ids = [rollout_id for rollout_id, _ in rollout_attempt_ids]
         check_texts(rollout_ids, "rollout_id")
-        return await self.write(lambda tx: traces.get_many_span_sequence_ids(tx, rollout_ids)) if rollout_ids else []
+        if not rollout_ids:
+            return []
+        small = len(rollout_ids) <= _FEW
+        return await self.write(lambda tx: traces.get_many_span_sequence_ids(tx, rollout_ids), small=small)
 
     async def wait_for_rollouts(self, *, rollout_ids: list[str], timeout: float | None = None) -> list[Rollout]:
         """See `LightningStore.wait_for_rollouts`."""
@@ -241,7 +261,7 @@ class SqlLightningStore(LightningStore, ABC):
         check_text(rollout_id, "rollout_id")
         tasks.check_rollout_status(status)
         changes = tasks.encode_changes(input, mode, resources_id, config, metadata)
-        return await self.write(lambda tx: tasks.update_rollout(tx, rollout_id, status, changes))
+        return await self.write(lambda tx: tasks.update_rollout(tx, rollout_id, status, changes), small=True)
 
     async def query_attempts(
         self,
@@ -271,7 +291,9 @@ class SqlLightningStore(LightningStore, ABC):
         check_text(attempt_id, "attempt_id")
         attempts.check_attempt_status(status)
         changes = attempts.encode_changes(worker_id, last_heartbeat_time, metadata)
-        return await self.write(lambda tx: attempts.update_attempt(tx, rollout_id, attempt_id, status, changes))
+        return await self.write(
+            lambda tx: attempts.update_attempt(tx, rollout_id, attempt_id, status, changes), small=True
+        )
 
     async def query_spans(
         self,
@@ -334,7 +356,7 @@ class SqlLightningStore(LightningStore, ABC):
     async def add_resources(self, resources: NamedResources) -> ResourcesUpdate:
         """See `LightningStore.add_resources`."""
         body = resource_sets.encode_resources(resources)
-        return await self.write(lambda tx: resource_sets.write_resources(tx, None, body))
+        return await self.write(lambda tx: resource_sets.write_resources(tx, None, body), small=True)
 
     async def update_resources(
         self, resources_id: str, resources: NamedResources, *, expected_version: int | None = None
@@ -344,7 +366,9 @@ class SqlLightningStore(LightningStore, ABC):
         if expected_version is not None:
             check_integer(expected_version, "expected_version")
         body = resource_sets.encode_resources(resources)
-        return await self.write(lambda tx: resource_sets.write_resources(tx, resources_id, body, expected_version))
+        return await self.write(
+            lambda tx: resource_sets.write_resources(tx, resources_id, body, expected_version), small=True
+        )
 
     async def query_workers(
         self,
@@ -373,7 +397,7 @@ class SqlLightningStore(LightningStore, ABC):
         """See `LightningStore.update_worker`."""
         check_text(worker_id, "worker_id")
         stats = None if heartbeat_stats is UNSET else workers.encode_stats(heartbeat_stats)
-        return await self.write(lambda tx: workers.heartbeat(tx, worker_id, stats))
+        return await self.write(lambda tx: workers.heartbeat(tx, worker_id, stats), small=True)
 
     async def renew_leases(
         self,
@@ -389,7 +413,9 @@ class SqlLightningStore(LightningStore, ABC):
         check_optional_time(as_of, "as_of")
         listed = {(rollout_id, attempt_id): None for rollout_id, attempt_id in held}  # each once, in order
         stats = None if heartbeat_stats is UNSET else workers.encode_stats(heartbeat_stats)
-        return await self.write(lambda tx: renewals.renew_leases(tx, worker_id, listed, as_of, stats))
+        return await self.write(
+            lambda tx: renewals.renew_leases(tx, worker_id, listed, as_of, stats), small=len(listed) <= _FEW
+        )
 
     async def release_worker(self, worker_id: str) -> Sequence[Attempt]:
         """See `LightningStore.release_worker`."""
