@@ -42,6 +42,14 @@ async def store(open_store: Opener) -> AsyncIterator[SqlLightningStore]:
     await store.close()
 
 
+@pytest.fixture
+def apart(store: SqlLightningStore) -> SqlLightningStore:
+    """The store, with its operations in another thread: what runs in its caller's is heard of at once."""
+    if hasattr(store, "_writes"):
+        store._writes._here = None
+    return store
+
+
 async def prepare(store: LightningStore) -> AttemptedRollout:
     """Leave a queue of three, a running attempt, which is returned, and resources."""
     for task in range(4):
@@ -246,68 +254,68 @@ async def keys_of(store: SqlLightningStore) -> int:
     return row[0]
 
 
-async def test_a_claim_that_is_undone_takes_its_key_along(store: SqlLightningStore) -> None:
-    rollout = await store.enqueue_rollout(1)
-    calling = asyncio.create_task(store.keyed("key", b"body").dequeue_rollout("w"))
+async def test_a_claim_that_is_undone_takes_its_key_along(apart: SqlLightningStore) -> None:
+    rollout = await apart.enqueue_rollout(1)
+    calling = asyncio.create_task(apart.keyed("key", b"body").dequeue_rollout("w"))
 
-    await standing_still(calling, lambda: used(store, 1))
-    again = await store.keyed("key", b"body").dequeue_rollout("w")
+    await standing_still(calling, lambda: used(apart, 1))
+    again = await apart.keyed("key", b"body").dequeue_rollout("w")
     assert again is not None
-    assert (await store.query_attempts(rollout.rollout_id)).total == 1
+    assert (await apart.query_attempts(rollout.rollout_id)).total == 1
 
 
-async def test_a_claim_is_not_taken_from_who_was_told_of_it_since(store: SqlLightningStore) -> None:
-    rollout = await store.enqueue_rollout(1)
-    calling = asyncio.create_task(store.keyed("key", b"body").dequeue_rollout("w"))
+async def test_a_claim_is_not_taken_from_who_was_told_of_it_since(apart: SqlLightningStore) -> None:
+    rollout = await apart.enqueue_rollout(1)
+    calling = asyncio.create_task(apart.keyed("key", b"body").dequeue_rollout("w"))
     told: list[AttemptedRollout | None] = []
 
     async def ask_again() -> None:
-        await used(store, 1)
-        told.append(await store.keyed("key", b"body").dequeue_rollout("w"))
+        await used(apart, 1)
+        told.append(await apart.keyed("key", b"body").dequeue_rollout("w"))
 
     await standing_still(calling, ask_again)
     assert told[0] is not None
-    await store.update_attempt(rollout.rollout_id, told[0].attempt.attempt_id, status="succeeded")
-    assert (await store.query_attempts(rollout.rollout_id)).total == 1
+    await apart.update_attempt(rollout.rollout_id, told[0].attempt.attempt_id, status="succeeded")
+    assert (await apart.query_attempts(rollout.rollout_id)).total == 1
 
 
-async def test_a_claim_of_which_no_request_heard_returns_to_the_queue(store: SqlLightningStore) -> None:
-    rollout = await store.enqueue_rollout(1)
-    await store.keyed("key", b"body").dequeue_rollout("w")  # its answer is lost on the way
-    calling = asyncio.create_task(store.keyed("key", b"body").dequeue_rollout("w"))
-    await standing_still(calling, lambda: used(store, 2))
+async def test_a_claim_of_which_no_request_heard_returns_to_the_queue(apart: SqlLightningStore) -> None:
+    rollout = await apart.enqueue_rollout(1)
+    await apart.keyed("key", b"body").dequeue_rollout("w")  # its answer is lost on the way
+    calling = asyncio.create_task(apart.keyed("key", b"body").dequeue_rollout("w"))
+    await standing_still(calling, lambda: used(apart, 2))
     async with asyncio.timeout(PATIENCE):
-        while (await store.query_attempts(rollout.rollout_id)).total:  # noqa: ASYNC110  # nothing waits for an undoing
+        while (await apart.query_attempts(rollout.rollout_id)).total:  # noqa: ASYNC110  # nothing waits for an undoing
             await asyncio.sleep(0)
-    assert await store.keyed("key", b"body").dequeue_rollout("w") is None
-    claim = await store.dequeue_rollout("w")
+    assert await apart.keyed("key", b"body").dequeue_rollout("w") is None
+    claim = await apart.dequeue_rollout("w")
     assert claim is not None
     assert (claim.rollout_id, claim.attempt.sequence_id) == (rollout.rollout_id, 1)
 
 
-async def test_a_repetition_that_was_given_up_takes_nothing_from_the_next(store: SqlLightningStore) -> None:
-    rollout = await store.enqueue_rollout(1)
-    await store.keyed("key", b"body").dequeue_rollout("w")  # its answer is lost on the way
-    calling = asyncio.create_task(store.keyed("key", b"body").dequeue_rollout("w"))
+async def test_a_repetition_that_was_given_up_takes_nothing_from_the_next(apart: SqlLightningStore) -> None:
+    rollout = await apart.enqueue_rollout(1)
+    await apart.keyed("key", b"body").dequeue_rollout("w")  # its answer is lost on the way
+    calling = asyncio.create_task(apart.keyed("key", b"body").dequeue_rollout("w"))
     told: list[AttemptedRollout | None] = []
 
     async def ask_again() -> None:
-        await used(store, 2)
-        told.append(await store.keyed("key", b"body").dequeue_rollout("w"))
+        await used(apart, 2)
+        told.append(await apart.keyed("key", b"body").dequeue_rollout("w"))
 
     await standing_still(calling, ask_again)
     assert told[0] is not None
-    assert await store.dequeue_rollout("w") is None
-    await store.update_attempt(rollout.rollout_id, told[0].attempt.attempt_id, status="succeeded")
+    assert await apart.dequeue_rollout("w") is None
+    await apart.update_attempt(rollout.rollout_id, told[0].attempt.attempt_id, status="succeeded")
 
 
 @pytest.mark.parametrize("name", ["start_rollout", "start_attempt"])
-async def test_what_did_not_come_from_the_queue_stays_for_the_next_request(store: SqlLightningStore, name: str) -> None:
-    arguments = CALLS[name](await prepare(store))
-    first = await getattr(store.keyed("key", b"body"), name)(**arguments)
-    calling = asyncio.create_task(getattr(store.keyed("key", b"body"), name)(**arguments))
-    await standing_still(calling, lambda: used(store, 2))
-    assert await getattr(store.keyed("key", b"body"), name)(**arguments) == first
+async def test_what_did_not_come_from_the_queue_stays_for_the_next_request(apart: SqlLightningStore, name: str) -> None:
+    arguments = CALLS[name](await prepare(apart))
+    first = await getattr(apart.keyed("key", b"body"), name)(**arguments)
+    calling = asyncio.create_task(getattr(apart.keyed("key", b"body"), name)(**arguments))
+    await standing_still(calling, lambda: used(apart, 2))
+    assert await getattr(apart.keyed("key", b"body"), name)(**arguments) == first
 
 
 @pytest.mark.parametrize("turns", range(8))
