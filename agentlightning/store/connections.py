@@ -94,6 +94,7 @@ class LoopConnection:
         self._idle = asyncio.Event()
         self._idle.set()
         self._closing = asyncio.Event()
+        self._until_closing: set[asyncio.Timeout] = set()
         self._background: set[asyncio.Task[None]] = set()
 
     @property
@@ -134,19 +135,22 @@ class LoopConnection:
     async def until_closing(self, work: Coroutine[Any, Any, T]) -> T:
         """Await work, which is cancelled if the connections are closed meanwhile.
 
+        It runs in its caller's task, so that a cancellation reaches it, however late it comes.
+
         Raises:
             StoreClosed: They were.
         """
-        task, closing = asyncio.ensure_future(work), asyncio.ensure_future(self._closing.wait())
         try:
-            await asyncio.wait({task, closing}, return_when=asyncio.FIRST_COMPLETED)
-            if task.done():
-                return task.result()
-            raise StoreClosed("the client was closed")
-        finally:
-            closing.cancel()
-            if task.cancel():
-                await asyncio.wait({task})
+            async with asyncio.timeout(None) as scope:
+                self._until_closing.add(scope)
+                try:
+                    return await work
+                finally:
+                    self._until_closing.discard(scope)
+        except TimeoutError as error:
+            if scope.expired():
+                raise StoreClosed("the client was closed") from error
+            raise
 
     def in_background(self, work: Coroutine[Any, Any, None]) -> None:
         """Begin work that nobody waits for but `close`."""
@@ -163,6 +167,8 @@ class LoopConnection:
     async def close(self) -> None:
         """Cut off what waits, let other requests end within bounds, and close the connections."""
         self._closing.set()
+        while self._until_closing:
+            self._until_closing.pop().reschedule(asyncio.get_running_loop().time())
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), self._drain_seconds)
         if self._background:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import pytest
+from aiohttp import ClientResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from agentlightning import errors
@@ -330,6 +331,40 @@ async def test_claim_whose_answer_was_on_the_way_goes_back() -> None:
         claims = await client.dequeue_many_rollouts(limit=3, wait=PATIENCE)
         assert [claim.rollout_id for claim in claims] == [rollout.rollout_id for rollout in made]
         assert [claim.attempt.sequence_id for claim in claims] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("wait", [0.0, PATIENCE])
+@pytest.mark.parametrize("turns", range(6))
+async def test_no_moment_of_cancelling_after_the_answer_loses_a_claim(
+    wait: float, turns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = asyncio.get_running_loop()
+    read = ClientResponse.read
+
+    def cancel_after(turns: int) -> None:
+        if turns:
+            loop.call_soon(cancel_after, turns - 1)
+        else:
+            claiming.cancel()
+
+    async def read_and_cancel(response: ClientResponse) -> bytes:
+        content = await read(response)
+        if "dequeue" in response.url.path:
+            cancel_after(turns + 1)
+        return content
+
+    async with site() as (server, url), LightningStoreClient(url) as client:
+        made = await client.enqueue_rollout(1)
+        with monkeypatch.context() as patch:
+            patch.setattr(ClientResponse, "read", read_and_cancel)
+            claiming = asyncio.create_task(client.dequeue_rollout("w", wait=wait))
+            await asyncio.wait({claiming}, timeout=PATIENCE)
+        if claiming.cancelled():
+            again = await server.store.dequeue_rollout(wait=PATIENCE)
+            assert again is not None
+            assert (again.rollout_id, again.attempt.sequence_id) == (made.rollout_id, 1)
+        else:
+            assert claiming.result() is not None
 
 
 async def test_claim_past_the_queue_whose_answer_was_on_the_way_fails() -> None:
