@@ -283,6 +283,8 @@ def ids(rollout_id: Any, attempt_id: Any, sequence_id: Any = None) -> dict[str, 
         (ids("r", "a", True), {}, ("r", "a", -1)),
         (ids("r", "a", float("inf")), {}, ("r", "a", -1)),
         (ids("r", "a", str(2**63)), {}, ("r", "a", -1)),
+        (ids("r", "a", 2**53), {}, ("r", "a", -1)),
+        (ids("r", "a", 2**53 - 1), {}, ("r", "a", 2**53 - 1)),
     ],
 )
 def test_ids_stand_on_the_span_or_else_on_its_resource(
@@ -402,9 +404,7 @@ async def test_requests_read_in_threads_need_none_of_the_loops_own(store: Watche
     await server.start()
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
     sent = sdk_spans(identity(attempt), 2)
-    assert (
-        await export(exporter_to(server, compression=Compression.Gzip, timeout=5), *sent) is SpanExportResult.SUCCESS
-    )
+    assert await export(exporter_to(server, compression=Compression.Gzip, timeout=5), *sent) is SpanExportResult.SUCCESS
     await server.stop()
 
 

@@ -25,7 +25,8 @@ MAX_SPANS: Final = 20_000
 _ROLLOUT_ID: Final = LightningResourceAttributes.ROLLOUT_ID.value
 _ATTEMPT_ID: Final = LightningResourceAttributes.ATTEMPT_ID.value
 _SEQUENCE_ID: Final = LightningResourceAttributes.SPAN_SEQUENCE_ID.value
-_LARGEST_COUNT: Final = 2**63 - 1
+_LATEST_NS: Final = 2**63 - 1
+_LARGEST_SEQUENCE_ID: Final = 2**53 - 1
 _NANOSECONDS: Final = 1_000_000_000
 _STATUS: Final[dict[int, StatusCode]] = {
     otlp.Status.STATUS_CODE_OK: "OK",
@@ -101,7 +102,7 @@ def _why_unusable(span: otlp.Span) -> str | None:
         return "its span id is not 8 bytes, or all zero"
     if not any(span.trace_id) or len(span.trace_id) > 16:
         return "its trace id is not 16 bytes, or all zero"
-    if max(span.start_time_unix_nano, span.end_time_unix_nano) > _LARGEST_COUNT:
+    if max(span.start_time_unix_nano, span.end_time_unix_nano) > _LATEST_NS:
         return "its times lie beyond the year 2262"
     return None
 
@@ -124,7 +125,7 @@ def _number(value: Any) -> int:
         number = UNNUMBERED if isinstance(value, bool) else int(value)
     except (TypeError, ValueError, OverflowError):
         return UNNUMBERED
-    return number if 0 <= number <= _LARGEST_COUNT else UNNUMBERED
+    return number if 0 <= number <= _LARGEST_SEQUENCE_ID else UNNUMBERED
 
 
 def _span(

@@ -37,10 +37,10 @@ def check_texts(values: Iterable[Any], name: str) -> None:
         check_text(value, name)
 
 
-def check_integer(value: Any, name: str) -> None:
-    """Refuse what is no integer of 64 bits."""
-    if not isinstance(value, int) or abs(value) > _LARGEST_COUNT:
-        raise InvalidValue(f"{name} is {_shown(value)}: make it an integer of at most 64 bits")
+def check_integer(value: Any, name: str, largest: int = _LARGEST_COUNT) -> None:
+    """Refuse what is no integer, or is further from 0 than `largest`."""
+    if not isinstance(value, int) or abs(value) > largest:
+        raise InvalidValue(f"{name} is {_shown(value)}: make it an integer of at most {largest.bit_length() + 1} bits")
 
 
 def check_optional_time(value: Any, name: str) -> None:

@@ -49,6 +49,8 @@ _SORTABLE: Final = {
     "end_time": time_key("end_time"),
 }
 _WITHOUT_START: Final = 2**63 - 1
+_LARGEST_SEQUENCE_ID: Final = 2**53 - 1
+"""The counter goes on from there for longer than anybody counts, and every reader of JSON knows the number exactly."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -69,7 +71,7 @@ def encode_span(span: Span) -> EncodedSpan:
     for name in ("rollout_id", "attempt_id", "span_id", "trace_id", "name"):
         check_text(getattr(span, name), name)
     check_optional_text(span.parent_id, "parent_id")
-    check_integer(span.sequence_id, "sequence_id")
+    check_integer(span.sequence_id, "sequence_id", _LARGEST_SEQUENCE_ID)
     check_optional_time(span.start_time, "start_time")
     check_optional_time(span.end_time, "end_time")
     start_time_ns = _start_time_ns(span)

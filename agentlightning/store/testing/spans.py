@@ -119,6 +119,15 @@ async def explicit_sequence_ids_push_the_counter(store: LightningStore) -> None:
 
 
 @law
+async def sequence_ids_that_leave_no_room_for_later_ones_are_refused(store: LightningStore) -> None:
+    claim = await running(store)
+    for number in (2**63 - 1, 2**53, -(2**53)):
+        assert "sequence_id" in await refused(InvalidValue, store.add_span(span_of(claim, number)))
+    assert await store.add_span(span_of(claim, 2**53 - 1)) is not None
+    assert await store.get_next_span_sequence_id(claim.rollout_id, claim.attempt.attempt_id) == 2**53
+
+
+@law
 async def concurrent_sequence_ids_are_distinct(store: LightningStore) -> None:
     claim = await running(store)
     key = claim.rollout_id, claim.attempt.attempt_id
