@@ -104,7 +104,7 @@ class LightningStore:
     def keyed(self, key: str, fingerprint: bytes) -> LightningStore:
         """Return a view of this store for one operation that happens at most once for the key.
 
-        A store that remembers no keys returns itself.
+        A store that remembers no keys returns itself: served, it does a request that is sent again a second time.
 
         Args:
             key: The caller's name for its request.

@@ -140,8 +140,9 @@ class LoopConnection:
         Raises:
             StoreClosed: They were.
         """
+        scope = asyncio.timeout(None)
         try:
-            async with asyncio.timeout(None) as scope:
+            async with scope:
                 self._until_closing.add(scope)
                 try:
                     return await work

@@ -15,7 +15,8 @@ _KEYWORD_ONLY: Final = Parameter.KEYWORD_ONLY
 class ForwardingStore(LightningStore):
     """Forwards every operation of its interface through one method, `call`.
 
-    A subclass that inherits a larger interface forwards that one's operations too.
+    A subclass that inherits a larger interface forwards that one's operations too. It remembers no keys: what wraps a
+    store of this process, to be served, derives from `LightningStoreThreaded` instead, which leaves them to that store.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

@@ -1,8 +1,9 @@
-"""v0.3's wrapper for use from several threads."""
+"""A wrapper around a store; v0.3 had it for use from several threads."""
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+from typing import Any, Self
 
 from agentlightning.store.base import LightningStore, LightningStoreCapabilities
 from agentlightning.store.forwarding import ForwardingStore
@@ -11,6 +12,8 @@ from agentlightning.store.operations import Operation
 
 class LightningStoreThreaded(ForwardingStore):
     """Hands every operation to a store. The stores of this package are safe to share between threads without it.
+
+    A subclass that overrides `call` sees every operation, and the store behind it still remembers the keys of requests.
 
     Args:
         store: The store.
@@ -32,9 +35,11 @@ class LightningStoreThreaded(ForwardingStore):
         """Call the inner store."""
         return await getattr(self.store, operation.name)(**arguments)
 
-    def keyed(self, key: str, fingerprint: bytes) -> LightningStore:
+    def keyed(self, key: str, fingerprint: bytes) -> Self:
         """See `LightningStore.keyed`."""
-        return self.store.keyed(key, fingerprint)
+        view = copy.copy(self)
+        view.store = self.store.keyed(key, fingerprint)
+        return view
 
     async def withdraw(self, key: str) -> None:
         """See `LightningStore.withdraw`."""

@@ -79,6 +79,31 @@ async def test_statistics_and_capabilities_are_the_inner_stores() -> None:
         assert wrapper.capabilities == inner.capabilities
 
 
+class Watching(LightningStoreThreaded):
+    """Notes what passes."""
+
+    def __init__(self, store: LightningStore) -> None:
+        super().__init__(store)
+        self.seen: list[str] = []
+
+    async def call(self, operation: Operation, arguments: dict[str, Any]) -> Any:
+        self.seen.append(operation.name)
+        return await super().call(operation, arguments)
+
+
+async def test_what_has_a_key_passes_through_a_subclass_too() -> None:
+    inner = InMemoryLightningStore()
+    watching = Watching(LightningStoreThreaded(inner))
+    made = [await watching.keyed("key", b"body").enqueue_rollout(1) for _ in range(2)]
+    assert made[0] == made[1]
+    assert (await inner.query_rollouts()).total == 1
+    assert watching.seen == ["enqueue_many_rollouts"] * 2
+    assert await watching.keyed("claim", b"body").dequeue_rollout() is not None
+    await watching.withdraw("claim")
+    assert [rollout.status for rollout in await watching.query_rollouts()] == ["queuing"]
+    await watching.close()
+
+
 async def test_threads_share_it() -> None:
     async with _opened() as (_, wrapper):
         failures: list[BaseException] = []
