@@ -48,14 +48,19 @@ class Access:
         return verify(self._token, presented.strip().decode("latin-1"))
 
 
-def check_role(caller: Caller, operation: Operation) -> None:
+def check_role(caller: Caller, role: Role, what: str) -> None:
     """Refuse what is above the caller's role.
 
+    Args:
+        caller: Who asks.
+        role: The least that it must be.
+        what: The name of what it asks for.
+
     Raises:
-        Forbidden: It is.
+        Forbidden: It is less.
     """
-    if _RANK[caller.role] < _RANK[operation.role]:
-        raise Forbidden(f"{operation.name} is for the role {operation.role}, this token's is {caller.role}")
+    if _RANK[caller.role] < _RANK[role]:
+        raise Forbidden(f"{what} is for the role {role}, this token's is {caller.role}")
 
 
 def check_attempt(caller: Caller, operation: Operation, arguments: Mapping[str, Any]) -> None:

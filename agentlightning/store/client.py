@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 
 from yarl import URL
 
-from agentlightning.errors import StoreError
+from agentlightning.errors import ConfigurationError, StoreError
 from agentlightning.store.base import LightningStoreCapabilities
 from agentlightning.store.brief import decode_brief
 from agentlightning.store.connections import Connections, LoopConnection, open_session
@@ -51,7 +51,7 @@ class LightningStoreClient(ForwardingStore):
         connection_timeout: float = 5.0,
         token: str | None = None,
     ) -> None:
-        self.server_address_root = server_address.rstrip("/")
+        self.server_address_root = _checked(server_address)
         self.server_address = f"{self.server_address_root}{PREFIX}"
         self._retry_delays = tuple(retry_delays)
         self._health_retry_delays = tuple(health_retry_delays)
@@ -149,5 +149,27 @@ class LightningStoreClient(ForwardingStore):
         if query:
             url += "?" + urlencode(query)
         keyed = operation.mutates and not operation.repeatable
-        key = secrets.token_hex(16) if keyed else None
-        return Request(operation.verb, URL(url, encoded=True), body, key, brief=operation.echoes is not None)
+        return Request(
+            operation.verb,
+            URL(url, encoded=True),
+            body,
+            key=secrets.token_hex(16) if keyed else None,
+            brief=operation.echoes is not None,
+            withdrawn=keyed and operation.role != "agent",  # an agent may withdraw nothing, and claims nothing
+        )
+
+
+def _checked(address: str) -> str:
+    """Return a server's address without a slash at its end.
+
+    Raises:
+        ConfigurationError: It is none.
+    """
+    try:
+        url = URL(address)
+        known = url.scheme in ("http", "https") and bool(url.host) and url.port is not None
+    except ValueError:  # the port is none, or a bracket does not close
+        known = False
+    if not known:
+        raise ConfigurationError(f"{address!r} is no address of a store: use one such as http://127.0.0.1:4747")
+    return address.rstrip("/")

@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 _MAY_PASS: Final = frozenset({408, 429, 500, 502, 503, 504})
 """Statuses after which the same request may succeed."""
+_PROBE: Final = aiohttp.ClientTimeout(total=2.0)
+"""Seconds in which a server that is well says so."""
 _LONGEST_RETRY_AFTER: Final = 30.0
 """Seconds; a server that asks for more patience is asked earlier."""
 
@@ -32,6 +34,7 @@ class Request:
     Attributes:
         key: The idempotency key of what must not be done twice.
         brief: Whether the answer need not repeat what is sent.
+        withdrawn: Whether to withdraw it if its caller is cancelled; it has a key then.
     """
 
     verb: str
@@ -39,6 +42,7 @@ class Request:
     body: bytes
     key: str | None = None
     brief: bool = False
+    withdrawn: bool = False
 
     @property
     def headers(self) -> dict[str, str]:
@@ -84,7 +88,7 @@ class Exchange:
         try:
             return await self._send_until_answered(connection, request)
         except asyncio.CancelledError:
-            if request.key is not None:
+            if request.withdrawn and request.key is not None:
                 connection.in_background(self._withdraw(connection.session, request.key))
             raise
 
@@ -113,7 +117,7 @@ class Exchange:
             ) as response:
                 content = await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            failure = StoreUnreachable(f"no answer from the store at {self._root}: {error or type(error).__name__}")
+            failure = StoreUnreachable(f"no answer from the store at {self._root}: {str(error) or type(error).__name__}")
             failure.__cause__ = error
             raise MayPass(failure) from error
         if response.status < 300:
@@ -138,7 +142,7 @@ class Exchange:
             if delay and not await connection.pause(delay):
                 return False
             try:
-                async with connection.session.get(self._health) as response:
+                async with connection.session.get(self._health, timeout=_PROBE) as response:
                     if response.status == 200:
                         return True
             except (aiohttp.ClientError, TimeoutError, OSError) as error:

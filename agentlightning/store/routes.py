@@ -124,7 +124,7 @@ class StoreApp:
             raise NoRoute(())
         endpoint, path_values = self._routes.find(call.verb, call.path[len(PREFIX) :])
         operation = endpoint.operation
-        check_role(caller, operation)
+        check_role(caller, operation.role, operation.name)
         body = await read_body(call.receive, call.headers, self._limits.body_bytes)
         arguments = endpoint.wire.decode_arguments(path_values, call.query.decode("latin-1"), body)
         check_items(arguments, self._limits.items)
@@ -172,7 +172,7 @@ class StoreApp:
     async def _withdraw(self, call: Call) -> Answer:
         """Undo what a client that went away may not have heard of; it names the key of its request."""
         _only(call, "POST")
-        self._access.caller_of(call.headers)
+        check_role(self._access.caller_of(call.headers), "runner", "withdraw")  # an agent claims nothing
         if (key := _key_of(call)) is not None:
             with self._requests:
                 await self._store.withdraw(key)

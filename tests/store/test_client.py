@@ -384,6 +384,21 @@ async def test_what_is_no_claim_stays_when_its_answer_was_on_the_way() -> None:
         assert [rollout.status for rollout in await client.query_rollouts()] == ["queuing"]
 
 
+async def test_what_an_agent_may_ask_for_is_not_withdrawn() -> None:
+    async with site() as (server, url):
+        async with LightningStoreClient(url) as client:
+            started = await client.start_rollout(1)
+            server.answers_late = [60.0]
+            server.carried_out.clear()
+            reserving = asyncio.create_task(
+                client.get_next_span_sequence_id(started.rollout_id, started.attempt.attempt_id)
+            )
+            await asyncio.wait_for(server.carried_out.wait(), PATIENCE)
+            reserving.cancel()
+            await asyncio.wait({reserving}, timeout=PATIENCE)
+        assert not any("withdraw" in what for what, _ in server.seen)
+
+
 async def test_withdrawn_request_that_comes_late_does_nothing() -> None:
     async with site() as (server, url):
         await server.store.withdraw("late")
@@ -562,3 +577,24 @@ async def test_more_calls_at_once_than_connections() -> None:
         for rollout in made[:150]:
             await client.update_rollout(rollout.rollout_id, status="succeeded")
         assert [len(finished) for finished in await asyncio.wait_for(asyncio.gather(*waits), PATIENCE)] == [1] * 150
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:4747", "", "ftp://x", "http://127.0.0.1:99999", "http://[::1", "http://"]
+)
+def test_what_is_no_address_is_refused_at_once(address: str) -> None:
+    with pytest.raises(ConfigurationError, match="use one such as"):
+        LightningStoreClient(address)
+
+
+async def test_a_server_that_does_not_answer_is_named_with_what_went_wrong() -> None:
+    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    listening = await asyncio.start_server(hang, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+    async with LightningStoreClient(url, retry_delays=(), request_timeout=0.05) as client:
+        with pytest.raises(StoreUnreachable, match=r"no answer from the store at http://[^ ]+: .*[Tt]ime"):
+            await client.statistics()
+    listening.close()

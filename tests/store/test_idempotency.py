@@ -421,6 +421,14 @@ async def test_a_store_that_has_fallen_behind_forgets_faster_than_it_learns(stor
     assert await keys_of(store) == 300
 
 
+async def test_withdrawals_are_forgotten_too(store: SqlLightningStore) -> None:
+    for n in range(3):
+        await store.withdraw(f"old-{n}")
+    await age(store, 610)
+    await store.withdraw("new")
+    assert await keys_of(store) == 1
+
+
 # -- over HTTP ----------------------------------------------------------------------------------------------------
 
 REQUESTS: dict[str, Callable[[AttemptedRollout], tuple[str, Any]]] = {

@@ -131,6 +131,19 @@ async def test_a_role_ends_where_the_next_one_begins(
         assert name_of(route) in AGENTS or as_agent.status == 403
 
 
+async def test_an_agent_withdraws_nobodys_claim(guarded: tuple[InMemoryLightningStore, str]) -> None:
+    store, url = guarded
+    await store.enqueue_rollout(1)
+    claim = await store.keyed("key", b"body").dequeue_rollout("w")
+    assert claim is not None
+    token = agent_token(SECRET, claim.rollout_id, claim.attempt.attempt_id)
+    for bearer, status, claimed in ((token, 403, "preparing"), (runner_token(SECRET), 200, "queuing")):
+        async with rest_of(url, Authorization=f"Bearer {bearer}") as rest:
+            reply = await rest("POST", "/requests/withdraw", headers={"Idempotency-Key": "key"})
+            assert reply.status == status
+        assert [rollout.status for rollout in await store.query_rollouts()] == [claimed]
+
+
 async def test_an_agent_writes_to_its_attempt_and_reads_its_rollout(
     guarded: tuple[InMemoryLightningStore, str],
 ) -> None:

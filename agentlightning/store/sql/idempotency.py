@@ -132,6 +132,7 @@ async def withdraw(tx: Transaction, key: str) -> None:
     A claim that did not come from the queue cannot vanish; its attempt fails, unless somebody works on it.
     """
     if await tx.execute(_RESERVE, (key, _WITHDRAWN, b"", tx.now)):
+        await _prune(tx)  # seldom enough not to be counted
         return
     known = await tx.fetch_one(_WITHDRAW, (_WITHDRAWN, key))
     if known is None or not known[0]:
