@@ -117,7 +117,9 @@ class Exchange:
             ) as response:
                 content = await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            failure = StoreUnreachable(f"no answer from the store at {self._root}: {str(error) or type(error).__name__}")
+            failure = StoreUnreachable(
+                f"no answer from the store at {self._root}: {str(error) or type(error).__name__}"
+            )
             failure.__cause__ = error
             raise MayPass(failure) from error
         if response.status < 300:

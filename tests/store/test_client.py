@@ -18,6 +18,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from agentlightning import errors
 from agentlightning.errors import (
+    ConfigurationError,
     InvalidValue,
     LeaseLost,
     NotFound,
