@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 Operation: TypeAlias = Callable[[Transaction], Coroutine[Any, Any, T]]
 Undo: TypeAlias = Callable[[Transaction, T], Coroutine[Any, Any, None]]
+Timer: TypeAlias = Callable[[Transaction, float], Coroutine[Any, Any, float | None]]
 
 _CLOSE_SECONDS: Final = 10.0
 _RETRY_SECONDS: Final = 1.0
@@ -37,6 +38,10 @@ _RETRY_SECONDS: Final = 1.0
 _BUSY_SECONDS: Final = 30.0
 """How long a lane waits for another process to end its transaction."""
 _BUSY_PAUSE: Final = 0.002
+_PULSE: Final = 0.5
+"""How often a thread that waits for a deadline looks whether it was away, for nothing tells it so."""
+_ABSENCE: Final = 0.5
+"""How late it is then at the least: what is less may be a machine that is busy."""
 _UPKEEP_EVERY: Final = 64
 """Commits between two times that the lane's thread looks after its database."""
 _GROUP: Final = 256
@@ -116,7 +121,9 @@ class Lane:
             snapshot of its own.
         publish: Called with what a transaction changed, after its commit and before its callers hear of it.
         timer: Runs at once, and again at the time of the lease clock that it returns or that a transaction reports as a
-            deadline, if that is earlier; on one connection only.
+            deadline, if that is earlier; on one connection only. What came before that time runs before it. It is
+            given the seconds for which the lane was away since its last run: a process may be stopped for a while,
+            and a database busy.
         upkeep: Run by the thread on its only connection, every now and then between transactions: what commits, which
             small operations make in their callers' threads, must not wait for. None: all run in the lane's threads.
         closing: Shared by the lanes of one file, whose connections then close one at a time: of two that close at once,
@@ -130,7 +137,7 @@ class Lane:
         mode: Literal["write", "read"],
         publish: Callable[[Iterable[Changes]], None],
         *,
-        timer: Operation[float | None] | None = None,
+        timer: Timer | None = None,
         upkeep: Callable[[sqlite3.Connection], None] | None = None,
         closing: threading.Lock | None = None,
     ) -> None:
@@ -138,7 +145,10 @@ class Lane:
         self._group = _GROUP if mode == "write" else 1
         self._publish = publish
         self._timer = timer
-        self._deadline = None if timer is None else 0.0  # of the lease clock; the thread's own
+        self._deadline = None if timer is None else 0.0  # of the lease clock; the thread's own, like the next three
+        self._milestone: _Job | None = None  # on its way through the queue since the deadline came
+        self._last_look: float | None = None  # when the thread began to wait for a deadline or a job
+        self._away = 0.0  # seconds that the timer does not know of yet
         self._closing = closing or threading.Lock()
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._state = threading.Condition()  # guards the next two; never held across an await
@@ -254,10 +264,15 @@ class Lane:
         try:
             while (group := self._next_group()) != []:
                 with self._turn if self._upkeep else nullcontext():
-                    if group is not None:
+                    self._notice_absence()
+                    all_before = group is None or self._reached_milestone(group)
+                    if group:
                         self._commit(connection, group)
-                    if self._seconds_left() == 0:
-                        self._run_timer(connection)
+                    if self._deadline is not None and self._deadline <= time.monotonic():
+                        if all_before:
+                            self._run_timer(connection)
+                        else:
+                            self._set_milestone()
                     self._look_after(connection)
                 if group is not None:
                     self._deliver(group)
@@ -267,7 +282,8 @@ class Lane:
                 connection.close()
 
     def _next_group(self) -> list[_Job] | None:
-        """Wait for a job and take what else is there; nothing when the thread shall end, None when it is time."""
+        """Wait for a job and take what else is there; nothing when the thread shall end, None when none came."""
+        self._last_look = None if self._deadline is None else time.monotonic()
         try:
             job = self._jobs.get(timeout=self._seconds_left())
         except Empty:
@@ -281,18 +297,41 @@ class Lane:
         return group
 
     def _seconds_left(self) -> float | None:
-        """Return how long the timer has to wait; None without a deadline."""
+        """Return how long the thread may wait for a job; None without a deadline."""
         if self._deadline is None:
             return None
-        return min(max(self._deadline - time.monotonic(), 0.0), threading.TIMEOUT_MAX)
+        return min(max(self._deadline - time.monotonic(), 0.0), _PULSE)
+
+    def _notice_absence(self) -> None:
+        """If the thread did not come for much longer than it waits at the most, tell the timer at once."""
+        if self._last_look is None or time.monotonic() - self._last_look < _PULSE + _ABSENCE:
+            return
+        self._away += time.monotonic() - self._last_look
+        self._deadline = time.monotonic()
+
+    def _set_milestone(self) -> None:
+        """Mark the end of the queue: what is before it came before the deadline, a sign of life for example."""
+        if self._milestone is None:
+            self._milestone = _Job(_nothing)
+            self._jobs.put(self._milestone)
+
+    def _reached_milestone(self, group: list[_Job]) -> bool:
+        """Take the milestone out of a group; returns whether it was there."""
+        if self._milestone not in group:
+            return False
+        group.remove(self._milestone)
+        self._milestone = None
+        return True
 
     def _run_timer(self, connection: sqlite3.Connection) -> None:
         """Run the timer in a transaction of its own, and set it anew."""
         assert self._timer is not None
-        job = _Job(self._timer)
+        timer, away = self._timer, self._away
+        job = _Job(lambda tx: timer(tx, away))
         self._deadline = None
         self._commit(connection, [job])
         if job.succeeded:
+            self._away -= away
             self._set_timer(job.result)
         else:
             logger.error("Could not end the attempts that are due, trying again: %s", job.error)
@@ -311,6 +350,7 @@ class Lane:
             if not self._begin_within(connection, patience):
                 if not patience:
                     return False
+                self._away += patience  # whoever came to renew a lease is refused
                 raise sqlite3.OperationalError("database is locked")
             for job in group:
                 if not job.cancelled:

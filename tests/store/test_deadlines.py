@@ -12,7 +12,7 @@ import pytest
 from agentlightning.store import InMemoryLightningStore, SqliteLightningStore
 from agentlightning.store.sql import deadlines, leases
 from agentlightning.store.sql.deadlines import earliest_deadline, expire_due
-from agentlightning.store.sql.transaction import Transaction
+from agentlightning.store.sql.transaction import Row, Transaction
 from agentlightning.types import AttemptedRollout, RolloutConfig, RolloutStatus
 
 PATIENCE = 10.0
@@ -125,9 +125,9 @@ async def test_the_timer_runs_only_when_something_is_due(
 ) -> None:
     runs: list[float] = []
 
-    async def counting(tx: Transaction) -> float | None:
+    async def counting(tx: Transaction, away: float) -> float | None:
         runs.append(tx.clock)
-        return await deadlines.enforce_deadlines(tx)
+        return await deadlines.enforce_deadlines(tx, away)
 
     monkeypatch.setattr("agentlightning.store.sqlite.enforce_deadlines", counting)
     store = InMemoryLightningStore() if kind == "memory" else SqliteLightningStore(tmp_path / "store.db")
@@ -161,6 +161,55 @@ async def test_what_is_due_ends_between_other_operations_too() -> None:
         thread.join(PATIENCE)
     assert not thread.is_alive()
     await store.close()
+
+
+@pytest.mark.parametrize("kind", ["memory", "file"])
+async def test_a_sign_of_life_that_came_in_time_counts_however_busy_the_writer_was(tmp_path: Path, kind: str) -> None:
+    store = InMemoryLightningStore() if kind == "memory" else SqliteLightningStore(tmp_path / "store.db")
+    made = await store.start_rollout(1, worker_id="w", config=RolloutConfig(unresponsive_seconds=0.2))
+    over = time.monotonic() + 0.2
+    held = threading.Event()
+
+    async def hold(tx: Transaction) -> None:
+        held.set()
+        threading.Event().wait(over + 0.05 - time.monotonic())
+
+    holding = asyncio.create_task(store.write(hold))
+    assert await asyncio.to_thread(held.wait, PATIENCE)
+    renewal = await store.renew_leases("w", [(made.rollout_id, made.attempt.attempt_id)])
+    assert time.monotonic() > over
+    assert renewal.lost == []
+    await holding
+    async with asyncio.timeout(PATIENCE):  # and from then on silence counts again
+        (ended,) = await store.wait_for_rollouts(rollout_ids=[made.rollout_id])
+    assert ended.status == "failed"
+    await store.close()
+
+
+async def test_the_time_for_which_the_store_was_away_does_not_count(store: InMemoryLightningStore) -> None:
+    config = {"timeout_seconds": 300.0, "unresponsive_seconds": 50.0}
+    for status in (None, "running", "succeeded"):
+        made = await start(store, **config)
+        if status:
+            await store.update_attempt(made.rollout_id, "latest", status=status)  # type: ignore[arg-type]
+    await start(store)
+
+    async def left(tx: Transaction) -> list[Row]:
+        return await tx.fetch(
+            "SELECT timeout_at - ?, silent_at - ?, timeout_at - lease_start FROM attempts a JOIN rollouts r "
+            "ON r.rollout_id = a.rollout_id ORDER BY r.position",
+            (tx.clock, tx.clock),
+        )
+
+    earliest = await store.write(lambda tx: deadlines.enforce_deadlines(tx, 400.0))
+    assert earliest is not None
+    assert earliest - time.monotonic() == pytest.approx(450, abs=PATIENCE)
+    *live, ended, without = await store.write(left)
+    for row in live:
+        assert tuple(row) == pytest.approx((700, 450, 300), abs=PATIENCE)
+    assert tuple(ended) == pytest.approx((300, 50, 300), abs=PATIENCE)
+    assert tuple(without) == (None, None, None)
+    assert await statuses(store) == ["preparing", "running", "succeeded", "preparing"]
 
 
 async def test_a_waiting_timer_keeps_nobody_from_closing() -> None:

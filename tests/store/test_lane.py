@@ -4,6 +4,7 @@ import asyncio
 import logging
 import sqlite3
 import threading
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -284,9 +285,11 @@ class Timer:
     def __init__(self, *deadlines: float | None) -> None:
         self.deadlines = list(deadlines)
         self.runs: list[float] = []
+        self.away: list[float] = []
 
-    async def __call__(self, tx: Transaction) -> float | None:
+    async def __call__(self, tx: Transaction, away: float) -> float | None:
         self.runs.append(tx.clock)
+        self.away.append(away)
         await tx.execute("INSERT INTO t VALUES (2)")
         seconds = self.deadlines.pop(0) if self.deadlines else None
         return None if seconds is None else tx.clock + seconds
@@ -357,3 +360,43 @@ async def test_a_timer_that_fails_is_logged_and_tried_again(
         assert await lane.run(count) == 1
     assert "disk I/O error" in caplog.text
     assert {record.levelno for record in caplog.records} == {logging.ERROR}
+
+
+async def test_a_timer_runs_after_what_came_before_its_time(connection: FailingConnection) -> None:
+    timer = Timer(0.05)
+    async with timed_lane(connection, timer) as lane:
+        await until(lambda: len(timer.runs) == 1)
+        async with held(lane) as free:
+            counting = [asyncio.create_task(lane.run(count)) for _ in range(300)]  # more than one group
+            began = time.monotonic()
+            await until(lambda: time.monotonic() > began + 0.05)
+            free.set()
+            assert await asyncio.gather(*counting) == [1] * 300
+        await until(lambda: len(timer.runs) == 2)
+        assert timer.away == [0.0, 0.0]
+
+
+async def test_a_timer_hears_that_the_lane_was_away(
+    connection: FailingConnection, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agentlightning.store.lane._PULSE", 0.02)
+    monkeypatch.setattr("agentlightning.store.lane._ABSENCE", 0.2)
+    monkeypatch.setattr("agentlightning.store.lane._RETRY_SECONDS", 0.02)
+    timer = Timer(60.0, 60.0, 60.0)
+    lane = Lane("agl-store-test", [connection], "write", lambda changes: None, timer=timer, upkeep=Upkeep())
+    await until(lambda: len(timer.runs) == 1)
+    began = time.monotonic()
+    with lane._turn:  # the thread cannot go on, as if its process was stopped
+        while time.monotonic() < began + 0.5:  # noqa: ASYNC110  # it is time that has to pass
+            await asyncio.sleep(0.01)
+        connection.words = ("COMMIT",)
+    await until(lambda: len(timer.runs) == 2)
+    connection.words = ()
+    await until(lambda: len(timer.runs) >= 3)
+    assert "trying again" in caplog.text
+    assert timer.away[0] == 0.0
+    assert timer.away[1] == pytest.approx(0.5, abs=0.4)
+    assert timer.away[2] >= timer.away[1]  # the failed one counted nothing
+    assert lane._away == 0.0
+    lane.stop()
+    await lane.join()

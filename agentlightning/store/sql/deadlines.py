@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, Literal
 
+from agentlightning.store.sql.leases import put_off_deadlines
 from agentlightning.store.sql.moves import end_attempt, find_attempt, find_rollout
 from agentlightning.store.sql.transaction import Transaction
 from agentlightning.types.lifecycle import LIVE, AttemptEvent
@@ -47,8 +48,15 @@ async def earliest_deadline(tx: Transaction) -> float | None:
     return min((time for time in row if time is not None), default=None)
 
 
-async def enforce_deadlines(tx: Transaction) -> float | None:
-    """End what is due, or a good part of it; returns when to come back, None for when somebody reports a deadline."""
+async def enforce_deadlines(tx: Transaction, away: float) -> float | None:
+    """End what is due, or a good part of it; returns when to come back, None for when somebody reports a deadline.
+
+    Args:
+        tx: The transaction.
+        away: For how many seconds nobody could renew a lease; they do not count.
+    """
+    if away:
+        await put_off_deadlines(tx, away)
     await expire_due(tx, _BATCH)
     return await earliest_deadline(tx)
 

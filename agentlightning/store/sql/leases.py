@@ -26,6 +26,11 @@ _RESTART: Final = f"""
     UPDATE attempts SET lease_start = ?, timeout_at = ? + (timeout_at - lease_start), {RENEW}
     WHERE status IN ('preparing', 'running', 'unresponsive')
 """
+_PUT_OFF: Final = (
+    "UPDATE attempts SET lease_start = lease_start + ?, timeout_at = timeout_at + ? "
+    "WHERE timeout_at IS NOT NULL AND status IN ('preparing', 'running')",
+    "UPDATE attempts SET silent_at = silent_at + ? WHERE silent_at IS NOT NULL AND status IN ('preparing', 'running')",
+)
 
 
 def new_lease(tx: Transaction, config: RolloutConfig) -> tuple[float, float | None, float | None, float | None]:
@@ -54,6 +59,12 @@ async def resume_lease(tx: Transaction, rollout_id: str, attempt_id: str) -> Non
 async def restart_leases(tx: Transaction) -> None:
     """Give every lease its full length from now on: the time that a store was away does not count."""
     await tx.execute(_RESTART, (tx.clock, tx.clock, tx.clock))
+
+
+async def put_off_deadlines(tx: Transaction, seconds: float) -> None:
+    """Give every live attempt so much more time, for the store was away as long."""
+    for sql in _PUT_OFF:
+        await tx.execute(sql, (seconds,) * sql.count("?"))
 
 
 def report_deadlines(tx: Transaction, *times: float | None) -> None:
