@@ -82,3 +82,8 @@ def test_v03s_modules_of_the_store_name_the_same_classes() -> None:
         ("agentlightning.store.threading", "LightningStoreThreaded"),
     ):
         assert getattr(importlib.import_module(module), name) is getattr(agl, name)
+
+
+def test_a_store_of_v03_that_ended_says_what_replaces_it() -> None:
+    with pytest.raises(ImportError, match="use SqliteLightningStore"):
+        from agentlightning.store import CollectionBasedLightningStore  # noqa: F401  # type: ignore[attr-defined]

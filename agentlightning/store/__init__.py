@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from agentlightning import _compat
 from agentlightning._internal.lazy import names_for_type_checkers
 from agentlightning.store.base import (
     UNSET,
@@ -48,6 +49,7 @@ _HOMES = names_for_type_checkers(Path(__file__))
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
+        _compat.raise_ended(name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(_HOMES[name]), name)
     globals()[name] = value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, Self
+from typing import Any
 
 from agentlightning.store.base import LightningStore, LightningStoreCapabilities
 from agentlightning.store.forwarding import ForwardingStore
@@ -35,7 +35,7 @@ class LightningStoreThreaded(ForwardingStore):
         """Call the inner store."""
         return await getattr(self.store, operation.name)(**arguments)
 
-    def keyed(self, key: str, fingerprint: bytes) -> Self:
+    def keyed(self, key: str, fingerprint: bytes) -> LightningStore:
         """See `LightningStore.keyed`."""
         view = copy.copy(self)
         view.store = self.store.keyed(key, fingerprint)
