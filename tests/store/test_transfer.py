@@ -17,10 +17,12 @@ from pydantic_core import from_json, to_json
 
 from agentlightning.errors import ConfigurationError, InvalidValue, StoreError
 from agentlightning.store import InMemoryLightningStore, SqliteLightningStore
+from agentlightning.store.sql import load
 from agentlightning.store.sql.store import SqlLightningStore
 from agentlightning.store.sql.transfer import Transferred
 from agentlightning.store.testing.suite import PATIENCE, soon, span_of
 from agentlightning.types import LLM, EnqueueRolloutRequest, PromptTemplate, RolloutConfig
+from tests.store.conftest import OpenPostgres
 
 OpenStore: TypeAlias = Callable[[], SqlLightningStore]
 
@@ -207,6 +209,34 @@ def rollout_twice(lines: list[Any]) -> list[Any]:
     return [*lines[: index + 1], *lines[index:]]
 
 
+def again(lines: list[Any], kind: str) -> list[Any]:
+    """The last line of a kind comes again, later than at once."""
+    last = max(index for index, line in enumerate(lines) if line["kind"] == kind)
+    counts = lines[0]["counts"]
+    key = kind if kind == "resources" else f"{kind}s"
+    return [lines[0] | {"counts": counts | {key: counts[key] + 1}}, *lines[1 : last + 1], *lines[last:]]
+
+
+def resources_twice(lines: list[Any]) -> list[Any]:
+    return again(lines, "resources")
+
+
+def attempt_twice(lines: list[Any]) -> list[Any]:
+    return again(lines, "attempt")
+
+
+def span_twice(lines: list[Any]) -> list[Any]:
+    return again(lines, "span")
+
+
+def place_beyond_the_counter(lines: list[Any]) -> list[Any]:
+    return [lines[0] | {"queue": 1}, *lines[1:]]
+
+
+def end_beyond_the_counter(lines: list[Any]) -> list[Any]:
+    return [lines[0] | {"finish": 1}, *lines[1:]]
+
+
 def two_exports(lines: list[Any]) -> list[Any]:
     return lines + lines
 
@@ -228,6 +258,11 @@ def unknown_kind(lines: list[Any]) -> list[Any]:
         (span_of_a_stranger, "ro-unknown"),
         (attempt_without_its_rollout, "does not follow its rollout"),
         (rollout_twice, "there already"),
+        (resources_twice, "version 2 of resources mine is in the file twice"),
+        (attempt_twice, r"line 17: attempt .* is in the file twice"),
+        (span_twice, "span .* is in the file twice"),
+        (place_beyond_the_counter, "line .*queue_position"),
+        (end_beyond_the_counter, "line .*finish_position"),
         (two_exports, "second export"),
         (status_of_no_kind, "line 5: .*status"),
         (unknown_kind, "line 24: .*worker"),
@@ -247,6 +282,56 @@ async def test_damaged_file_changes_nothing(
     assert [value for value in (await contents(empty)).values() if value not in ([], [[], []], None, 0)] == []
     await full.close()
     await empty.close()
+
+
+@pytest.mark.parametrize("at_once", [1, 200])
+async def test_span_that_comes_twice_is_named(
+    at_once: int, postgres: SqlLightningStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it was written before the other one was read."""
+    monkeypatch.setattr(load, "_AT_ONCE", at_once)
+    full, path = InMemoryLightningStore(), tmp_path / "store.jsonl"
+    await fill(full)
+    await full.export_to(path, with_secrets=True)
+    lines = span_twice([json.loads(line) for line in path.read_text().splitlines()])
+    path.write_bytes(b"".join(to_json(line) + b"\n" for line in lines))
+    await full.close()
+    for store in (InMemoryLightningStore(), postgres):
+        with pytest.raises(InvalidValue, match=r"span .* is in the file twice; nothing was imported"):
+            await store.import_from(path)
+        await store.close()
+
+
+async def test_others_go_on_beside_an_import(open_postgres: OpenPostgres, tmp_path: Path) -> None:
+    full, importing, other = InMemoryLightningStore(), open_postgres(), open_postgres()
+    for number in range(300):
+        claim = await full.start_rollout(number)
+        await full.add_resources({})
+        await full.update_rollout(claim.rollout_id, status="succeeded")
+    await full.enqueue_rollout("waits")
+    await full.export_to(tmp_path / "store.jsonl")
+    loop = asyncio.get_running_loop()
+    ended: list[str] = []
+
+    async def work() -> None:
+        await other.enqueue_rollout("meanwhile")
+        claim = await other.dequeue_rollout()
+        assert claim is not None
+        await other.update_attempt(claim.rollout_id, claim.attempt.attempt_id, status="succeeded")
+        await other.add_resources({})
+        ended.append(claim.rollout_id)
+
+    def progress(done: Transferred, all_: Transferred) -> None:
+        asyncio.run_coroutine_threadsafe(work(), loop).result(PATIENCE)
+
+    theirs = await full.read_finished_rollouts(limit=1000)
+    await importing.import_from(tmp_path / "store.jsonl", progress=progress)
+    finished = await other.read_finished_rollouts(limit=1000)
+    assert [rollout.rollout_id for rollout in finished.items] == ended + [item.rollout_id for item in theirs.items]
+    latest, expected = await other.get_latest_resources(), await full.get_latest_resources()
+    assert latest == expected
+    assert [claim.input for claim in await other.dequeue_many_rollouts(limit=9)] == ["waits"]
+    await full.close()
 
 
 @pytest.mark.parametrize("body", [b"", b"\n", b"no json", b"[]", b'{"kind": "store"}', b"\xff\xfe", b'{"kind": 1}'])

@@ -1,12 +1,19 @@
-"""Import: what an export wrote joins a store, as a whole or not at all."""
+"""Import: what an export wrote joins a store, as a whole or not at all.
+
+Whoever counts something holds the counter until the commit, so an import counts last: what it writes has negative
+places until then, and others go on where several transactions write at a time.
+"""
 
 from __future__ import annotations
 
+import random
 import zlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Hashable, Sequence
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, Final, cast
+from typing import Any, BinaryIO, Final, TypeVar, cast
 
 from agentlightning.errors import ConfigurationError, InvalidValue
 from agentlightning.store.sql.checks import check_integer, check_optional_text, check_text
@@ -33,6 +40,8 @@ from agentlightning.store.sql.transfer import (
 from agentlightning.types import Span
 from agentlightning.types.lifecycle import ENDED, FINISHED, QUEUED
 
+_Key = TypeVar("_Key", bound=Hashable)
+
 _AT_ONCE: Final = 200
 """Lines in memory."""
 
@@ -46,10 +55,26 @@ _INSERT_ROLLOUT: Final = _insert(
     "rollouts", (*ROLLOUT_FIELDS, "latest_attempt_id", "span_counter", "queue_position", "finish_position")
 )
 _INSERT_ATTEMPT: Final = _insert("attempts", (*ATTEMPT_FIELDS, "lease_start", "timeout_at", "silence", "silent_at"))
-_MARK_NEWEST: Final = """
-    UPDATE resources SET newest = 1 WHERE position > ? AND version = (
-        SELECT MAX(o.version) FROM resources o WHERE o.resources_id = resources.resources_id)
+_HELD_SPANS: Final = """
+    WITH named (rollout_id, attempt_id, span_id) AS (VALUES {})
+    SELECT s.rollout_id, s.attempt_id, s.span_id FROM named n CROSS JOIN spans s
+    WHERE s.rollout_id = n.rollout_id AND s.attempt_id = n.attempt_id AND s.span_id = n.span_id
 """
+_PLACE_RESOURCES: Final = """
+    UPDATE resources SET position = position + ?, newest = CASE WHEN version = (
+        SELECT MAX(o.version) FROM resources o WHERE o.resources_id = resources.resources_id) THEN 1 ELSE 0 END
+    WHERE position < 0
+"""
+_PLACE_ROLLOUTS: Final = """
+    UPDATE rollouts SET
+        queue_position = CASE WHEN queue_position < 0 THEN ? - queue_position ELSE queue_position END,
+        finish_position = CASE WHEN finish_position < 0 THEN ? - finish_position ELSE finish_position END
+    WHERE position > ? AND (queue_position < 0 OR finish_position < 0)
+"""
+
+
+def _twice(keys: Sequence[_Key]) -> list[_Key]:
+    return [key for key, count in Counter(keys).items() if count > 1]
 
 
 async def import_lines(tx: Transaction, path: Path, *, progress: Progress) -> Transferred:
@@ -93,11 +118,8 @@ async def _begin(tx: Transaction, header: Line) -> _Loading:
         raise InvalidValue("an export begins with the line of kind 'store'")
     if header.format > FORMAT:
         raise ConfigurationError(f"the export has format {header.format}, this program knows {FORMAT}: upgrade it")
-    queue = await count_up(tx, "queue", header.queue) - 1
-    finish = await count_up(tx, "finish", header.finish) - 1
     ((last_rollout,),) = await tx.fetch("SELECT COALESCE(MAX(position), 0) FROM rollouts")
-    last_resources = await count_up(tx, "resources", 0) - 1
-    return _Loading(tx, header, queue, finish, last_rollout, last_resources)
+    return _Loading(tx, header, last_rollout)
 
 
 class _Loading:
@@ -106,21 +128,17 @@ class _Loading:
     Args:
         tx: The transaction.
         header: The first line.
-        queue: What to add to a place in the queue.
-        finish: What to add to the number of an end.
         last_rollout: The last position of a rollout that was there before.
-        last_resources: The last position of resources that were there before.
     """
 
-    def __init__(
-        self, tx: Transaction, header: Header, queue: int, finish: int, last_rollout: int, last_resources: int
-    ) -> None:
+    def __init__(self, tx: Transaction, header: Header, last_rollout: int) -> None:
         self.done: Final = Transferred()
         self._tx = tx
         self._header = header
-        self._queue, self._finish = queue, finish
-        self._last_rollout, self._last_resources = last_rollout, last_resources
+        self._last_rollout = last_rollout
+        self._before_resources = -random.randrange(2**61, 2**62)  # not where another import has its own
         self._rollout: RolloutLine | None = None
+        self._attempts_of_rollout: set[str] = set()
         self._finished: RolloutLine | None = None
         self._resources: list[tuple[Any, ...]] = []
         self._rollouts: list[tuple[Any, ...]] = []
@@ -161,12 +179,15 @@ class _Loading:
         check_text(line.rollout_id, "rollout_id")
         check_optional_text(line.resources_id, "resources_id")
         check_optional_text(line.latest_attempt_id, "latest_attempt_id")
-        for name in ("span_counter", "queue_position"):
-            check_integer(getattr(line, name), name)
+        check_integer(line.span_counter, "span_counter")
+        if not 0 <= line.queue_position <= self._header.queue:
+            raise InvalidValue(f"queue_position is {line.queue_position}, the first line says {self._header.queue}")
         if (line.status in FINISHED) != (line.finish_position is not None):
             raise InvalidValue(
                 f"rollout {line.rollout_id} is {line.status}, its finish_position {line.finish_position}"
             )
+        if line.finish_position is not None and not 1 <= line.finish_position <= self._header.finish:
+            raise InvalidValue(f"finish_position is {line.finish_position}, the first line says {self._header.finish}")
         columns = {
             **line.__dict__,
             "input": encode_input(line.input, "input"),
@@ -178,17 +199,21 @@ class _Loading:
                 *(columns[name] for name in ROLLOUT_FIELDS),
                 line.latest_attempt_id,
                 line.span_counter,
-                line.queue_position and line.queue_position + self._queue,
-                line.finish_position and line.finish_position + self._finish,
+                -line.queue_position,
+                line.finish_position and -line.finish_position,
             )
         )
         self._rollout = line
+        self._attempts_of_rollout.clear()
         self._finished = line if line.status in FINISHED else self._finished
 
     def _take_attempt(self, line: AttemptLine) -> None:
         if self._rollout is None or line.rollout_id != self._rollout.rollout_id:
             raise InvalidValue(f"attempt {line.attempt_id} does not follow its rollout {line.rollout_id}")
         check_text(line.attempt_id, "attempt_id")
+        if line.attempt_id in self._attempts_of_rollout:
+            raise InvalidValue(f"attempt {line.attempt_id} of rollout {line.rollout_id} is in the file twice")
+        self._attempts_of_rollout.add(line.attempt_id)
         check_optional_text(line.worker_id, "worker_id")
         check_integer(line.sequence_id, "sequence_id")
         columns = {**line.__dict__, "metadata": encode_mapping(line.metadata, "metadata")}
@@ -213,17 +238,24 @@ class _Loading:
         progress(self.done, self._header.counts)
 
     async def _write_resources(self) -> None:
-        held = await self._held("resources_id", "resources", [row[0] for row in self._resources], self._last_resources)
-        if held:
-            raise InvalidValue(f"resources {held[0]} are there already: import a store once, into an empty one")
-        first = await count_up(self._tx, "resources", len(self._resources))
+        if not self._resources:
+            return
+        ids = Conditions("and")
+        ids.within("resources_id", [row[0] for row in self._resources])
+        held = await self._tx.fetch(f"SELECT resources_id, version, position FROM resources{ids.where()}", ids.params)
+        if there := [row[0] for row in held if row[2] >= 0]:
+            raise InvalidValue(f"resources {there[0]} are there already: import a store once, into an empty one")
+        versions = [(row[0], row[1]) for row in held] + [(row[0], row[3]) for row in self._resources]
+        for resources_id, version in _twice(versions):
+            raise InvalidValue(f"version {version} of resources {resources_id} is in the file twice")
+        first = self._before_resources + self.done.resources + 1
         await self._tx.execute_many(_INSERT_RESOURCES, [(*row, 0, first + i) for i, row in enumerate(self._resources)])
 
     async def _write_rollouts(self) -> None:
         ids = [row[0] for row in self._rollouts]
         held = await self._held("rollout_id", "rollouts", ids)
-        if held or len(set(ids)) < len(ids):
-            raise InvalidValue(f"rollout {(held or ids)[0]} is there already: import a store once, into an empty one")
+        for rollout_id in held or _twice(ids):
+            raise InvalidValue(f"rollout {rollout_id} is there already: import a store once, into an empty one")
         await self._tx.execute_many(_INSERT_ROLLOUT, self._rollouts)
         status = ROLLOUT_FIELDS.index("status")
         self._tx.changes.enqueued += sum(row[status] in QUEUED for row in self._rollouts)
@@ -234,7 +266,17 @@ class _Loading:
         before = await self._held("rollout_id", "rollouts", list(ids), self._last_rollout)
         if strange := sorted((ids - set(imported)) | set(before)):
             raise InvalidValue(f"rollout {strange[0]}, of which there is a span, is not in the file before it")
+        keys = [row[:3] for row in self._spans]
+        for rollout_id, attempt_id, span_id in _twice(keys) or await self._held_spans(keys):
+            raise InvalidValue(f"span {span_id} of {rollout_id}, {attempt_id} is in the file twice")
         await self._tx.execute_many(INSERT_SPAN, self._spans)
+
+    async def _held_spans(self, keys: list[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
+        """Return which of the spans came before."""
+        if not keys:
+            return []
+        sql = _HELD_SPANS.format(", ".join("(?, ?, ?)" for _ in keys))
+        return [(row[0], row[1], row[2]) for row in await self._tx.fetch(sql, [*chain(*keys)])]
 
     async def _held(self, column: str, table: str, ids: list[str], until: int | None = None) -> list[str]:
         """Return which of the ids a table holds, or held at a former position."""
@@ -257,6 +299,14 @@ class _Loading:
             raise InvalidValue(
                 f"it is not whole: it holds {asdict(self.done)}, and its first line says {asdict(self._header.counts)}"
             )
-        await self._tx.execute(_MARK_NEWEST, (self._last_resources,))
+        await self._place()
         if self._finished is not None:  # one wakes whoever reads what finished; nobody waits for one of these
             self._tx.changes.rollouts.append((self._finished.rollout_id, True))
+
+    async def _place(self) -> None:
+        """Count what came, and put it behind what is there; in the order in which all take the counters."""
+        finish = await count_up(self._tx, "finish", self._header.finish) - 1
+        queue = await count_up(self._tx, "queue", self._header.queue) - 1
+        resources = await count_up(self._tx, "resources", self.done.resources) - 1
+        await self._tx.execute(_PLACE_ROLLOUTS, (queue, finish, self._last_rollout))
+        await self._tx.execute(_PLACE_RESOURCES, (resources - self._before_resources,))
