@@ -47,7 +47,7 @@ def inspect_store(
     with interrupt_exits_at_once():
         from rich.console import Console
 
-        from agentlightning.store.opening import is_postgres, open_store
+        from agentlightning.store.opening import is_postgres, open_store, shown_location
         from agentlightning.store.schema import VERSION
 
     async def work() -> _Findings:
@@ -60,7 +60,7 @@ def inspect_store(
     found = run_until_done(work(), interrupted="The store was only read.")
     place = f"namespace {namespace}" if is_postgres(location) else shown_size(_size(Path(location)))
     console = Console()
-    console.print(f"{_without_password(location)}: {place}, schema version {VERSION}", highlight=False, markup=False)
+    console.print(f"{shown_location(location)}: {place}, schema version {VERSION}", highlight=False, markup=False)
     for table in (_rollouts(found), _resources(found.resources), _workers(found.workers)):
         console.print()
         console.print(table)
@@ -140,10 +140,3 @@ def _ago(moment: float | None) -> str:
 def _size(path: Path) -> int:
     """What a file takes, with its write-ahead log."""
     return sum(part.stat().st_size for part in (path, Path(f"{path}-wal")) if part.exists())
-
-
-def _without_password(location: str) -> str:
-    from urllib.parse import urlsplit
-
-    parts = urlsplit(location)
-    return location if parts.password is None else location.replace(f":{parts.password}@", ":***@", 1)

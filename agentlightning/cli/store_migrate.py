@@ -19,7 +19,7 @@ def migrate_store(location: Location, namespace: Namespace = "agentlightning") -
     Example: agl store migrate agl-store.db
     """
     with interrupt_exits_at_once():
-        from agentlightning.store.opening import is_postgres, open_store, schema_version
+        from agentlightning.store.opening import is_postgres, open_store, schema_version, shown_location
         from agentlightning.store.schema import VERSION
 
     before = VERSION if is_postgres(location) else schema_version(Path(location))
@@ -28,7 +28,8 @@ def migrate_store(location: Location, namespace: Namespace = "agentlightning") -
         await open_store(location, namespace=namespace).close()
 
     run_until_done(work(), interrupted="The store is as it was.")
+    place = shown_location(location)
     if before == VERSION:
-        typer.echo(f"{location} has schema version {VERSION}, the one of this program.")
+        typer.echo(f"{place} has schema version {VERSION}, the one of this program.")
     else:
-        typer.echo(f"Migrated {location} from schema version {before} to {VERSION}.")
+        typer.echo(f"Migrated {place} from schema version {before} to {VERSION}.")

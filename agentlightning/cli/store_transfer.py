@@ -60,15 +60,18 @@ def import_store(
     """Read an export into a store, which is created if it is missing; all of it or nothing.
 
     Everything keeps its id, its time and its order, and comes behind what the store holds. Rollouts that waited wait
-    again. What the store holds already is refused. Whoever else writes to the store waits until it is done.
+    again. What the store holds already is refused. Whoever else writes to the store waits until it is done. If nothing
+    is imported, a SQLite file that was missing is missing again.
 
     Example: agl store import new.db monday.jsonl.gz
     """
     with interrupt_exits_at_once():
-        from agentlightning.store.opening import open_store
+        from agentlightning.store.opening import is_postgres, open_store
 
     if not file.is_file():
         raise ConfigurationError(f"there is no file {file}")
+
+    new = not is_postgres(location) and not Path(location).exists()
 
     async def work() -> Transferred:
         store = open_store(location, namespace=namespace, create=True)
@@ -78,7 +81,12 @@ def import_store(
         finally:
             await store.close()
 
-    done = run_until_done(work(), interrupted="Nothing was imported.")
+    try:
+        done = run_until_done(work(), interrupted="Nothing was imported.")
+    except BaseException:
+        if new:
+            Path(location).unlink(missing_ok=True)
+        raise
     typer.echo(f"Imported {_summary(done)} from {file}.")
 
 

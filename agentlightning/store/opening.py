@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 from pathlib import Path
 from typing import Final
@@ -17,6 +18,14 @@ DEFAULT_NAMESPACE: Final = "agentlightning"
 def is_postgres(location: str | os.PathLike[str]) -> bool:
     """Whether a location is the address of a PostgreSQL database."""
     return str(location).startswith(("postgresql://", "postgres://"))
+
+
+def shown_location(location: str | os.PathLike[str]) -> str:
+    """Return a location without the passwords in it, however badly it is written."""
+    if "://" not in str(location):
+        return str(location)
+    without_user = re.sub(r"(://[^:/?#@]*):.*@", r"\1:***@", str(location), flags=re.DOTALL)
+    return re.sub(r"([?&]\w*pass\w*=)[^&#]*", r"\1***", without_user, flags=re.IGNORECASE)
 
 
 def open_store(
@@ -42,7 +51,8 @@ def open_store(
 
         return PostgresLightningStore(str(location), namespace=namespace)
     if "://" in str(location):
-        raise ConfigurationError(f"{location} is neither a file nor postgresql://...: name where the store's data is")
+        shown = shown_location(location)
+        raise ConfigurationError(f"{shown} is neither a file nor postgresql://...: name where the store's data is")
     if not create and not schema_version(Path(location)):
         raise ConfigurationError(f"there is no store in {location}: name its file, or postgresql://user@host/database")
     return SqliteLightningStore(location, read_only=read_only)

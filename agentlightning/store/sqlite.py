@@ -7,6 +7,7 @@ import sqlite3
 import threading
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
@@ -172,6 +173,9 @@ def _open(path: str, synchronous: str) -> sqlite3.Connection:
         schema.prepare(connection, path)
         run_alone(connection, restart_leases)
 
+    if path != ":memory:":
+        with suppress(OSError):  # it is there, or SQLite says why it cannot be
+            Path(path).touch(0o600, exist_ok=False)  # API keys are in it; SQLite gives its log the file's mode
     return _connect(path, path, prepare, "cannot keep a store in {path} ({error}); name a file in a writable folder")
 
 

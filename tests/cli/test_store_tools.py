@@ -19,7 +19,7 @@ import typer
 from agentlightning.cli.app import run
 from agentlightning.cli.store_location import run_until_done, shown_size
 from agentlightning.store import SqliteLightningStore, schema
-from agentlightning.store.opening import open_store, schema_version
+from agentlightning.store.opening import open_store, schema_version, shown_location
 from agentlightning.store.schema import VERSION
 from agentlightning.store.testing.suite import span_of
 from agentlightning.types import LLM, PromptTemplate
@@ -189,6 +189,55 @@ def test_mistakes_are_one_line(agl: Agl, store: Path, arguments: tuple[str, ...]
 
 def test_address_of_a_server_is_no_location(agl: Agl) -> None:
     assert "postgresql://" in agl("inspect", "http://127.0.0.1:4747").err
+
+
+@pytest.mark.parametrize(
+    ("location", "shown"),
+    [
+        ("postgresql://u:SECRET@h/d", "postgresql://u:***@h/d"),
+        ("postgres://u:SECRET%40x@h/d", "postgres://u:***@h/d"),
+        ("postgresql://u:SEC/RET#S@ECRET?@h/d?x=y", "postgresql://u:***@h/d?x=y"),
+        ("postgresql://u@h/d?password=SECRET&sslmode=require", "postgresql://u@h/d?password=***&sslmode=require"),
+        ("postgresql://h/d?sslPassword=SECRET#x", "postgresql://h/d?sslPassword=***#x"),
+        ("postgresql://u@h:5432/d", "postgresql://u@h:5432/d"),
+        ("folder/a:b@c?password=1", "folder/a:b@c?password=1"),
+    ],
+)
+def test_a_location_is_shown_without_its_password(location: str, shown: str) -> None:
+    assert shown_location(location) == shown
+
+
+@pytest.mark.parametrize("command", ["inspect", "migrate"])
+def test_errors_keep_the_password_of_a_location(agl: Agl, command: str) -> None:
+    done = agl(command, "postgresql+asyncpg://u:SECRET@h/d?password=SECRET")
+    assert done.code == 1
+    assert "postgresql+asyncpg://u:***@h/d?password=***" in done.err
+    assert "SECRET" not in done.err
+
+
+@pytest.mark.parametrize("content", [b"nonsense\n", b""])
+def test_an_import_that_fails_leaves_no_new_file(agl: Agl, tmp_path: Path, content: bytes) -> None:
+    broken = tmp_path / "broken.jsonl"
+    broken.write_bytes(content)
+    done = agl("import", tmp_path / "new.db", broken)
+    assert done.code == 1
+    assert "nothing was imported" in done.err
+    assert not (tmp_path / "new.db").exists()
+
+
+def test_an_import_that_fails_leaves_a_former_store(agl: Agl, store: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken.jsonl").write_bytes(b"nonsense\n")
+    assert agl("import", store, tmp_path / "broken.jsonl").code == 1
+    assert agl("inspect", store).code == 0
+
+
+@pytest.mark.parametrize("name", ["x.jsonl", "x.jsonl.gz"])
+def test_stores_and_exports_are_for_their_owner_alone(agl: Agl, store: Path, tmp_path: Path, name: str) -> None:
+    writer = SqliteLightningStore(store)
+    assert agl("export", store, tmp_path / name).code == 0
+    for each in ("store.db", "store.db-wal", "store.db-shm", name):
+        assert (tmp_path / each).stat().st_mode & 0o777 == 0o600
+    asyncio.run(writer.close())
 
 
 def test_help_teaches() -> None:

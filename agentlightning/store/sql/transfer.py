@@ -111,12 +111,14 @@ def parse(line: bytes) -> Line:
 
 
 def open_file(path: Path, mode: Literal["rb", "wb"], *, compressed: bool) -> BinaryIO:
-    """Open a file of lines, of which gzip makes a fifth.
+    """Open a file of lines, of which gzip makes a fifth; a new one is for its owner alone.
 
     Raises:
         ConfigurationError: It cannot be opened.
     """
     try:
+        if mode == "wb":
+            path.touch(0o600)
         made: Any = gzip.open(path, mode, compresslevel=6) if compressed else path.open(mode)  # noqa: SIM115  # callers do
     except OSError as error:
         raise ConfigurationError(f"cannot open {path}: {error.strerror}") from error

@@ -101,19 +101,26 @@ async def of_concurrent_updates_of_one_version_one_succeeds(store: LightningStor
 
 
 @law
-async def redacted_keys_cannot_be_written_back(store: LightningStore) -> None:
-    parameters = {"extra": [{"api_key": "sk-2"}], "temperature": 1.0}
-    with_keys = {
-        "one": LLM(endpoint="http://h/v1", model="m", api_key="sk-1"),
-        "two": LLM(endpoint="http://h/v1", model="m", sampling_parameters=parameters),
-        "none": LLM(endpoint="http://h/v1", model="m"),
+async def redacted_secrets_cannot_be_written_back(store: LightningStore) -> None:
+    def llm(endpoint: str = "http://h/v1", **sampling_parameters: Any) -> LLM:
+        return LLM(endpoint=endpoint, model="m", sampling_parameters=sampling_parameters)
+
+    secret = {
+        "key": LLM(endpoint="http://h/v1", model="m", api_key="sk-1"),
+        "nested": llm(extra=[{"api_key": "sk-2"}], temperature=1.0),
+        "headers": llm(extra_headers={"Authorization": "Bearer sk-3"}),
+        "other spelling": llm(extra_headers={"X-API-Key": "sk-4"}),
+        "capitals": llm(OPENAI_API_KEY="sk-5"),
+        "words": llm(token="sk-6", secret="sk-6", password="sk-6", apikey="sk-6"),
+        "user": llm("https://name:sk-7@h/v1?x=a@b"),
     }
-    written = await store.update_resources("mine", {**with_keys})
+    plain = {"none": llm("http://h/v1?user=a@b", max_tokens=5, stop_token_ids=[1], api_key=None)}
+    written = await store.update_resources("mine", {**secret, **plain})
     shown = redacted(written.resources)
     assert "sk-" not in repr(shown)
-    assert shown["none"] == with_keys["none"]
-    for name in ("one", "two"):
+    assert shown["none"] == plain["none"]
+    for name in secret:
         await refused(InvalidValue, store.add_resources({name: shown[name]}))
         await refused(InvalidValue, store.update_resources("mine", {name: shown[name]}))
     assert await store.get_latest_resources() == written
-    assert written.resources == with_keys
+    assert written.resources == {**secret, **plain}
