@@ -18,8 +18,7 @@ from agentlightning.store.sql.transaction import Transaction
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Mode: TypeAlias = Literal["write", "read", "feed"]
-"""A feed reads at a moment at which nobody writes spans: there are no gaps in them that are filled later."""
+Mode: TypeAlias = Literal["write", "read"]
 Undo: TypeAlias = Callable[[Transaction, T], Coroutine[Any, Any, None]]
 
 _CLOSE_SECONDS: Final = 15.0

@@ -141,7 +141,7 @@ class Engine:
     async def _do(self, call: Call) -> Any:
         if call.mode == "write":
             return await self._write(call.operation)
-        return await self._read(call.operation, self._address.lock("spans") if call.mode == "feed" else None)
+        return await self._read(call.operation)
 
     async def _write(self, operation: Operation[T]) -> T:
         async def attempt() -> tuple[T, Changes]:
@@ -152,10 +152,10 @@ class Engine:
         self._publish(changes)
         return result
 
-    async def _read(self, operation: Operation[T], settled: int | None) -> T:
+    async def _read(self, operation: Operation[T]) -> T:
         async def attempt() -> T:
             async with self._connections.lend() as connection:
-                return await read(connection, operation, settled)
+                return await read(connection, operation)
 
         return await again_where_it_helps(attempt, self._presence.doubt)
 

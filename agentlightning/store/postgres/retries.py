@@ -7,7 +7,7 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
-from agentlightning.errors import InvalidValue, StoreError, StoreUnreachable
+from agentlightning.errors import InvalidValue, StoreError, StoreUnreachable, TooBusy
 from agentlightning.store.postgres.address import COMMAND_SECONDS
 from agentlightning.store.postgres.driver import FAILURES, UNSENT, asyncpg
 
@@ -72,6 +72,8 @@ def _in_words(error: Exception) -> StoreError:
     if isinstance(error, TimeoutError):
         return StoreError(f"PostgreSQL did not answer in {COMMAND_SECONDS} s: see what it is busy with")
     what = f"{type(error).__name__}: {error}"
+    if isinstance(error, asyncpg.LockNotAvailableError):
+        return TooBusy(f"another transaction holds what this one needs ({what}): nothing was written, try again")
     if isinstance(error, _UNKEEPABLE):
         return InvalidValue(f"PostgreSQL cannot keep this text ({what}): take out what has no place in its encoding")
     if _is_lost(error):

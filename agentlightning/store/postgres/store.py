@@ -12,6 +12,7 @@ from agentlightning.store.events import Signals
 from agentlightning.store.postgres.address import Address
 from agentlightning.store.postgres.calls import Undo
 from agentlightning.store.postgres.engine import Engine
+from agentlightning.store.postgres.settled import settled_position
 from agentlightning.store.postgres.transaction import Operation
 from agentlightning.store.sql import feeds
 from agentlightning.store.sql.store import SqlLightningStore
@@ -72,7 +73,8 @@ class PostgresLightningStore(SqlLightningStore):
         if rollout_id is not None:  # whose spans are written one transaction after another
             return await super().read_spans(rollout_id=rollout_id, cursor=cursor, limit=limit)
         feeds.check_reading(cursor, limit)
-        return await self._engine.calls.run("feed", lambda tx: feeds.read_spans(tx, None, cursor, limit))
+        until = await settled_position(self.read, self._address.lock("spans"), cursor)
+        return await self.read(lambda tx: feeds.read_spans(tx, None, cursor, limit, until))
 
     async def close(self) -> None:
         """Finish what was accepted, and end the thread and its connections; closing twice is fine.

@@ -112,38 +112,22 @@ async def write(
     return result, transaction.changes
 
 
-async def read(connection: Connection, operation: Operation[T], settled: int | None = None) -> T:
+async def read(connection: Connection, operation: Operation[T]) -> T:
     """Run an operation that only looks; it sees one moment.
 
     Args:
         connection: Where; no transaction is open.
         operation: What to do.
-        settled: An advisory lock; the moment is one at which nobody holds it.
     """
-    if settled is not None:
-        await connection.execute("SELECT pg_advisory_lock($1)", settled)
+    await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
     try:
-        await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        transaction = PostgresTransaction(connection, await _time(connection))  # the moment is now
-    finally:
-        if settled is not None:
-            await _unlock(connection, settled)
-    try:
-        return await operation(transaction)
+        return await operation(PostgresTransaction(connection, await _time(connection)))  # the moment is now
     finally:
         await roll_back(connection)
 
 
 async def _time(connection: Connection) -> float:
     return await connection.fetchval("SELECT EXTRACT(EPOCH FROM clock_timestamp())::double precision")
-
-
-async def _unlock(connection: Connection, key: int) -> None:
-    try:
-        await connection.execute("SELECT pg_advisory_unlock($1)", key)
-    except BaseException:
-        connection.terminate()  # which unlocks it, too
-        raise
 
 
 async def _commit(connection: Connection, statements: str) -> None:

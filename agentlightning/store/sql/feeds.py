@@ -7,6 +7,7 @@ from typing import Any, Final
 from agentlightning.errors import InvalidValue
 from agentlightning.store.sql.checks import check_integer
 from agentlightning.store.sql.codec import ATTEMPT_FIELDS, ROLLOUT_FIELDS, columns, rollout_with_attempt_of
+from agentlightning.store.sql.filters import ALL
 from agentlightning.store.sql.spans import BODY, span_of_row
 from agentlightning.store.sql.transaction import Row, Transaction
 from agentlightning.types import FinishedRollouts, SpanBatch
@@ -17,7 +18,7 @@ _FINISHED: Final = f"""
     FROM rollouts r LEFT JOIN attempts a ON a.rollout_id = r.rollout_id AND a.attempt_id = r.latest_attempt_id
     WHERE r.finish_position > ? ORDER BY r.finish_position LIMIT ?
 """
-_SPANS: Final = f"SELECT position, {BODY} FROM spans WHERE position > ? ORDER BY position LIMIT ?"
+_SPANS: Final = f"SELECT position, {BODY} FROM spans WHERE position > ? AND position <= ? ORDER BY position LIMIT ?"
 # The index alone tells which spans come next; only those are read.
 _SPANS_OF_ROLLOUT: Final = f"""
     SELECT position, {BODY} FROM spans WHERE position IN (
@@ -46,10 +47,10 @@ async def read_finished_rollouts(tx: Transaction, cursor: int, limit: int) -> Fi
     )
 
 
-async def read_spans(tx: Transaction, rollout_id: str | None, cursor: int, limit: int) -> SpanBatch:
-    """Return the spans that were written after the one at `cursor`."""
+async def read_spans(tx: Transaction, rollout_id: str | None, cursor: int, limit: int, until: int = ALL) -> SpanBatch:
+    """Return the spans that were written after the one at `cursor`; of all rollouts, those up to a position."""
     if rollout_id is None:
-        rows = await tx.fetch(_SPANS, (cursor, limit))
+        rows = await tx.fetch(_SPANS, (cursor, until, limit))
     else:
         rows = await tx.fetch(_SPANS_OF_ROLLOUT, (rollout_id, cursor, limit))
     return SpanBatch.model_construct(items=[span_of_row(row[1:]) for row in rows], cursor=_end_of(rows, cursor))

@@ -1,12 +1,17 @@
 """Stores of several programs on one namespace: one queue, one set of deadlines, and they hear of each other."""
 
 import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 
+import asyncpg
 import pytest
 
-from agentlightning.errors import LeaseLost
-from agentlightning.store.postgres import PostgresLightningStore
-from agentlightning.store.testing.suite import soon
+from agentlightning.errors import LeaseLost, TooBusy
+from agentlightning.store.postgres import PostgresLightningStore, address, settled
+from agentlightning.store.postgres.dialect import translate
+from agentlightning.store.sql.spans import INSERT, encode_span
+from agentlightning.store.testing.suite import soon, span_of
 from agentlightning.types import EnqueueRolloutRequest, RolloutConfig, Span
 from tests.store.conftest import OpenPostgres
 
@@ -218,3 +223,51 @@ async def test_a_feed_of_spans_misses_none_that_are_written_meanwhile(
         if done and not read.items:
             break
     assert len(seen) == len(set(seen)) == sum(10 * (1 + number) for number in range(8))
+
+
+@asynccontextmanager
+async def transaction(dsn: str, namespace: str) -> AsyncGenerator[asyncpg.Connection]:
+    """Somebody's transaction, which lasts as long as the block."""
+    connection = await asyncpg.connect(dsn, server_settings={"search_path": f'"{namespace}"'})
+    async with connection.transaction():
+        yield connection
+    await connection.close()
+
+
+async def test_a_feed_of_spans_waits_for_those_who_write_and_holds_up_nobody(
+    two: tuple[PostgresLightningStore, PostgresLightningStore], postgres_dsn: str, postgres_namespace: str
+) -> None:
+    writer, reader = two
+    slow, quick = span_of(await writer.start_rollout(1)), span_of(await writer.start_rollout(2))
+    later = quick.model_copy(update={"span_id": "later"})
+    async with transaction(postgres_dsn, postgres_namespace) as writing:
+        await writing.execute(translate(INSERT).sql, *encode_span(slow).columns, 0)
+        assert (await soon(reader.read_spans())).items == []  # nothing was acknowledged
+        await writer.add_span(quick)
+        feed = asyncio.create_task(reader.read_spans())
+        await asyncio.wait({feed}, timeout=0.2)
+        assert not feed.done()  # what it gave would have a gap
+        await soon(writer.add_span(later))
+    read = await soon(feed)
+    assert read.items[:2] == [slow, quick]
+    rest = await reader.read_spans(cursor=read.cursor)
+    assert [*read.items, *rest.items] == [slow, quick, later]
+
+
+async def test_who_waits_too_long_for_others_may_come_again(
+    open_postgres: OpenPostgres, postgres_dsn: str, postgres_namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(address._SETTINGS, "lock_timeout", "100ms")
+    monkeypatch.setattr(settled, "_WAIT_SECONDS", 0.1)
+    store = open_postgres()
+    slow, quick = span_of(await store.start_rollout(1)), span_of(await store.start_rollout(2))
+    async with transaction(postgres_dsn, postgres_namespace) as writing:
+        await writing.execute("UPDATE counters SET value = value + 1 WHERE name = 'queue'")
+        await writing.execute(translate(INSERT).sql, *encode_span(slow).columns, 0)
+        await store.add_span(quick)
+        with pytest.raises(TooBusy, match="nothing was written"):
+            await soon(store.enqueue_rollout(3))
+        with pytest.raises(TooBusy, match="read them afterwards"):
+            await soon(store.read_spans())
+    await store.enqueue_rollout(3)
+    assert (await store.read_spans()).items == [slow, quick]
