@@ -26,7 +26,7 @@ async def prepare(connection: Connection, address: Address) -> None:
     """Create the tables in an empty namespace; programs that start at the same time do it one after another.
 
     Raises:
-        ConfigurationError: A newer program wrote the namespace, it holds other tables, or may not be written.
+        ConfigurationError: Another version wrote the namespace, it holds other tables, or may not be written.
     """
     async with connection.transaction():
         await connection.execute("SELECT pg_advisory_xact_lock($1)", address.lock("tables"))
@@ -37,6 +37,11 @@ async def prepare(connection: Connection, address: Address) -> None:
         raise ConfigurationError(
             f"{address.place} has schema version {version}, this program knows {VERSION}: "
             "upgrade agentlightning or use another namespace"
+        )
+    if version is not None and version < VERSION:
+        raise ConfigurationError(
+            f"{address.place} has schema version {version}, this program {VERSION}, and only files can be migrated: "
+            "export it with the program that wrote it, and import it into another namespace"
         )
 
 

@@ -81,13 +81,16 @@ async def _all(store: PostgresLightningStore) -> list[object]:
     return rollouts  # type: ignore[return-value]
 
 
-async def test_tables_of_a_newer_program_are_refused(
-    postgres: PostgresLightningStore, postgres_dsn: str, postgres_namespace: str
+@pytest.mark.parametrize(
+    ("version", "says"), [(99, f"version 99, this program knows {VERSION}"), (1, "version 1, .*only files can be")]
+)
+async def test_tables_of_another_version_are_refused(
+    version: int, says: str, postgres: PostgresLightningStore, postgres_dsn: str, postgres_namespace: str
 ) -> None:
     await postgres.close()
     table = f'"{postgres_namespace}".agentlightning_version'
-    await in_database(postgres_dsn, f"UPDATE {table} SET version = 99")
-    with pytest.raises(ConfigurationError, match=f"version 99, this program knows {VERSION}"):
+    await in_database(postgres_dsn, f"UPDATE {table} SET version = {version}")
+    with pytest.raises(ConfigurationError, match=says):
         PostgresLightningStore(postgres_dsn, namespace=postgres_namespace)
     assert threads_of_stores() == []
 
