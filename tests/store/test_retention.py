@@ -135,6 +135,24 @@ async def test_many_spans_go_in_small_steps_between_which_writers_write(
     assert seen[-1].seen == 4
 
 
+async def test_what_ends_during_a_pruning_stays(store: SqliteLightningStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retention, "_SPANS", 10)
+    claims = await lives(store, 6, spans=10)
+    await finish(store, claims[:4])
+    ending: list[asyncio.Task[Any]] = []
+
+    def progress(sweep: Sweep) -> None:
+        if not ending:
+            ending.extend(
+                asyncio.create_task(store.update_rollout(claim.rollout_id, status="failed")) for claim in claims[4:]
+            )
+
+    assert await store.prune(keep=0, progress=progress) == Pruned(4, 4, 40)
+    await asyncio.gather(*ending)
+    assert await stored(store) >= ids_of(claims[4:])
+    assert await store.prune(keep=0) == Pruned(2, 2, 20)
+
+
 @pytest.mark.parametrize("policy", [{}, {"keep": -1}, {"older_than": -1.0}, {"keep": "5"}, {"older_than": "1d"}])
 async def test_policy_that_says_nothing_sensible_is_refused(store: SqliteLightningStore, policy: Any) -> None:
     claims = await lives(store, 1)

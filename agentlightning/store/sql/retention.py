@@ -8,7 +8,6 @@ from typing import Final
 
 from agentlightning.errors import InvalidValue
 from agentlightning.store.sql.checks import check_integer, check_optional_time
-from agentlightning.store.sql.filters import ALL
 from agentlightning.store.sql.transaction import Transaction
 
 _ROLLOUTS: Final = 200
@@ -79,7 +78,7 @@ def check_policy(older_than: float | None, keep: int | None) -> None:
 async def plan(tx: Transaction, older_than: float | None, keep: int | None, *, only_spans: bool) -> Sweep:
     """Return the beginning of a sweep that applies a policy as of now."""
     sweep = Sweep(
-        finished_before=await _oldest_kept(tx, keep) if keep else ALL,
+        finished_before=await _oldest_kept(tx, keep) if keep else await _next_end(tx),
         ended_before=sys.float_info.max if older_than is None else tx.now - older_than,
         only_spans=only_spans,
     )
@@ -94,6 +93,14 @@ async def _oldest_kept(tx: Transaction, keep: int) -> int:
         (keep - 1,),
     )
     return row[0] if row else 0
+
+
+async def _next_end(tx: Transaction) -> int:
+    """What ends from now on stays, whatever the policy."""
+    ((last,),) = await tx.fetch(
+        "SELECT COALESCE(MAX(r.finish_position), 0) FROM rollouts r WHERE r.finish_position IS NOT NULL"
+    )
+    return last + 1
 
 
 async def step(tx: Transaction, sweep: Sweep) -> Sweep:
