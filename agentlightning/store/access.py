@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -22,23 +22,26 @@ class Access:
 
     Args:
         token: The administrator's; None for none.
+        origins: The web pages that may call a store without a token, beside those of this machine; "*" for all.
     """
 
-    def __init__(self, token: str | None) -> None:
+    def __init__(self, token: str | None, origins: Collection[str] = ()) -> None:
         if token is not None:
             check_secret(token)
         self._token = token
+        self._origins = frozenset(origins)
 
     def caller_of(self, headers: Mapping[bytes, bytes]) -> Caller:
         """Return who sent a request.
 
         Raises:
             Unauthorized: No token, or nobody's.
-            Forbidden: Without tokens: the request was meant for another host. A web page can have its name resolve to
-                this machine, and its scripts would then read the answers.
+            Forbidden: Without tokens: a web page sent the request. Its scripts could write, and read the answers too
+                once its name resolves to this machine.
         """
         if self._token is None:
             _check_host(headers.get(b"host", b"localhost").decode("latin-1"))
+            self._check_origin(headers)
             return ADMIN
         scheme, _, presented = headers.get(b"authorization", b"").partition(b" ")
         if scheme.lower() != b"bearer":
@@ -46,6 +49,16 @@ class Access:
         if not presented:
             raise Unauthorized("this store wants a token: Authorization: Bearer ...")
         return verify(self._token, presented.strip().decode("latin-1"))
+
+    def _check_origin(self, headers: Mapping[bytes, bytes]) -> None:
+        """Refuse other web pages: a browser asks nobody before it sends a form or plain text to another site."""
+        if (origin := headers.get(b"origin")) is not None:
+            name = origin.decode("latin-1")
+            ours = not self._origins.isdisjoint({name, "*"}) or _names_this_machine(name.partition("://")[2])
+        else:
+            ours, name = headers.get(b"sec-fetch-site") != b"cross-site", "another site"
+        if not ours:
+            raise Forbidden(f"this store without a token takes nothing from web pages of {name[:100]!a}")
 
 
 def check_role(caller: Caller, role: Role, what: str) -> None:

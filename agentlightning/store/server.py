@@ -38,7 +38,8 @@ class LightningStoreServer(ForwardingStore):
         store: The store; it stays the caller's, and open when the server stops.
         host: Address to bind; this machine alone can reach the default, any other needs a token.
         port: Port to bind, 4747 by default; 0 picks a free one.
-        cors_allow_origins: The web pages that may read answers, such as `https://example.org`; "*" for all.
+        cors_allow_origins: The web pages that may call the store and read its answers, such as `https://example.org`;
+            "*" for all.
         launch_mode: "thread" serves from a thread, whatever the program's event loop does; "asyncio" from the event
             loop that starts it. v0.3's "mp" is refused: several processes serve one PostgreSQL store instead.
         launcher_args: v0.3's, refused; the other arguments say it all.
@@ -75,8 +76,9 @@ class LightningStoreServer(ForwardingStore):
             raise ConfigurationError(
                 f"other machines can reach {self._host}: pass token=, or set {TOKEN_VARIABLE}, so that they need one"
             )
-        app = StoreApp(store, Access(self._token), limits)
-        server = EmbeddedServer(_with_cors(app, cors_allow_origins), self._host, self._port, on_stop=app.end_polls)
+        origins = _origins_in(cors_allow_origins)
+        app = StoreApp(store, Access(self._token, origins), limits)
+        server = EmbeddedServer(_with_cors(app, origins), self._host, self._port, on_stop=app.end_polls)
         self._server = ServerThread(server, "agl-store-server") if launch_mode == "thread" else server
         self._process = os.getpid()
 
@@ -154,15 +156,16 @@ def _check_launch(store: LightningStore, launch_mode: str, launcher_args: object
         )
 
 
-def _with_cors(app: ASGIApp, origins: str | Sequence[str] | None) -> ASGIApp:
-    allowed = [
-        origin.strip() for origin in ([origins] if isinstance(origins, str) else origins or ()) if origin.strip()
-    ]
-    if not allowed:
+def _origins_in(given: str | Sequence[str] | None) -> list[str]:
+    return [origin.strip() for origin in ([given] if isinstance(given, str) else given or ()) if origin.strip()]
+
+
+def _with_cors(app: ASGIApp, origins: list[str]) -> ASGIApp:
+    if not origins:
         return app
     return CORSMiddleware(
         app,
-        allow_origins=["*"] if "*" in allowed else allowed,
+        allow_origins=["*"] if "*" in origins else origins,
         allow_methods=["GET", "POST"],
         allow_headers=["authorization", "content-type", "idempotency-key", "x-api-key"],
         expose_headers=["retry-after"],

@@ -193,6 +193,36 @@ async def test_without_a_token_only_names_of_this_machine_are_answered() -> None
             assert (await rest("GET", "/statistics", headers={"Host": host})).status == status, host
 
 
+async def test_without_a_token_no_web_page_of_another_site_reads_or_writes() -> None:
+    text = {"Content-Type": "text/plain"}  # what a browser sends without asking first
+    async with serving(cors_allow_origins="https://a.example") as (store, url), rest_of(url, **text) as rest:
+        for headers, status in (
+            ({"Origin": "https://evil.example"}, 403),
+            ({"Origin": "https://localhost.evil.example"}, 403),
+            ({"Origin": "null"}, 403),
+            ({"Origin": "http://["}, 403),
+            ({"Sec-Fetch-Site": "cross-site"}, 403),
+            ({}, 201),
+            ({"Sec-Fetch-Site": "none"}, 201),
+            ({"Origin": "https://a.example", "Sec-Fetch-Site": "cross-site"}, 201),
+            ({"Origin": "http://localhost:3000", "Sec-Fetch-Site": "same-site"}, 201),
+            ({"Origin": "http://[::1]:3000"}, 201),
+        ):
+            before = (await store.query_rollouts()).total
+            reply = await rest("POST", "/rollouts", raw=b'{"input": 1}', headers=headers)
+            assert reply.status == status, headers
+            assert (await store.query_rollouts()).total == before + (status == 201)
+            as_json = {**headers, "Content-Type": "application/json"}
+            async with rest.session.post(f"{url}/v1/traces", data=b"{}", headers=as_json) as exported:
+                assert exported.status == (403 if status == 403 else 200)
+
+
+async def test_with_a_token_the_origin_does_not_matter(guarded: tuple[InMemoryLightningStore, str]) -> None:
+    async with rest_of(guarded[1], **BEARER) as rest:
+        page = {"Origin": "https://b.example", "Sec-Fetch-Site": "cross-site"}
+        assert (await rest("GET", "/statistics", headers=page)).status == 200
+
+
 async def test_with_a_token_the_host_does_not_matter(guarded: tuple[InMemoryLightningStore, str]) -> None:
     async with rest_of(guarded[1], **BEARER) as rest:
         assert (await rest("GET", "/statistics", headers={"Host": "store.example"})).status == 200
@@ -211,7 +241,7 @@ async def test_no_web_page_may_read_answers_unless_its_origin_is_named() -> None
     async with serving() as (_, url), rest_of(url) as rest:
         reply = await rest("GET", "/health", headers={"Origin": "https://a.example"})
         assert not any(name.lower().startswith("access-control") for name in reply.headers)
-        assert (await preflight(rest, "https://a.example")).status == 405
+        assert (await preflight(rest, "https://a.example")).status == 403
     async with serving(cors_allow_origins=["https://a.example ", ""]) as (_, url), rest_of(url) as rest:
         for origin, allowed in (
             ("https://a.example", "https://a.example"),
