@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import os
 import random
 import threading
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from pydantic_core import from_json, to_json
 
 from agentlightning.errors import ConfigurationError, InvalidValue, StoreError
 from agentlightning.store import InMemoryLightningStore, SqliteLightningStore
-from agentlightning.store.sql import load
+from agentlightning.store.sql import export, load
 from agentlightning.store.sql.store import SqlLightningStore
 from agentlightning.store.sql.transfer import Transferred
 from agentlightning.store.testing.suite import PATIENCE, soon, span_of
@@ -374,6 +375,34 @@ async def test_export_is_of_one_moment_and_holds_nobody_up(tmp_path: Path) -> No
     assert exported == Transferred(rollouts=500)
     assert {counts.rollouts for counts in steps} == {500}
     assert (await store.query_rollouts(limit=0)).total == 500 + len(steps)
+    await store.close()
+
+
+async def test_two_exports_to_one_path_do_not_mix(tmp_path: Path) -> None:
+    first, second, path = InMemoryLightningStore(), InMemoryLightningStore(), tmp_path / "store.jsonl"
+    await first.enqueue_many_rollouts([EnqueueRolloutRequest(input=number) for number in range(500)])
+    await second.enqueue_rollout("alone")
+    loop = asyncio.get_running_loop()
+
+    def progress(done: Transferred, all_: Transferred) -> None:
+        asyncio.run_coroutine_threadsafe(second.export_to(path), loop).result(PATIENCE)
+
+    await soon(first.export_to(path, progress=progress))
+    assert len(path.read_text().splitlines()) == 501
+    assert names_in(tmp_path, "*") == ["store.jsonl"]
+    await first.close()
+    await second.close()
+
+
+async def test_disk_has_an_export_before_it_takes_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, synced = tmp_path / "store.jsonl", list[tuple[int, str]]()
+    path.write_text("what was there")
+    monkeypatch.setattr(
+        export.os, "fsync", lambda descriptor: synced.append((os.fstat(descriptor).st_ino, path.read_text()))
+    )
+    store = InMemoryLightningStore()
+    await store.export_to(path)
+    assert synced == [(path.stat().st_ino, "what was there")]
     await store.close()
 
 

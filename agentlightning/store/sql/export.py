@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, BinaryIO, Final
 
 from pydantic_core import to_json
 
+from agentlightning._internal.ids import generate_id
 from agentlightning.errors import StoreError
 from agentlightning.store.redaction import redacted
 from agentlightning.store.span_json import values_of
@@ -42,16 +44,23 @@ async def export_lines(tx: Transaction, path: Path, *, with_secrets: bool, progr
         ConfigurationError: The file cannot be made.
         StoreError: It cannot be written to its end.
     """
-    partial = path.with_name(f"{path.name}.partial")
+    partial = path.with_name(f"{path.name}.{generate_id(8)}.partial")  # another export may have the same path
     try:
         with open_file(partial, "wb", compressed=path.suffix == ".gz") as file:
             done = await _write(tx, file, with_secrets, progress)
+        _sync(partial)
         partial.replace(path)
     except OSError as error:
         raise StoreError(f"cannot write {path}: {error.strerror}") from error
     finally:
         partial.unlink(missing_ok=True)
     return done
+
+
+def _sync(path: Path) -> None:
+    """See that the disk has a file before it takes another one's place."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 async def _write(tx: Transaction, file: BinaryIO, with_secrets: bool, progress: Progress) -> Transferred:
