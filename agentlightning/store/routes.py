@@ -193,7 +193,9 @@ class StoreApp:
             caller = self._access.caller_of(call.headers)
             body = await read_body(call.receive, call.headers, self._limits.body_bytes)
             with self._requests:
-                return await handle_traces(self._store, headers, body, allow=_allowed_to(caller))
+                return await handle_traces(
+                    self._store, headers, body, max_bytes=self._limits.body_bytes, allow=_allowed_to(caller)
+                )
         except ClientLeft:
             raise
         except AgentLightningError as error:

@@ -13,7 +13,6 @@ from agentlightning.store import LightningStore
 from agentlightning.store.limits import Limits
 from agentlightning.store.operations import routes_of
 from agentlightning.store.otlp.limits import MAX_OBJECTS
-from agentlightning.store.otlp.payload import MAX_BYTES
 from agentlightning.store.otlp.spans import MAX_SPANS
 from tests.docs.test_examples_in_docs import BLOCK
 from tests.store.conftest import postgres_dsn as postgres_dsn  # the fixture
@@ -37,7 +36,6 @@ def test_every_limit_is_listed_with_its_default() -> None:
 
 
 def test_the_limits_of_otlp_are_said() -> None:
-    assert Limits().body_bytes == MAX_BYTES
     assert f"it may hold {MAX_SPANS:,} spans, and {MAX_OBJECTS:,} objects" in PAGE
 
 

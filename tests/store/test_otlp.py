@@ -65,6 +65,7 @@ PROTOBUF = "application/x-protobuf"
 JSON = "application/json"
 SECRET = "secret-of-the-tests"
 TRACE_ID, SPAN_ID = "0123456789abcdef0123456789abcdef", "fedcba9876543210"
+ENOUGH = 2**26
 
 
 class Watched(ForwardingStore):
@@ -198,7 +199,7 @@ def bare_json(attributes: Mapping[str, str], **fields: Any) -> bytes:
 
 async def post(store: LightningStore, body: bytes, content_type: str = PROTOBUF, **headers: str) -> Answer:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return await handle_traces(store, {"content-type": content_type, **named}, body)
+    return await handle_traces(store, {"content-type": content_type, **named}, body, max_bytes=ENOUGH)
 
 
 def partial_success(answer: Answer) -> tuple[int, str]:
@@ -236,14 +237,16 @@ async def test_a_stock_exporter_stores_what_the_sdk_recorded(
 
 def test_json_reads_as_protobuf_does() -> None:
     sent = [everything_span({"agentlightning.rollout_id": "r", "agentlightning.attempt_id": "a"})]
-    assert parse_traces(otlp_json(sent), "Application/JSON; charset=utf-8") == parse_traces(protobuf(sent), PROTOBUF)
+    assert parse_traces(otlp_json(sent), "Application/JSON; charset=utf-8", max_bytes=ENOUGH) == parse_traces(
+        protobuf(sent), PROTOBUF, max_bytes=ENOUGH
+    )
 
 
 def test_a_bare_span_has_nothing_that_nobody_wrote() -> None:
     body = bare_json(
         {"agentlightning.rollout_id": "r", "agentlightning.attempt_id": "a"}, traceId="AbC", spanId="1", unknown={}
     )
-    (span,) = parse_traces(body, JSON).spans
+    (span,) = parse_traces(body, JSON, max_bytes=ENOUGH).spans
     assert (span.trace_id, span.span_id) == ("abc".zfill(32), "1".zfill(16))
     assert (span.parent_id, span.parent, span.start_time, span.end_time_ns) == (None, None, None, None)
     assert span.status.status_code == "UNSET"
@@ -262,7 +265,7 @@ def parsed(resource: Mapping[str, Any], attributes: Mapping[str, Any]) -> list[t
     request.resource_spans[0].scope_spans[0].spans[0].attributes.extend(own.attributes)
     return [
         (span.rollout_id, span.attempt_id, span.sequence_id)
-        for span in parse_traces(request.SerializeToString(), PROTOBUF).spans
+        for span in parse_traces(request.SerializeToString(), PROTOBUF, max_bytes=ENOUGH).spans
     ]
 
 
@@ -341,7 +344,11 @@ async def test_spans_of_attempts_that_the_caller_may_not_write_are_rejected(
     other = await store.start_rollout(2)
     body = protobuf([*sdk_spans(identity(attempt)), *sdk_spans(identity(other))])
     answer = await handle_traces(
-        store, {"content-type": PROTOBUF}, body, allow=lambda rollout_id, _: rollout_id == attempt.rollout_id
+        store,
+        {"content-type": PROTOBUF},
+        body,
+        max_bytes=ENOUGH,
+        allow=lambda rollout_id, _: rollout_id == attempt.rollout_id,
     )
     rejected, message = partial_success(answer)
     assert rejected == 1
@@ -373,7 +380,7 @@ async def test_a_span_that_the_store_refuses_is_the_only_one_lost(store: Watched
     ],
 )
 def test_a_span_without_a_proper_id_or_time_is_rejected(fields: dict[str, Any], reason: str) -> None:
-    received = parse_traces(bare_json(ids("r", "a"), **fields), JSON)
+    received = parse_traces(bare_json(ids("r", "a"), **fields), JSON, max_bytes=ENOUGH)
     assert received.spans == []
     assert received.rejected.total() == 1
     assert reason in next(iter(received.rejected))
@@ -457,7 +464,7 @@ async def test_what_cannot_be_read_is_400(store: Watched, body: bytes, headers: 
 @settings(max_examples=150, deadline=None)
 def test_junk_is_read_or_refused(body: bytes, content_type: str, encoding: str | None) -> None:
     try:
-        parse_traces(body, content_type, encoding)
+        parse_traces(body, content_type, encoding, max_bytes=ENOUGH)
     except (InvalidValue, TooLarge) as error:
         assert str(error)  # noqa: PT017  # most junk is refused, but not all must be
 
@@ -479,7 +486,7 @@ VALUES = st.recursive(
 def test_json_of_any_shape_is_read_or_refused(request: dict[str, Any], span: Any) -> None:
     for fields in (request, {"resourceSpans": [{"scopeSpans": [{"spans": [span]}]}]}):
         try:
-            parse_traces(json.dumps(fields).encode(), JSON)
+            parse_traces(json.dumps(fields).encode(), JSON, max_bytes=ENOUGH)
         except InvalidValue as error:
             assert str(error)  # noqa: PT017  # likewise
 
@@ -527,10 +534,10 @@ def test_more_spans_than_the_limit_are_refused() -> None:
     spans = request.resource_spans.add().scope_spans.add().spans
     for _ in range(MAX_SPANS):
         spans.add()
-    assert parse_traces(request.SerializeToString(), PROTOBUF).rejected.total() == MAX_SPANS
+    assert parse_traces(request.SerializeToString(), PROTOBUF, max_bytes=ENOUGH).rejected.total() == MAX_SPANS
     spans.add()
     with pytest.raises(TooLarge):
-        parse_traces(request.SerializeToString(), PROTOBUF)
+        parse_traces(request.SerializeToString(), PROTOBUF, max_bytes=ENOUGH)
 
 
 def sized(field: int, value: bytes) -> bytes:
@@ -557,15 +564,15 @@ EMPTY_EVENTS = sized(1, sized(2, sized(2, sized(11, b"") * 700_000)))
 )
 def test_objects_that_fill_the_memory_are_refused_unbuilt(body: bytes, content_type: str) -> None:
     with pytest.raises(TooLarge, match=f"more than {MAX_OBJECTS}"):
-        parse_traces(body, content_type)
+        parse_traces(body, content_type, max_bytes=ENOUGH)
 
 
 def test_a_large_request_is_read_like_a_small_one() -> None:
     sent = [everything_span(ids("r", "a"))] * 2600
     for body, content_type in ((protobuf(sent), PROTOBUF), (otlp_json(sent), JSON)):
         assert len(body) > 2**20
-        received = parse_traces(body, content_type)
-        assert received.spans[-1] == parse_traces(protobuf(sent[-1:]), PROTOBUF).spans[0]
+        received = parse_traces(body, content_type, max_bytes=ENOUGH)
+        assert received.spans[-1] == parse_traces(protobuf(sent[-1:]), PROTOBUF, max_bytes=ENOUGH).spans[0]
         assert len(received.spans) == len(sent)
 
 
@@ -576,14 +583,15 @@ def test_large_junk_is_refused(damage: Callable[[bytes], bytes]) -> None:
     body = protobuf([everything_span(ids("r", "a"))] * 2600)
     assert len(body) > 2**20
     with pytest.raises(InvalidValue):
-        parse_traces(damage(body), PROTOBUF)
+        parse_traces(damage(body), PROTOBUF, max_bytes=ENOUGH)
 
 
 async def test_a_servers_limit_on_bodies_holds_for_what_is_in_them(store: Watched, attempt: AttemptedRollout) -> None:
     server = LightningStoreServer(store, port=0, token=SECRET, limits=Limits(body_bytes=2000))
     await server.start()
-    few, many = sdk_spans(identity(attempt)), sdk_spans(identity(attempt), 100)
-    assert len(gzip.compress(protobuf(few))) < 2000 < len(protobuf(many))
+    few = sdk_spans(identity(attempt))
+    many = [everything_span(identity(attempt)), *(sdk_spans(identity(attempt) | {"padding": "x" * 3000}))]
+    assert len(gzip.compress(protobuf(many))) < 2000 < len(protobuf(many))
     results = [await export(exporter_to(server, compression=Compression.Gzip), *spans) for spans in (few, many)]
     await server.stop()
     assert results == [SpanExportResult.SUCCESS, SpanExportResult.FAILURE]

@@ -13,11 +13,9 @@ from agentlightning.store.otlp.paths import OTHER_SIGNALS, TRACES_PATH
 if TYPE_CHECKING:
     from agentlightning.store.otlp.answer import Answer, error_answer
     from agentlightning.store.otlp.handler import handle_other_signal, handle_traces
-    from agentlightning.store.otlp.payload import MAX_BYTES
     from agentlightning.store.otlp.spans import ReceivedTraces, parse_traces
 
 __all__ = [
-    "MAX_BYTES",
     "OTHER_SIGNALS",
     "TRACES_PATH",
     "Answer",

@@ -13,7 +13,6 @@ from agentlightning.store.base import LightningStore
 from agentlightning.store.otlp.answer import Answer, error_answer, explain, success_answer
 from agentlightning.store.otlp.ingest import Allow, write_traces
 from agentlightning.store.otlp.paths import TRACES_PATH
-from agentlightning.store.otlp.payload import MAX_BYTES
 from agentlightning.store.otlp.spans import ReceivedTraces, parse_traces
 
 logger = logging.getLogger(__name__)
@@ -32,8 +31,8 @@ async def handle_traces(
     headers: Mapping[str, str],
     body: bytes,
     *,
+    max_bytes: int,
     allow: Allow = allow_all,
-    max_bytes: int = MAX_BYTES,
 ) -> Answer:
     """Store the spans of a request and say which could not be.
 
@@ -41,8 +40,8 @@ async def handle_traces(
         store: Where they go.
         headers: Those of the request, by lower-case name.
         body: Its bytes, as they came.
-        allow: Whether the caller may write to this rollout's attempt; its other spans are rejected.
         max_bytes: The most that the body may hold when decompressed.
+        allow: Whether the caller may write to this rollout's attempt; its other spans are rejected.
     """
     try:
         received = await _parse(headers, body, max_bytes)

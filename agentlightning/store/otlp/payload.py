@@ -17,9 +17,6 @@ from agentlightning.store.otlp.limits import check_json, check_protobuf
 PROTOBUF: Final = "application/x-protobuf"
 JSON: Final = "application/json"
 
-MAX_BYTES: Final = 64 * 1024 * 1024
-"""The largest request, decompressed; a stock exporter sends none that is larger."""
-
 _WINDOW_BITS: Final = {"gzip": 31, "deflate": 15}
 _ID_DIGITS: Final = {
     "traceId": 32,

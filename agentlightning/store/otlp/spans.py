@@ -14,7 +14,7 @@ from opentelemetry.trace import TraceState
 
 from agentlightning.errors import TooLarge
 from agentlightning.semconv import LightningResourceAttributes
-from agentlightning.store.otlp.payload import MAX_BYTES, decode_request
+from agentlightning.store.otlp.payload import decode_request
 from agentlightning.types import Event, Link, OtelResource, Span, SpanContext, StatusCode, TraceStatus
 
 UNNUMBERED: Final = -1
@@ -54,7 +54,7 @@ class ReceivedTraces:
 
 
 def parse_traces(
-    body: bytes, content_type: str | None, content_encoding: str | None = None, *, max_bytes: int = MAX_BYTES
+    body: bytes, content_type: str | None, content_encoding: str | None = None, *, max_bytes: int
 ) -> ReceivedTraces:
     """Read a request.
 
