@@ -349,6 +349,7 @@ class LightningStore:
             expected_version: Write only if this is the id's newest version, 0 for an id that is new; None for any.
 
         Raises:
+            InvalidValue: The id is empty or `latest`, or the resources cannot be kept.
             IllegalTransition: The newest version is another one.
         """
         raise NotImplementedError
@@ -379,7 +380,7 @@ class LightningStore:
         """Record a heartbeat, which also renews the worker's live attempts.
 
         Raises:
-            InvalidValue: `heartbeat_stats` is None; also a `TypeError`, as v0.3 raised.
+            InvalidValue: The id is empty, or `heartbeat_stats` is None; also a `TypeError`, as v0.3 raised.
         """
         raise NotImplementedError
 
@@ -404,6 +405,9 @@ class LightningStore:
             held: Rollout id and attempt id of every attempt that the worker holds.
             as_of: `time` of the worker's previous renewal, which it got before it wrote the list; None releases none.
             heartbeat_stats: What the worker's machine is doing; left out, the former statistics stay.
+
+        Raises:
+            InvalidValue: The id is empty.
         """
         raise NotImplementedError
 

@@ -23,6 +23,13 @@ def check_text(value: Any, name: str) -> None:
         raise InvalidValue(f"{name} is {value!a}: replace its lone surrogates, UTF-8 has no form for them") from error
 
 
+def check_id(value: Any, name: str) -> None:
+    """Refuse what is no text that can be kept, or is empty: nothing is kept under such an id."""
+    check_text(value, name)
+    if not value:
+        raise InvalidValue(f"{name} is empty: give it a name")
+
+
 def check_optional_text(value: Any, name: str) -> None:
     """Refuse what is neither None nor a text that can be kept."""
     if value is not None:

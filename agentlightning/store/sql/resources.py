@@ -9,16 +9,29 @@ from pydantic import TypeAdapter
 from agentlightning._internal.ids import generate_id
 from agentlightning.errors import IllegalTransition, InvalidValue
 from agentlightning.store.redaction import check_not_redacted
+from agentlightning.store.sql.checks import check_id
 from agentlightning.store.sql.filters import Conditions, Paging, fetch_page
 from agentlightning.store.sql.moves import count_up
 from agentlightning.store.sql.transaction import Row, Transaction
 from agentlightning.types import NamedResources, PaginatedResult, ResourcesUpdate
 
 RESOURCES_FIELDS: Final = tuple(ResourcesUpdate.model_fields)
+_LATEST: Final = "latest"
 _SELECT: Final = f"SELECT {', '.join(RESOURCES_FIELDS)} FROM resources"
 _INSERT: Final = f"INSERT INTO resources ({', '.join(RESOURCES_FIELDS)}, newest, position) VALUES (?, ?, ?, ?, ?, ?, ?)"
 _SORTABLE: Final = {name: name for name in RESOURCES_FIELDS if name != "resources"}
 _RESOURCES: Final[TypeAdapter[NamedResources]] = TypeAdapter(NamedResources)
+
+
+def check_resources_id(resources_id: str) -> None:
+    """Refuse an id that resources cannot be kept under.
+
+    Raises:
+        InvalidValue: It is no text, empty, or the word that stands for the resources written last.
+    """
+    check_id(resources_id, "resources_id")
+    if resources_id == _LATEST:
+        raise InvalidValue(f"resources_id is {_LATEST!r}, which means the resources written last: take another")
 
 
 def encode_resources(resources: NamedResources) -> bytes:

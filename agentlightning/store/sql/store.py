@@ -29,6 +29,7 @@ from agentlightning.store.sql import (
     workers,
 )
 from agentlightning.store.sql.checks import (
+    check_id,
     check_integer,
     check_optional_text,
     check_optional_time,
@@ -362,7 +363,7 @@ class SqlLightningStore(LightningStore, ABC):
         self, resources_id: str, resources: NamedResources, *, expected_version: int | None = None
     ) -> ResourcesUpdate:
         """See `LightningStore.update_resources`."""
-        check_text(resources_id, "resources_id")
+        resource_sets.check_resources_id(resources_id)
         if expected_version is not None:
             check_integer(expected_version, "expected_version")
         body = resource_sets.encode_resources(resources)
@@ -395,7 +396,7 @@ class SqlLightningStore(LightningStore, ABC):
 
     async def update_worker(self, worker_id: str, heartbeat_stats: dict[str, Any] = UNSET) -> Worker:
         """See `LightningStore.update_worker`."""
-        check_text(worker_id, "worker_id")
+        check_id(worker_id, "worker_id")
         stats = None if heartbeat_stats is UNSET else workers.encode_stats(heartbeat_stats)
         return await self.write(lambda tx: workers.heartbeat(tx, worker_id, stats), small=True)
 
@@ -408,7 +409,7 @@ class SqlLightningStore(LightningStore, ABC):
         heartbeat_stats: dict[str, Any] = UNSET,
     ) -> LeaseRenewal:
         """See `LightningStore.renew_leases`."""
-        check_text(worker_id, "worker_id")
+        check_id(worker_id, "worker_id")
         check_texts((name for pair in held for name in pair), "held")
         check_optional_time(as_of, "as_of")
         listed = {(rollout_id, attempt_id): None for rollout_id, attempt_id in held}  # each once, in order

@@ -144,3 +144,11 @@ async def unknown_ids_are_named_as_programs_for_v03_expect(store: LightningStore
     assert "Rollout ro-x not found" in await refused(NotFound, store.start_attempt("ro-x"))
     assert "Attempt at-x not found" in await refused(NotFound, store.update_attempt(claim.rollout_id, "at-x"))
     assert "No attempts found" in await refused(NotFound, store.update_attempt(queued.rollout_id, "latest"))
+
+
+@law
+async def an_empty_id_names_no_worker(store: LightningStore) -> None:
+    await refused(InvalidValue, store.update_worker(""))
+    await refused(InvalidValue, store.renew_leases("", []))
+    assert await store.get_worker_by_id("") is None
+    assert (await store.query_workers()).total == 0

@@ -101,6 +101,16 @@ async def of_concurrent_updates_of_one_version_one_succeeds(store: LightningStor
 
 
 @law
+async def an_empty_id_and_latest_name_no_resources(store: LightningStore) -> None:
+    for resources_id in ("", "latest"):
+        await refused(InvalidValue, store.update_resources(resources_id, {}))
+        assert await store.get_resources_by_id(resources_id) is None
+    assert (await store.query_resources()).total == 0
+    kept = await store.update_resources("Latest", {})
+    assert await store.get_resources_by_id("Latest") == kept
+
+
+@law
 async def redacted_secrets_cannot_be_written_back(store: LightningStore) -> None:
     def llm(endpoint: str = "http://h/v1", **sampling_parameters: Any) -> LLM:
         return LLM(endpoint=endpoint, model="m", sampling_parameters=sampling_parameters)
