@@ -128,6 +128,7 @@ class Lane:
             small operations make in their callers' threads, must not wait for. None: all run in the lane's threads.
         closing: Shared by the lanes of one file, whose connections then close one at a time: of two that close at once,
             each takes the other for the last one, and the write-ahead log stays behind.
+        farewell: Called by each thread once it has closed its connection.
     """
 
     def __init__(
@@ -140,6 +141,7 @@ class Lane:
         timer: Timer | None = None,
         upkeep: Callable[[sqlite3.Connection], None] | None = None,
         closing: threading.Lock | None = None,
+        farewell: Callable[[], None] | None = None,
     ) -> None:
         self._begin = "BEGIN IMMEDIATE" if mode == "write" else "BEGIN"
         self._group = _GROUP if mode == "write" else 1
@@ -150,6 +152,7 @@ class Lane:
         self._last_look: float | None = None  # when the thread began to wait for a deadline or a job
         self._away = 0.0  # seconds that the timer does not know of yet
         self._closing = closing or threading.Lock()
+        self._farewell = farewell
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._state = threading.Condition()  # guards the next two; never held across an await
         self._pending: dict[_Job, _Job] = {}  # accepted, in order; their callers have not heard of them yet
@@ -280,6 +283,8 @@ class Lane:
         finally:
             with self._turn, self._closing:
                 connection.close()
+                if self._farewell is not None:
+                    self._farewell()
 
     def _next_group(self) -> list[_Job] | None:
         """Wait for a job and take what else is there; nothing when the thread shall end, None when none came."""

@@ -35,7 +35,9 @@ def open_store(
     read_only: bool = False,
     create: bool = False,
 ) -> SqlLightningStore:
-    """Open the store in a SQLite file or a PostgreSQL database.
+    """Open the store in a SQLite file or a PostgreSQL database, for a tool that works on what is there.
+
+    The deadlines of a file's attempts are left to those who serve it. A database's store keeps them as always.
 
     Args:
         location: The file, or `postgresql://user:password@host/database`.
@@ -55,7 +57,7 @@ def open_store(
         raise ConfigurationError(f"{shown} is neither a file nor postgresql://...: name where the store's data is")
     if not create and not schema_version(Path(location)):
         raise ConfigurationError(f"there is no store in {location}: name its file, or postgresql://user@host/database")
-    return SqliteLightningStore(location, read_only=read_only)
+    return SqliteLightningStore(location, read_only=read_only, keep_deadlines=False)
 
 
 def schema_version(path: Path) -> int:

@@ -15,9 +15,11 @@ from agentlightning.errors import ConfigurationError
 from agentlightning.store import schema
 from agentlightning.store.events import Signals
 from agentlightning.store.lane import Lane, Operation, Undo, run_alone
+from agentlightning.store.presence import Presence
 from agentlightning.store.sql.deadlines import enforce_deadlines
 from agentlightning.store.sql.leases import restart_leases
 from agentlightning.store.sql.store import SqlLightningStore
+from agentlightning.store.sql.transaction import Transaction
 
 T = TypeVar("T")
 
@@ -67,15 +69,17 @@ class SqliteLightningStore(_LaneStore):
     """The store in a SQLite file, which survives the end of the program however it ends.
 
     Several processes may use one file at a time, but waiting hears only of this object's own writes, and each process
-    ends the attempts that outlive the deadlines it wrote or found. Opening a file gives every live attempt the full
-    length of its deadlines again, for the time that a store was away does not count. A file of an older program is
-    brought to the present tables.
+    ends the attempts that outlive the deadlines it wrote or found. Opening a file that is open nowhere else gives every
+    live attempt the full length of its deadlines again, for the time that a store was away does not count; who has it
+    open is known by locks on a small file beside it. A file of an older program is brought to the present tables.
 
     Args:
         path: The file, created if missing; its folder must exist.
         synchronous: What a commit survives: `NORMAL` the end of the process, `FULL` also a power failure, at the price
             of a disk sync for each group of writes; `OFF` is for files that may be lost.
         read_only: Change nothing in the file: whatever would, raises `StoreError`.
+        keep_deadlines: End the attempts whose deadline has come. A tool that only works on what is there does not: it
+            leaves deadlines to those who serve the file, and its own presence is none of a store.
 
     Raises:
         ConfigurationError: The file cannot be opened, is no database of this program, or is from a newer one; to be
@@ -88,6 +92,7 @@ class SqliteLightningStore(_LaneStore):
         *,
         synchronous: Literal["OFF", "NORMAL", "FULL"] = "NORMAL",
         read_only: bool = False,
+        keep_deadlines: bool = True,
     ) -> None:
         if synchronous not in ("OFF", "NORMAL", "FULL"):
             raise ConfigurationError(f"synchronous is {synchronous!r}: use OFF, NORMAL or FULL")
@@ -95,8 +100,13 @@ class SqliteLightningStore(_LaneStore):
             raise ConfigurationError("SqliteLightningStore keeps a file; use InMemoryLightningStore for memory")
         self.path: Final = Path(path)
         signals, closing = Signals(), threading.Lock()
-        writer = None if read_only else _open(str(self.path), synchronous)
-        readers = [_open_to_read(str(self.path)) for _ in range(_READERS)]
+        presence = Presence(str(self.path))
+        try:
+            writer = None if read_only else _open(str(self.path), synchronous, presence if keep_deadlines else None)
+            readers = [_open_to_read(str(self.path)) for _ in range(_READERS)]
+        except BaseException:
+            presence.leave()
+            raise
         reads = Lane("agl-store-reader", readers, "read", signals.publish, closing=closing)
         writes = reads
         if writer is not None:
@@ -106,9 +116,10 @@ class SqliteLightningStore(_LaneStore):
                 [writer],
                 "write",
                 signals.publish,
-                timer=enforce_deadlines,
+                timer=enforce_deadlines if keep_deadlines else None,
                 upkeep=upkeep,
                 closing=closing,
+                farewell=presence.leave,
             )
         super().__init__(signals, writes, reads)
 
@@ -162,8 +173,12 @@ class _Checkpoints:
             writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
 
-def _open(path: str, synchronous: str) -> sqlite3.Connection:
-    """Open a file to write, with the present tables and every lease at its full length."""
+def _open(path: str, synchronous: str, presence: Presence | None = None) -> sqlite3.Connection:
+    """Open a file to write, with the present tables; if nobody was present, with every lease at its full length."""
+
+    async def arrive(tx: Transaction) -> None:
+        if presence is not None and presence.arrive():
+            await restart_leases(tx)
 
     def prepare(connection: sqlite3.Connection) -> None:
         connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")  # of a new file; an older one keeps its own
@@ -171,7 +186,7 @@ def _open(path: str, synchronous: str) -> sqlite3.Connection:
         connection.execute(f"PRAGMA synchronous = {synchronous}")
         connection.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
         schema.prepare(connection, path)
-        run_alone(connection, restart_leases)
+        run_alone(connection, arrive)
 
     if path != ":memory:":
         with suppress(OSError):  # it is there, or SQLite says why it cannot be
@@ -206,7 +221,7 @@ def _connect(
     try:
         connection.execute("PRAGMA temp_store = MEMORY")
         prepare(connection)
-    except sqlite3.Error as error:
+    except (sqlite3.Error, OSError) as error:
         connection.close()
         raise ConfigurationError(problem.format(path=path, error=error)) from error
     except ConfigurationError:

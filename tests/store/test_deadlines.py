@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from agentlightning.store import InMemoryLightningStore, SqliteLightningStore
+from agentlightning.store.opening import open_store
 from agentlightning.store.sql import deadlines, leases
 from agentlightning.store.sql.deadlines import earliest_deadline, expire_due
 from agentlightning.store.sql.transaction import Row, Transaction
@@ -260,6 +261,42 @@ async def test_a_restart_gives_every_lease_its_full_length(tmp_path: Path, shift
         "unresponsive",
     ]
     await again.close()
+
+
+async def test_opening_a_file_that_is_open_leaves_its_leases_alone(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    presence = tmp_path / "store.db-open"
+    presence.touch()  # a store that was killed left it behind
+    one = SqliteLightningStore(path)
+    await one.start_rollout(1, config=RolloutConfig(timeout_seconds=300, unresponsive_seconds=300))
+    await shift_clock(one, 100)
+    second = SqliteLightningStore(path)
+    await one.close()
+    third = SqliteLightningStore(path)
+    SqliteLightningStore(path, read_only=True)
+    tool = open_store(path)
+    await second.close()
+    await third.close()
+    [(life, silence)] = await lengths(tool)
+    assert (life, silence) == pytest.approx((200, 200), abs=PATIENCE)
+    alone = SqliteLightningStore(path)  # but for a tool
+    assert await lengths(alone) == [pytest.approx((300, 300), abs=PATIENCE)]
+    await alone.close()
+    await tool.close()
+    assert not presence.exists()
+
+
+async def test_a_tool_ends_no_attempt(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    store = SqliteLightningStore(path)
+    store._writes._timer = None
+    await store.start_rollout(1, config=RolloutConfig(timeout_seconds=0.0))
+    await store.close()
+    tool = open_store(path)
+    await tool.update_worker("w")
+    await tool.update_worker("w")  # a timer would have run before, or between
+    assert [rollout.status for rollout in await tool.query_rollouts()] == ["preparing"]
+    await tool.close()
 
 
 async def test_a_restart_finds_the_deadlines_of_before(tmp_path: Path) -> None:

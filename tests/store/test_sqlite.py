@@ -254,13 +254,14 @@ async def test_a_claim_cancelled_after_its_commit_leaves_the_store_as_it_was(mem
 
 async def test_claims_of_a_loop_that_died_go_back_to_the_queue(memory: InMemoryLightningStore) -> None:
     made = await memory.enqueue_rollout(1)
-    gate = threading.Event()
+    held, gate = threading.Event(), threading.Event()
 
     async def hold(tx: Transaction) -> None:
+        held.set()
         gate.wait(PATIENCE)
 
     holding = asyncio.create_task(memory.write(hold))
-    await asyncio.sleep(0)
+    assert await asyncio.to_thread(held.wait, PATIENCE)
 
     def die_claiming() -> None:
         loop = asyncio.new_event_loop()
