@@ -35,7 +35,7 @@ _EFFECTS: Final = {
     Effect.ENQUEUE: "joins the tail of the queue",
     Effect.END: "`end_time` is set",
     Effect.REOPEN: "`end_time` is cleared",
-    Effect.END_ATTEMPT: "a live attempt ends too",
+    Effect.END_ATTEMPTS: "live attempts end too",
 }
 
 _PAGE: Final = """\
@@ -80,7 +80,9 @@ another attempt for that (`retry_condition`, `max_attempts`), `attempt_lost_for_
 
 An attempt begins as `preparing`. `span` is the arrival of one of its spans; `set_…` is `update_attempt(status=…)`.
 Spans are kept whatever the status; those that come after the end are marked `late`. An `unresponsive` attempt that a
-newer one has replaced stays unresponsive.
+newer one has replaced stays unresponsive. A live one that `start_attempt` replaces is no longer held by its worker:
+`renew_leases` names it as lost. What is said of its status moves nothing but itself, and it ends with its rollout at the
+latest.
 
 ```mermaid
 {attempt_diagram}

@@ -61,8 +61,8 @@ class Effect(Enum):
     """Set `end_time` to now; waiters wake."""
     REOPEN = auto()
     """Clear `end_time`; waiters wait again."""
-    END_ATTEMPT = auto()
-    """End the latest attempt if it is live: as succeeded if the rollout succeeded, else as failed."""
+    END_ATTEMPTS = auto()
+    """End the live attempts: the latest as succeeded if the rollout succeeded, the others as failed."""
 
 
 class RolloutTransition(NamedTuple):
@@ -101,10 +101,10 @@ def _rollout_table() -> _RolloutTable:
     # A rollout follows its latest attempt until it is finished; from then on nothing an attempt does moves it.
     row(unfinished, "attempt_preparing", "preparing")
     row(unfinished, "attempt_running", "running")
-    row(unfinished, "attempt_succeeded", "succeeded", Effect.END)
+    row(unfinished, "attempt_succeeded", "succeeded", Effect.END, Effect.END_ATTEMPTS)
     row(RUNNING, "attempt_lost", "requeuing", Effect.ENQUEUE)
     row(QUEUED, "attempt_lost", None)
-    row(unfinished, "attempt_lost_for_good", "failed", Effect.END)
+    row(unfinished, "attempt_lost_for_good", "failed", Effect.END, Effect.END_ATTEMPTS)
     row(FINISHED, "attempt_preparing", None)
     row(FINISHED, "attempt_running", None)
     row(FINISHED, "attempt_succeeded", None)
@@ -112,8 +112,8 @@ def _rollout_table() -> _RolloutTable:
     row(FINISHED, "attempt_lost_for_good", None)
 
     # An explicit status always wins.
-    row(RUNNING, "set_queuing", "queuing", Effect.ENQUEUE, Effect.END_ATTEMPT)
-    row(RUNNING, "set_requeuing", "requeuing", Effect.ENQUEUE, Effect.END_ATTEMPT)
+    row(RUNNING, "set_queuing", "queuing", Effect.ENQUEUE, Effect.END_ATTEMPTS)
+    row(RUNNING, "set_requeuing", "requeuing", Effect.ENQUEUE, Effect.END_ATTEMPTS)
     row(QUEUED, "set_queuing", "queuing")
     row(QUEUED, "set_requeuing", "requeuing")
     row(FINISHED, "set_queuing", "queuing", Effect.ENQUEUE, Effect.REOPEN)
@@ -122,9 +122,9 @@ def _rollout_table() -> _RolloutTable:
     row(unfinished, "set_running", "running")
     row(FINISHED, "set_preparing", "preparing", Effect.REOPEN)
     row(FINISHED, "set_running", "running", Effect.REOPEN)
-    row(ROLLOUT_STATUSES, "set_failed", "failed", Effect.END, Effect.END_ATTEMPT)
-    row(ROLLOUT_STATUSES, "set_succeeded", "succeeded", Effect.END, Effect.END_ATTEMPT)
-    row(ROLLOUT_STATUSES, "set_cancelled", "cancelled", Effect.END, Effect.END_ATTEMPT)
+    row(ROLLOUT_STATUSES, "set_failed", "failed", Effect.END, Effect.END_ATTEMPTS)
+    row(ROLLOUT_STATUSES, "set_succeeded", "succeeded", Effect.END, Effect.END_ATTEMPTS)
+    row(ROLLOUT_STATUSES, "set_cancelled", "cancelled", Effect.END, Effect.END_ATTEMPTS)
     row(("failed",), "set_failed", None)
     row(("succeeded",), "set_succeeded", None)
     row(("cancelled",), "set_cancelled", None)

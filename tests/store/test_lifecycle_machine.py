@@ -17,6 +17,7 @@ from agentlightning.types import AttemptedRollout, AttemptStatus, RolloutConfig,
 from agentlightning.types.lifecycle import (
     ATTEMPT_STATUSES,
     ATTEMPT_TABLE,
+    ENDED,
     FINISHED,
     LIVE,
     QUEUED,
@@ -71,8 +72,11 @@ class LifecycleMachine(RuleBasedStateMachine):
         rollout.status, effects = next_rollout(rollout.status, event)
         if Effect.ENQUEUE in effects:
             rollout.position = next(self.positions)
-        if Effect.END_ATTEMPT in effects and rollout.attempts and rollout.attempts[-1] in LIVE:
-            rollout.attempts[-1] = "succeeded" if rollout.status == "succeeded" else "failed"
+        if Effect.END_ATTEMPTS in effects:
+            for index, status in enumerate(rollout.attempts):
+                if status in LIVE:
+                    succeeds = rollout.status == "succeeded" and index == len(rollout.attempts) - 1
+                    rollout.attempts[index] = "succeeded" if succeeds else "failed"
 
     @property
     def queue(self) -> list[str]:
@@ -165,8 +169,11 @@ class LifecycleMachine(RuleBasedStateMachine):
             await set_deadlines(tx, rollout_id, RolloutConfig())
 
         self.run(self.store.write(expire))
-        for index in range(len(self.model[rollout_id].attempts)):
-            self.end(rollout_id, index, event)
+        stored = [attempt.status for attempt in self.run(self.store.query_attempts(rollout_id))]
+        for index, status in enumerate(stored):
+            is_latest = index == len(stored) - 1
+            # Which of those that are due at one moment ends first is open; the latest may take the others with it.
+            self.end(rollout_id, index, "set_failed" if status == "failed" and not is_latest else event)
 
     @rule(held=st.sets(st.integers(0, 3)))
     def renew_leases(self, held: set[int]) -> None:
@@ -188,7 +195,10 @@ class LifecycleMachine(RuleBasedStateMachine):
                 rollout.attempts[index] == rollout.status == "preparing" and attempt_id not in self.with_spans
             )
             if (rollout_id, index) in listed:
-                is_held = is_latest and rollout.attempts[index] in LIVE and rollout.status not in FINISHED
+                is_held = is_latest and rollout.attempts[index] not in ENDED and rollout.status not in FINISHED
+                if is_held and rollout.attempts[index] == "unresponsive":
+                    rollout.attempts[index] = next_attempt("unresponsive", "span").status
+                    self.follow(rollout_id)
                 assert ((rollout_id, attempt_id) in lost) == (not is_held)
             elif is_latest and is_untouched:
                 self.withdraw(rollout_id)

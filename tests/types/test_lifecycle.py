@@ -86,7 +86,7 @@ def test_a_rollout_that_is_taken_from_its_worker_ends_the_attempt() -> None:
     for before, event in product(RUNNING, ROLLOUT_EVENTS):
         if event.startswith("set_") and (before, event) in ROLLOUT_TABLE:
             after, effects = next_rollout(before, event)
-            assert (Effect.END_ATTEMPT in effects) == (after not in RUNNING), (before, event)
+            assert (Effect.END_ATTEMPTS in effects) == (after not in RUNNING), (before, event)
 
 
 def test_an_explicit_status_always_wins() -> None:

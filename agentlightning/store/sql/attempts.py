@@ -121,6 +121,8 @@ async def _attempt_again(tx: Transaction, row: Row, event: Literal["claim", "res
     attempt_id = new_attempt_id()
     await move_rollout(tx, rollout, event, {"latest_attempt_id": attempt_id})
     former = None if latest_attempt_id is None else await find_attempt(tx, rollout.rollout_id, latest_attempt_id)
+    if former and former.status in LIVE:
+        await workers.leave(tx, former.worker_id, *_key(former))
     sequence_id = former.sequence_id + 1 if former else 1
     queued_as = before.status if event == "claim" else None
     attempt = await create_attempt(
@@ -198,7 +200,7 @@ async def update_attempt(
 
 async def _hand_over(tx: Transaction, rollout: RolloutState, attempt: AttemptState, worker_id: Any) -> None:
     """The attempt belongs to another worker from now on."""
-    await workers.follow(tx, attempt.worker_id, *_key(attempt), "failed")
+    await workers.leave(tx, attempt.worker_id, *_key(attempt))
     attempt.worker_id = worker_id
     if attempt.status in LIVE and attempt.attempt_id == rollout.latest_attempt_id:
         await workers.take(tx, worker_id, *_key(attempt), dequeued=False)

@@ -18,7 +18,7 @@ from agentlightning.store.sql.moves import (
 )
 from agentlightning.store.sql.transaction import Transaction
 from agentlightning.types import AttemptedRollout, Rollout
-from agentlightning.types.lifecycle import FINISHED, QUEUED
+from agentlightning.types.lifecycle import FINISHED, LIVE, QUEUED
 
 _RESTORE: Final = """
     UPDATE rollouts SET status = ?, end_time = ?, latest_attempt_id = ?, finish_position = ? WHERE rollout_id = ?
@@ -101,9 +101,9 @@ async def withdraw_if_untouched(tx: Transaction, rollout: RolloutState, attempt:
 
 
 async def _erase(tx: Transaction, attempt: AttemptState) -> None:
-    """Remove an attempt; its worker, if it is its current one, has nothing to do."""
+    """Remove an attempt; its worker holds it no more."""
     key = (attempt.rollout_id, attempt.attempt_id)
-    await workers.follow(tx, attempt.worker_id, *key, "failed")
+    await workers.leave(tx, attempt.worker_id, *key)
     await tx.execute("DELETE FROM attempts WHERE rollout_id = ? AND attempt_id = ?", key)
 
 
@@ -129,5 +129,9 @@ async def _catch_up(tx: Transaction, former: AttemptState) -> None:
     """While it was not the latest, a change of the former attempt's status moved nothing; let it count now."""
     rollout = await find_rollout(tx, former.rollout_id)
     attempt = await find_attempt(tx, former.rollout_id, former.attempt_id)
-    if rollout and attempt and attempt.status != former.status:
+    if rollout is None or attempt is None:
+        return
+    if attempt.status != former.status:
         await follow_latest_attempt(tx, rollout, attempt)
+    elif attempt.status in LIVE:  # its worker had left it
+        await workers.follow(tx, attempt.worker_id, attempt.rollout_id, attempt.attempt_id, attempt.status)

@@ -14,7 +14,6 @@ from agentlightning.store.sql.leases import resume_lease
 from agentlightning.store.sql.transaction import Row, Transaction, Value
 from agentlightning.types import AttemptStatus, RolloutConfig, RolloutStatus
 from agentlightning.types.lifecycle import (
-    LIVE,
     AttemptEvent,
     Effect,
     RolloutEvent,
@@ -56,6 +55,10 @@ class AttemptState:
 NOTHING: Final[Mapping[str, Value]] = MappingProxyType({})
 ROLLOUT_STATE: Final = "r.rollout_id, r.status, r.latest_attempt_id, r.config, r.span_counter"
 ATTEMPT_STATE: Final = "a.rollout_id, a.attempt_id, a.sequence_id, a.status, a.worker_id, a.silence"
+_LIVE: Final = f"""
+    SELECT {ATTEMPT_STATE} FROM attempts a WHERE a.rollout_id = ? AND a.status IN ('preparing', 'running')
+    ORDER BY a.sequence_id
+"""
 
 
 async def find_rollout(tx: Transaction, rollout_id: str) -> RolloutState | None:
@@ -101,9 +104,21 @@ async def write_attempt(tx: Transaction, attempt: AttemptState, changes: Mapping
 
 
 async def move_rollout(
-    tx: Transaction, rollout: RolloutState, event: RolloutEvent, also: Mapping[str, Value] = NOTHING
+    tx: Transaction,
+    rollout: RolloutState,
+    event: RolloutEvent,
+    also: Mapping[str, Value] = NOTHING,
+    *,
+    is_of_first: bool = False,
 ) -> None:
-    """Take a step of a rollout, with its effects; `also` are other columns to write with it.
+    """Take a step of a rollout, with its effects.
+
+    Args:
+        tx: The transaction.
+        rollout: The rollout.
+        event: The step.
+        also: Other columns to write with it.
+        is_of_first: Whether the event is of the first attempt, the only one: if that ended, no other lives.
 
     Raises:
         IllegalTransition: The lifecycle has no such step.
@@ -113,8 +128,8 @@ async def move_rollout(
     changes = dict(also)
     if rollout.status != before:
         changes["status"] = rollout.status
-    if Effect.END_ATTEMPT in effects:
-        await _end_latest_attempt(tx, rollout)
+    if Effect.END_ATTEMPTS in effects and not is_of_first:
+        await _end_live_attempts(tx, rollout)
     if Effect.ENQUEUE in effects:
         changes["queue_position"] = await count_up(tx, "queue")
         tx.changes.enqueued += 1
@@ -162,7 +177,8 @@ async def end_attempt(tx: Transaction, rollout: RolloutState, attempt: AttemptSt
 async def follow_latest_attempt(tx: Transaction, rollout: RolloutState, attempt: AttemptState) -> None:
     """Let the worker and the rollout follow the latest attempt's status."""
     await workers.follow(tx, attempt.worker_id, attempt.rollout_id, attempt.attempt_id, attempt.status)
-    await move_rollout(tx, rollout, event_of_latest_attempt(attempt.status, attempt.sequence_id, rollout.config))
+    event = event_of_latest_attempt(attempt.status, attempt.sequence_id, rollout.config)
+    await move_rollout(tx, rollout, event, is_of_first=attempt.sequence_id == 1)
 
 
 async def count_up(tx: Transaction, counter: Literal["queue", "finish", "resources"], count: int = 1) -> int:
@@ -174,12 +190,9 @@ async def count_up(tx: Transaction, counter: Literal["queue", "finish", "resourc
     return row[0] - count + 1
 
 
-async def _end_latest_attempt(tx: Transaction, rollout: RolloutState) -> None:
-    if rollout.latest_attempt_id is None:
-        return
-    attempt = await find_attempt(tx, rollout.rollout_id, rollout.latest_attempt_id)
-    if attempt is None or attempt.status not in LIVE:
-        return
-    outcome: AttemptStatus = "succeeded" if rollout.status == "succeeded" else "failed"
-    await move_attempt(tx, attempt, attempt_event_setting(outcome))
-    await workers.follow(tx, attempt.worker_id, attempt.rollout_id, attempt.attempt_id, attempt.status)
+async def _end_live_attempts(tx: Transaction, rollout: RolloutState) -> None:
+    for row in await tx.fetch(_LIVE, (rollout.rollout_id,)):
+        attempt = AttemptState(*row)
+        succeeds = rollout.status == "succeeded" and attempt.attempt_id == rollout.latest_attempt_id
+        await move_attempt(tx, attempt, attempt_event_setting("succeeded" if succeeds else "failed"))
+        await workers.follow(tx, attempt.worker_id, attempt.rollout_id, attempt.attempt_id, attempt.status)

@@ -30,11 +30,7 @@ _LIVE: Final = f"""
     SELECT a.rollout_id, a.attempt_id, r.position FROM attempts a JOIN rollouts r ON r.rollout_id = a.rollout_id
     WHERE {_OF_WORKER} ORDER BY 1, 2
 """
-_HELD: Final = f"""
-    SELECT a.rollout_id, a.attempt_id FROM attempts a JOIN rollouts r
-    ON r.rollout_id = a.rollout_id AND r.latest_attempt_id = a.attempt_id
-    WHERE {_OF_WORKER} AND r.status NOT IN ('failed', 'succeeded', 'cancelled')
-"""
+_HELD: Final = f"SELECT a.rollout_id, a.attempt_id FROM {workers.HELD}"
 _UNHEARD: Final = f"""
     SELECT a.rollout_id, a.attempt_id, r.position FROM attempts a JOIN rollouts r ON r.rollout_id = a.rollout_id
     WHERE {_OF_WORKER} AND a.claimed_by = a.worker_id AND a.lease_start < ? ORDER BY 1, 2

@@ -1,6 +1,7 @@
 """Workers: who runs what.
 
-A worker's state follows its current attempt only: the one it took last.
+A worker's state follows its current attempt only: the one it took last, and when that ends another one that it holds.
+It holds the live attempts that its rollouts, not finished, have as their latest.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from agentlightning.store.sql.codec import WORKER_FIELDS, columns, encode_mappin
 from agentlightning.store.sql.filters import Conditions, Paging, fetch_page, text_key, time_key
 from agentlightning.store.sql.leases import RENEW
 from agentlightning.store.sql.transaction import Transaction
-from agentlightning.types import AttemptStatus, PaginatedResult, Worker
+from agentlightning.types import AttemptStatus, PaginatedResult, Worker, WorkerStatus
 from agentlightning.types.lifecycle import LIVE
 
 _SELECT: Final = f"SELECT {columns(WORKER_FIELDS, 'w')} FROM workers w"
@@ -26,6 +27,12 @@ _SORTABLE: Final = {
     "current_rollout_id": text_key("current_rollout_id"),
     "current_attempt_id": text_key("current_attempt_id"),
 }
+HELD: Final = """
+    attempts a JOIN rollouts r ON r.rollout_id = a.rollout_id AND r.latest_attempt_id = a.attempt_id
+    WHERE a.worker_id = ? AND a.status IN ('preparing', 'running')
+        AND r.status NOT IN ('failed', 'succeeded', 'cancelled')
+"""
+"""The attempts that a worker holds, with their rollouts."""
 _TAKE: Final = """
     INSERT INTO workers (worker_id, status, last_busy_time, last_dequeue_time, current_rollout_id, current_attempt_id)
     VALUES (?, 'busy', ?, ?, ?, ?)
@@ -40,6 +47,18 @@ _RESUME: Final = f"""{_TAKE}
     WHERE workers.current_attempt_id IS NULL
         OR (workers.current_rollout_id = excluded.current_rollout_id
             AND workers.current_attempt_id = excluded.current_attempt_id)
+"""
+_LEAVE: Final = f"""
+    UPDATE workers SET (current_rollout_id, current_attempt_id, status, last_idle_time) = (
+        SELECT
+            held.rollout_id,
+            held.attempt_id,
+            CASE WHEN held.attempt_id IS NULL THEN ? ELSE 'busy' END,
+            CASE WHEN held.attempt_id IS NULL THEN ? ELSE workers.last_idle_time END
+        FROM (SELECT 1 AS always) one LEFT JOIN (
+            SELECT a.rollout_id, a.attempt_id FROM {HELD} AND NOT (a.rollout_id = ? AND a.attempt_id = ?)
+            ORDER BY r.position DESC LIMIT 1) held ON TRUE)
+    WHERE worker_id = ? AND current_rollout_id = ? AND current_attempt_id = ?
 """
 
 
@@ -69,16 +88,24 @@ async def follow(
         return
     if status in LIVE:
         await tx.execute(_RESUME, (worker_id, tx.now, None, rollout_id, attempt_id))
-        return
-    await tx.execute(
-        "UPDATE workers SET status = ?, last_idle_time = ?, current_rollout_id = NULL, current_attempt_id = NULL "
-        "WHERE worker_id = ? AND current_rollout_id = ? AND current_attempt_id = ?",
-        ("idle" if status in ("succeeded", "failed") else "unknown", tx.now, worker_id, rollout_id, attempt_id),
-    )
+    else:
+        without_work = "idle" if status in ("succeeded", "failed") else "unknown"
+        await _leave(tx, worker_id, rollout_id, attempt_id, without_work)
+
+
+async def leave(tx: Transaction, worker_id: str | None, rollout_id: str, attempt_id: str) -> None:
+    """The worker holds an attempt no more; if it was its current one, it goes on with another, or is idle."""
+    if worker_id:
+        await _leave(tx, worker_id, rollout_id, attempt_id, "idle")
+
+
+async def _leave(tx: Transaction, worker_id: str, rollout_id: str, attempt_id: str, without_work: WorkerStatus) -> None:
+    key = rollout_id, attempt_id
+    await tx.execute(_LEAVE, (without_work, tx.now, worker_id, *key, worker_id, *key))
 
 
 async def found_no_work(tx: Transaction, worker_id: str | None) -> None:
-    """The worker asked an empty queue; it is idle unless it holds a live attempt."""
+    """The worker asked an empty queue; it is idle unless it holds an attempt."""
     if not worker_id:
         return
     await tx.execute(
@@ -89,13 +116,11 @@ async def found_no_work(tx: Transaction, worker_id: str | None) -> None:
         (worker_id, tx.now, tx.now),
     )
     await tx.execute(
-        """
+        f"""
         UPDATE workers SET status = 'idle', last_idle_time = ?, current_rollout_id = NULL, current_attempt_id = NULL
-        WHERE worker_id = ? AND status <> 'idle' AND NOT EXISTS (
-            SELECT 1 FROM attempts a
-            WHERE a.worker_id = workers.worker_id AND a.status IN ('preparing', 'running'))
+        WHERE worker_id = ? AND status <> 'idle' AND NOT EXISTS (SELECT 1 FROM {HELD})
         """,
-        (tx.now, worker_id),
+        (tx.now, worker_id, worker_id),
     )
 
 

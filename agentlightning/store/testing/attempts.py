@@ -89,6 +89,26 @@ async def older_attempt_moves_neither_rollout_nor_worker(store: LightningStore) 
 
 
 @law
+async def attempts_that_were_replaced_end_with_their_rollout(store: LightningStore) -> None:
+    first = await running(store, worker_id="a")
+    second = await store.start_attempt(first.rollout_id, "b")
+    third = await store.start_attempt(first.rollout_id, "c")
+    await store.update_attempt(second.rollout_id, second.attempt.attempt_id, status="succeeded")
+    assert (await attempt_of(store, first)).end_time is None
+    await store.update_attempt(third.rollout_id, third.attempt.attempt_id, status="succeeded")
+    assert [(await attempt_of(store, claim)).status for claim in (first, second, third)] == [
+        "failed",
+        "succeeded",
+        "succeeded",
+    ]
+    await refused(LeaseLost, store.update_attempt(first.rollout_id, first.attempt.attempt_id, status="succeeded"))
+    last = await store.start_attempt(first.rollout_id, "a")
+    await store.start_attempt(first.rollout_id, "b")
+    await store.update_rollout(first.rollout_id, status="cancelled")
+    assert (await attempt_of(store, last)).status == "failed"
+
+
+@law
 async def silent_attempt_that_was_replaced_has_lost_its_lease(store: LightningStore) -> None:
     old = await running(store, max_attempts=2, retry_condition=["unresponsive"])
     await store.update_attempt(old.rollout_id, old.attempt.attempt_id, status="unresponsive")

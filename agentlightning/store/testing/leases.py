@@ -204,16 +204,15 @@ async def silent_attempt_that_was_replaced_stays_silent(store: LightningStore) -
 
 @law
 async def older_attempt_that_still_lives_ends_alone(store: LightningStore) -> None:
-    old = await running(store, worker_id="a")
-    new = await store.start_attempt(old.rollout_id, "b")
-    await store.update_attempt(new.rollout_id, new.attempt.attempt_id, status="succeeded")
-    await store.update_rollout(old.rollout_id, config=RolloutConfig(timeout_seconds=0.0))
+    old = await running(store, worker_id="a", timeout_seconds=_LONG)
     await outlast(store, _SHORT)
-    assert (await attempt_of(store, old)).status == "timeout"
-    assert (await rollout_of(store, old.rollout_id)).status == "succeeded"
-    worker = await store.get_worker_by_id("a")
-    assert worker is not None
-    assert (worker.status, worker.current_attempt_id) == ("unknown", None)
+    new = await store.start_attempt(old.rollout_id, "b")
+    await ended(store, new)
+    first, second = await attempt_of(store, old), await attempt_of(store, new)
+    assert first.status == second.status == "timeout"
+    assert first.end_time is not None
+    assert second.end_time is not None
+    assert second.end_time - first.end_time >= _SHORT / 2
 
 
 @law

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from agentlightning.store.base import LightningStore
-from agentlightning.store.testing.suite import attempt_of, law, refused, running
+from agentlightning.store.testing.suite import attempt_of, law, refused, rollout_of, running
 
 
 @law
@@ -61,6 +61,39 @@ async def attempt_can_be_handed_to_another_worker(store: LightningStore) -> None
     workers = {worker.worker_id: worker for worker in await store.query_workers()}
     assert (workers["a"].status, workers["a"].current_attempt_id) == ("idle", None)
     assert (workers["b"].status, workers["b"].current_attempt_id) == ("busy", claim.attempt.attempt_id)
+
+
+@law
+async def worker_is_busy_while_it_holds_an_attempt(store: LightningStore) -> None:
+    async def state() -> tuple[str, str | None]:
+        worker = await store.get_worker_by_id("w")
+        assert worker is not None
+        return worker.status, worker.current_attempt_id
+
+    one, two, three = [await running(store, worker_id="w") for _ in range(3)]
+    await store.update_attempt(two.rollout_id, "latest", status="succeeded")  # not its current one
+    assert await state() == ("busy", three.attempt.attempt_id)
+    await store.update_attempt(three.rollout_id, "latest", status="unresponsive")
+    assert await state() == ("busy", one.attempt.attempt_id)
+    four = await running(store, worker_id="w")
+    await store.update_attempt(four.rollout_id, "latest", worker_id="v")
+    assert await state() == ("busy", one.attempt.attempt_id)
+    five = await running(store, worker_id="w")
+    renewal = await store.renew_leases("w", [])
+    await store.renew_leases("w", [(one.rollout_id, one.attempt.attempt_id)], as_of=renewal.time)
+    assert (await rollout_of(store, five.rollout_id)).status == "queuing"
+    assert await state() == ("busy", one.attempt.attempt_id)
+    await store.update_rollout(one.rollout_id, status="cancelled")
+    assert await state() == ("idle", None)
+
+
+@law
+async def worker_whose_attempt_is_replaced_is_free(store: LightningStore) -> None:
+    old = await running(store, worker_id="w")
+    await store.start_attempt(old.rollout_id, "v")
+    worker = await store.get_worker_by_id("w")
+    assert worker is not None
+    assert (worker.status, worker.current_attempt_id) == ("idle", None)
 
 
 @law
