@@ -11,10 +11,12 @@ from agentlightning.cli.store_location import Location, Namespace, run_until_don
 
 
 def migrate_store(location: Location, namespace: Namespace = "agentlightning") -> None:
-    """Bring a store that an older program wrote to the tables of this one.
+    """Bring a store file that an older program wrote to the tables of this one.
 
     Opening a store does the same; this says what it did, and does nothing else. An older program cannot open it
     afterwards: copy the file first if you may want to go back. It happens as a whole or not at all.
+
+    In PostgreSQL nothing is migrated: a namespace of another version is refused, and comes over by export and import.
 
     Example: agl store migrate agl-store.db
     """

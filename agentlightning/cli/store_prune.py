@@ -40,7 +40,7 @@ def prune_store(
 
     Say which by --older-than, --keep or both: with both, those that are old and not among the newest. The store may be
     in use meanwhile. The space is used again for what comes; --vacuum gives it back to the disk. The rollout that wrote
-    the last span stays, for readers of spans go on from there.
+    the last span stays, for readers of spans go on from there. Resources and workers stay, and what finishes meanwhile.
 
     Example: agl store prune agl-store.db --older-than 30d --keep 1000
     """

@@ -60,8 +60,11 @@ def import_store(
     """Read an export into a store, which is created if it is missing; all of it or nothing.
 
     Everything keeps its id, its time and its order, and comes behind what the store holds. Rollouts that waited wait
-    again. What the store holds already is refused. Whoever else writes to the store waits until it is done. If nothing
-    is imported, a SQLite file that was missing is missing again.
+    again. What the store holds already is refused. If nothing is imported, a SQLite file that was missing
+    is missing again.
+
+    A file has one writer at a time: what another program writes meanwhile waits, and fails after 30 seconds, so stop it
+    before a large import. On PostgreSQL others go on.
 
     Example: agl store import new.db monday.jsonl.gz
     """

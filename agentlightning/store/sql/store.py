@@ -451,7 +451,8 @@ class SqlLightningStore(LightningStore, ABC):
         """Take finished rollouts out of the store, with their attempts and spans; others are never touched.
 
         It works in many small transactions, so that writers go on. The space in the database is used again for what
-        comes. The rollout that wrote the last span stays, whatever the policy.
+        comes. The rollout that wrote the last span stays, whatever the policy; so do resources, workers, and what
+        finishes meanwhile.
 
         Args:
             older_than: Those that ended more than so many seconds ago.
@@ -502,7 +503,11 @@ class SqlLightningStore(LightningStore, ABC):
         """Read what `export_to` wrote into this store, all of it or nothing.
 
         Everything is as it was, in the same order, behind what the store holds. The file's resources become the
-        latest; live attempts get the full length of their deadlines. Other writers wait until it is done.
+        latest; live attempts get the full length of their deadlines, counted from its beginning.
+
+        A file or a store in memory has one writer at a time: others wait until the import is done, and those in other
+        processes fail after thirty seconds. On PostgreSQL others go on but for the last moments, in which all that came
+        is counted; only readers of all spans wait, for twenty seconds.
 
         Args:
             path: The file.
