@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
 from starlette.types import Receive
 
-from agentlightning.errors import InvalidValue, TooBusy, TooLarge
+from agentlightning.errors import InvalidValue, StoreError, TooBusy, TooLarge
 from agentlightning.store.listening import ClientLeft
 
 
@@ -19,13 +21,17 @@ class Limits:
 
     Attributes:
         body_bytes: The largest body of a request, also when decompressed.
+        bytes_under_way: The most that the bodies of all requests may hold that are being read or carried out.
+        body_seconds: How long a body may take to arrive.
         items: The most spans, rollouts, ids or whatever else one request may list.
         requests: The most requests that may wait for the store at once; further ones are told to come again.
         polls: The most requests that may wait for something to happen, which costs little.
     """
 
     body_bytes: int = 64 * 1024 * 1024
-    items: int = 100_000
+    bytes_under_way: int = 256 * 1024 * 1024
+    body_seconds: float = 60
+    items: int = 10_000
     requests: int = 1024
     polls: int = 20_000
 
@@ -53,29 +59,73 @@ class Gate:
         self._free += 1
 
 
-async def read_body(receive: Receive, headers: Mapping[bytes, bytes], most: int) -> bytes:
-    """Read a request's body.
+class Bodies:
+    """Reads the bodies of requests, and has room for so many of their bytes.
 
-    Raises:
-        TooLarge: It has more than `most` bytes; the rest is not read.
-        ClientLeft: The client left in the middle of it.
+    Args:
+        limits: What the server takes.
     """
-    _check_size(_announced_size(headers), most)
-    message = await receive()
-    body: bytes = message.get("body", b"")
-    if not message.get("more_body") and message["type"] == "http.request":
-        _check_size(len(body), most)
-        return body
-    parts, size = [body], len(body)
-    while message.get("more_body"):
-        _check_size(size, most)
-        message = await receive()
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
-    if message["type"] == "http.disconnect":
-        raise ClientLeft("the client left")
-    _check_size(size, most)
-    return b"".join(parts)
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._free = limits.bytes_under_way
+        self._arriving: set[asyncio.Timeout] = set()
+
+    def hurry(self) -> None:
+        """Give those that are arriving one second more."""
+        end = asyncio.get_running_loop().time() + 1
+        for deadline in self._arriving:
+            if not deadline.expired():
+                deadline.reschedule(min(end, deadline.when() or end))
+
+    @asynccontextmanager
+    async def body(self, receive: Receive, headers: Mapping[bytes, bytes]) -> AsyncGenerator[bytes]:
+        """Read a request's body and keep its room until the block is over.
+
+        Raises:
+            TooLarge: It holds more than one may; the rest is not read.
+            TooBusy: There is no room for it.
+            TooSlow: It does not come.
+            ClientLeft: The client left in the middle of it.
+        """
+        _check_size(_announced_size(headers), self._limits.body_bytes)
+        parts: list[bytes] = []
+        try:
+            await self._read(receive, parts)
+            if len(parts) > 1:
+                parts[:] = [b"".join(parts)]
+            yield parts[0]
+        finally:
+            self._free += sum(map(len, parts))
+
+    async def _read(self, receive: Receive, parts: list[bytes]) -> None:
+        size = 0
+        deadline = asyncio.timeout(self._limits.body_seconds)
+        try:
+            async with deadline:
+                self._arriving.add(deadline)
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise ClientLeft("the client left")
+                    parts.append(message.get("body", b""))
+                    size += len(parts[-1])
+                    self._free -= len(parts[-1])
+                    _check_size(size, self._limits.body_bytes)
+                    if self._free < 0:
+                        raise TooBusy("the server holds as much as it has room for: try again in a second")
+                    if not message.get("more_body"):
+                        return
+        except TimeoutError:
+            raise TooSlow("the request's body did not come in time: send it in parts") from None
+        finally:
+            self._arriving.discard(deadline)
+
+
+class TooSlow(StoreError):
+    """The body of a request did not come in time."""
+
+    status = 408
 
 
 def check_items(arguments: Mapping[str, Any], most: int) -> None:

@@ -20,10 +20,10 @@ from agentlightning.errors import AgentLightningError, InvalidValue, NotFound, S
 from agentlightning.store.access import Access, check_attempt, check_role
 from agentlightning.store.base import LightningStore
 from agentlightning.store.brief import HEADER, MINIMAL, encode_brief
-from agentlightning.store.limits import Gate, Limits, check_items, read_body
+from agentlightning.store.limits import Bodies, Gate, Limits, check_items
 from agentlightning.store.listening import ClientLeft, Listening
 from agentlightning.store.openapi import openapi_of
-from agentlightning.store.operations import routes_of
+from agentlightning.store.operations import LONGEST_KEY, routes_of
 from agentlightning.store.otlp import (
     OTHER_SIGNALS,
     TRACES_PATH,
@@ -32,18 +32,17 @@ from agentlightning.store.otlp import (
     handle_other_signal,
     handle_traces,
 )
-from agentlightning.store.route_table import PREFIX, Endpoint, NoRoute, RouteTable
+from agentlightning.store.route_table import HEALTH_PATH, PREFIX, WITHDRAW_PATH, Endpoint, NoRoute, RouteTable
 from agentlightning.store.tokens import Caller
 
 logger = logging.getLogger(__name__)
 
-WITHDRAW_PATH: Final = f"{PREFIX}/requests/withdraw"
-
-_LONGEST_KEY: Final = 200
 _HEADERS: Final[dict[int, dict[str, str]]] = {
     401: {"www-authenticate": "Bearer"},
-    413: {"connection": "close"},  # the rest of the body is not read
+    408: {"connection": "close"},  # the rest of the body is not read
+    413: {"connection": "close"},
     429: {"retry-after": "1"},
+    503: {"retry-after": "1"},
 }
 _INTERNAL: Final = StoreError("the server failed; its log says why")
 
@@ -80,9 +79,10 @@ class StoreApp:
         self._limits = limits or Limits()
         self._requests = Gate(self._limits.requests, "requests")
         self._polls = Gate(self._limits.polls, "waiting requests")
+        self._bodies = Bodies(self._limits)
         self._listening: set[Listening] = set()
         self._paths: dict[str, Callable[[Call], Awaitable[Answer]]] = {
-            f"{PREFIX}/health": self._health,
+            HEALTH_PATH: self._health,
             WITHDRAW_PATH: self._withdraw,
             "/openapi.json": self._describe,
             TRACES_PATH: self._take_traces,
@@ -112,8 +112,9 @@ class StoreApp:
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
         await send({"type": "http.response.body", "body": reply.body})
 
-    def end_polls(self) -> None:
-        """Answer whoever waits for something to happen that the server stops."""
+    def prepare_stop(self) -> None:
+        """Answer whoever waits for something to happen that the server stops, and hurry bodies that still arrive."""
+        self._bodies.hurry()
         for listening in list(self._listening):
             listening.interrupt(StoreClosed("the server stops"))
 
@@ -125,14 +126,14 @@ class StoreApp:
         endpoint, path_values = self._routes.find(call.verb, call.path[len(PREFIX) :])
         operation = endpoint.operation
         check_role(caller, operation.role, operation.name)
-        body = await read_body(call.receive, call.headers, self._limits.body_bytes)
-        arguments = endpoint.wire.decode_arguments(path_values, call.query.decode("latin-1"), body)
-        check_items(arguments, self._limits.items)
-        check_attempt(caller, operation, arguments)
-        store = self._store
-        if endpoint.keyed and (key := _key_of(call)) is not None:
-            store = store.keyed(key, _fingerprint(call, body))
-        answer = await self._ask(endpoint, getattr(store, operation.name), arguments, call.receive)
+        async with self._bodies.body(call.receive, call.headers) as body:
+            arguments = endpoint.wire.decode_arguments(path_values, call.query.decode("latin-1"), body)
+            check_items(arguments, self._limits.items)
+            check_attempt(caller, operation, arguments)
+            store = self._store
+            if operation.keyed and (key := _key_of(call)) is not None:
+                store = store.keyed(key, _fingerprint(call, body))
+            answer = await self._ask(endpoint, getattr(store, operation.name), arguments, call.receive)
         status = operation.none_status if answer is None else operation.status
         if status == NotFound.status:
             raise NotFound(f"nothing has the id {' '.join(path_values.values())!a}")
@@ -191,17 +192,18 @@ class StoreApp:
         headers = call.texts
         try:
             caller = self._access.caller_of(call.headers)
-            body = await read_body(call.receive, call.headers, self._limits.body_bytes)
-            with self._requests:
-                return await handle_traces(
-                    self._store, headers, body, max_bytes=self._limits.body_bytes, allow=_allowed_to(caller)
-                )
+            async with self._bodies.body(call.receive, call.headers) as body:
+                with self._requests:
+                    return await handle_traces(
+                        self._store, headers, body, max_bytes=self._limits.body_bytes, allow=_allowed_to(caller)
+                    )
         except ClientLeft:
             raise
         except AgentLightningError as error:
-            answer = error_answer(headers, error.status, str(error))
-            answer.headers.update(_HEADERS.get(error.status, {}))
-            return answer
+            return _otlp_refusal(headers, error)
+        except Exception:
+            logger.exception("%s %s failed", call.verb, call.path)
+            return _otlp_refusal(headers, _INTERNAL)
 
     async def _refuse_signal(self, call: Call) -> Answer:
         _only(call, "POST")
@@ -228,14 +230,20 @@ def _key_of(call: Call) -> str | None:
     if key is None:
         return None
     text = key.decode("latin-1")
-    if not 1 <= len(text) <= _LONGEST_KEY or not text.isascii() or not text.isprintable() or " " in text:
-        raise InvalidValue(f"Idempotency-Key must have 1 to {_LONGEST_KEY} visible ASCII characters")
+    if not 1 <= len(text) <= LONGEST_KEY or not text.isascii() or not text.isprintable() or " " in text:
+        raise InvalidValue(f"Idempotency-Key must have 1 to {LONGEST_KEY} visible ASCII characters")
     return text
 
 
 def _fingerprint(call: Call, body: bytes) -> bytes:
     head = f"{call.verb} {call.path}?".encode() + call.query + b"\n"
     return hashlib.sha256(head + body).digest()[:16]
+
+
+def _otlp_refusal(headers: dict[str, str], error: AgentLightningError) -> Answer:
+    answer = error_answer(headers, error.status, str(error))
+    answer.headers.update(_HEADERS.get(error.status, {}))
+    return answer
 
 
 def _refusal(error: AgentLightningError) -> Answer:

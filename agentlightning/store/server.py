@@ -78,7 +78,7 @@ class LightningStoreServer(ForwardingStore):
             )
         origins = _origins_in(cors_allow_origins)
         app = StoreApp(store, Access(self._token, origins), limits)
-        server = EmbeddedServer(_with_cors(app, origins), self._host, self._port, on_stop=app.end_polls)
+        server = EmbeddedServer(_with_cors(app, origins), self._host, self._port, on_stop=app.prepare_stop)
         self._server = ServerThread(server, "agl-store-server") if launch_mode == "thread" else server
         self._process = os.getpid()
 

@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 from rest import Rest, rest_of, wire_span
 
-from agentlightning.errors import Unauthorized
+from agentlightning.errors import StoreClosed, Unauthorized
 from agentlightning.store import InMemoryLightningStore, LightningStoreServer
 from agentlightning.store.base import ROUTES
 from agentlightning.store.limits import Limits
@@ -363,3 +363,85 @@ async def test_a_client_that_leaves_in_the_middle_of_its_request_changes_nothing
         writer.close()
         await writer.wait_closed()
         assert (await store.query_rollouts()).total == 0
+
+
+@asynccontextmanager
+async def half_sent(url: str, path: str, body: bytes) -> AsyncIterator[asyncio.StreamReader]:
+    """Send the head of a request and a part of its body."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n"
+    writer.write(f"{head}\r\n".encode() + body)
+    await writer.drain()
+    yield reader
+    writer.close()
+    await writer.wait_closed()
+
+
+@pytest.mark.parametrize("path", ["/v1/agl/rollouts", "/v1/traces"])
+async def test_a_body_that_does_not_come_is_408(path: str) -> None:
+    async with serving(limits=Limits(body_seconds=0.05)) as (_, url), half_sent(url, path, b"{") as reader:
+        answer = await asyncio.wait_for(reader.read(), 10)
+        assert answer.startswith(b"HTTP/1.1 408")
+        assert b"connection: close" in answer
+
+
+async def test_bodies_under_way_have_so_much_room_and_give_it_back() -> None:
+    room = Limits(bytes_under_way=1000)
+    async with serving(limits=room) as (store, url), rest_of(url) as rest:
+        task = b'{"input": 1}'
+        async with half_sent(url, "/v1/agl/rollouts", b" " * 995):
+            async with asyncio.timeout(10):
+                while (reply := await rest("POST", "/rollouts", raw=task)).status == 201:
+                    pass  # until the half is read
+            assert (reply.status, reply.body["error"], reply.headers["retry-after"]) == (429, "TooBusy", "1")
+        async with asyncio.timeout(10):
+            while (reply := await rest("POST", "/rollouts", raw=task)).status == 429:
+                pass  # until the server knows that the client left
+        for _ in range(3):
+            assert (await rest("POST", "/rollouts", raw=task + b" " * 900)).status == 201
+        assert (await rest("POST", "/rollouts", raw=task + b" " * 1000)).status == 429
+        assert (await store.query_rollouts()).total >= 4
+
+
+async def test_a_stop_in_the_middle_of_a_body_is_no_fault(caplog: pytest.LogCaptureFixture) -> None:
+    store = InMemoryLightningStore()
+    server = LightningStoreServer(store, port=0, launch_mode="asyncio")
+    await server.start()
+    async with (
+        half_sent(server.endpoint, "/v1/agl/rollouts", b'{"input": 1}') as reader,
+        rest_of(server.endpoint) as rest,
+    ):
+        assert (await rest.get("/statistics")).status == 200
+        await server.stop()
+        assert (await asyncio.wait_for(reader.read(), 10)).startswith(b"HTTP/1.1 408")
+    assert caplog.messages == []
+    await store.close()
+
+
+class FaultyStore(InMemoryLightningStore):
+    """Fails in ways that a store should not."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self._error = error
+
+    async def add_many_spans(self, spans: Any) -> Any:
+        raise self._error
+
+    async def statistics(self) -> Any:
+        raise self._error
+
+
+async def test_a_fault_is_told_to_an_exporter_in_its_own_words_and_without_detail() -> None:
+    async with serving(store=FaultyStore(RuntimeError("secret"))) as (store, url), aiohttp.ClientSession() as session:
+        made = await store.start_rollout(1)
+        body = traces((made.rollout_id, made.attempt.attempt_id))
+        async with session.post(f"{url}/v1/traces", json=body) as reply:
+            told = await reply.json()
+        assert (reply.status, told["code"], "secret" in told["message"]) == (500, 13, False)
+
+
+async def test_a_store_that_is_closed_asks_to_come_again() -> None:
+    async with serving(store=FaultyStore(StoreClosed("closed"))) as (_, url), rest_of(url) as rest:
+        reply = await rest.get("/statistics")
+        assert (reply.status, reply.headers["retry-after"]) == (503, "1")
