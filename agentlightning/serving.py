@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import ipaddress
 import socket
 import threading
@@ -25,6 +26,10 @@ _KEEP_ALIVE_SECONDS: Final = 30
 """How long an idle connection stays open: longer than clients keep theirs (aiohttp 15 s), so that none sends a request
 into a connection that is being closed."""
 _THREAD_SECONDS: Final = 10.0
+_FIRST_HEAD_SECONDS: Final = 10
+"""How long a new connection has for the head of its first request."""
+_HEAD_BYTES: Final = 64 * 1024
+"""How large a request's head may be, and what else a connection sends that is no body."""
 
 T = TypeVar("T")
 
@@ -63,7 +68,7 @@ class EmbeddedServer:
     def url(self) -> str:
         """Where others reach the address that the last `start` bound, such as `http://127.0.0.1:4747`."""
         if self._url is None:
-            raise ConfigurationError("the server has no address before it is started")
+            raise ConfigurationError("a server that picks its port has no address before it is started: start it first")
         return self._url
 
     @property
@@ -85,7 +90,7 @@ class EmbeddedServer:
         self._server = _Server(
             uvicorn.Config(
                 self._app,
-                http=_OneWriteProtocol,
+                http=_Protocol,
                 log_level="warning",
                 access_log=False,
                 lifespan="off",  # an app's life is its owner's affair
@@ -195,12 +200,74 @@ class _Server(uvicorn.Server):
         yield
 
 
-class _OneWriteProtocol(HttpToolsProtocol):
-    """Sends the head and the body of an answer with one system call, which is a fifth of a small request's cost."""
+class _Protocol(HttpToolsProtocol):
+    """uvicorn's protocol, thriftier and with bounds on what comes before an application hears of it.
+
+    The head and the body of an answer are sent with one system call, which is a fifth of a small request's cost.
+    """
+
+    _deadline: asyncio.TimerHandle | None = None
+    _bytes_without_use = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         """Put the gatherer between uvicorn and the connection."""
         super().connection_made(cast("asyncio.Transport", _Gathering(transport, self.loop)))
+        self._expect_head(_FIRST_HEAD_SECONDS)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        self._end_deadline()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Count what the parser keeps to itself: the beginning of a head, or what follows a body in pieces."""
+        self._bytes_without_use += len(data)
+        super().data_received(data)
+        if self._bytes_without_use > _HEAD_BYTES and not self.transport.is_closing():
+            self.send_400_response("")
+        if not self.cycle or self.cycle.response_complete:
+            self._expect_head(_KEEP_ALIVE_SECONDS)
+
+    def on_headers_complete(self) -> None:
+        """Begin a request, unless its head is too large."""
+        if self._bytes_without_use > _HEAD_BYTES and sum(map(_size, self.headers), len(self.url)) > _HEAD_BYTES:
+            raise ValueError("the head is too large")  # ends in send_400_response
+        self._bytes_without_use = 0
+        self._end_deadline()
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of a body."""
+        self._bytes_without_use = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """End a request."""
+        self._bytes_without_use = 0
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no request, or too large a head."""
+        if self._bytes_without_use <= _HEAD_BYTES:
+            super().send_400_response(msg)
+            return
+        self.transport.write(
+            b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+        )
+        self.transport.close()
+
+    def _expect_head(self, seconds: float) -> None:
+        if self._deadline is None:
+            self._deadline = self.loop.call_later(seconds, self.transport.close)
+
+    def _end_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+
+def _size(header: tuple[bytes, bytes]) -> int:
+    return len(header[0]) + len(header[1])
 
 
 class _Gathering:
@@ -239,10 +306,23 @@ def _bind(host: str, port: int) -> socket.socket:
         bound.bind((host, port))
     except OSError as error:
         bound.close()
-        raise AddressTaken(
-            f"cannot listen on {host}:{port} ({error.strerror}); choose another port, or 0 for a free one"
-        ) from error
+        raise AddressTaken(f"cannot listen on {host}:{port} ({error.strerror}); {_remedy(error)}") from error
     return bound
+
+
+def _remedy(error: OSError) -> str:
+    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+        return "choose an address of this machine, such as 127.0.0.1, or 0.0.0.0 for all"
+    return "choose another port, or 0 for a free one"
+
+
+def check_address(host: str, port: int) -> None:
+    """Refuse an address that cannot be bound now.
+
+    Raises:
+        AddressTaken: It cannot.
+    """
+    _bind(host, port).close()
 
 
 def is_loopback(host: str) -> bool:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import asyncio
 import socket
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
 
 import aiohttp
 import pytest
@@ -9,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from agentlightning import serving
 from agentlightning.errors import ConfigurationError
 from agentlightning.serving import EmbeddedServer
 
@@ -38,6 +42,78 @@ async def test_an_address_taken_is_refused_and_named() -> None:
     with pytest.raises(ConfigurationError, match=f"127.0.0.1:{port} .*choose another port"):
         await EmbeddedServer(Starlette(), port=port).start()
     await first.stop()
+
+
+@pytest.mark.parametrize("host", ["nosuch.invalid", "192.0.2.7"])
+async def test_a_host_that_is_not_this_machine_is_told_so(host: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"{host}:0 .*choose an address of this machine"):
+        await EmbeddedServer(Starlette(), host).start()
+
+
+@asynccontextmanager
+async def connected() -> AsyncGenerator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A server that answers 404, and a connection to it."""
+    server = EmbeddedServer(Starlette())
+    await server.start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(server.url.rpartition(":")[2]))
+    yield reader, writer
+    writer.close()
+    with suppress(ConnectionError):
+        await writer.wait_closed()
+    await server.stop()
+
+
+HEAD = b"GET / HTTP/1.1\r\nHost: localhost\r\n"
+CHUNKED = b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n"
+ROOM = 64 * 1024
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        HEAD + b"A: " + b"x" * ROOM,
+        HEAD + b"A: b\r\n" * (ROOM // 6),
+        HEAD + b"A: " + b"x" * ROOM + b"\r\n\r\n",
+        b"GET /" + b"x" * ROOM,
+    ],
+    ids=["one header", "many headers", "complete", "path"],
+)
+async def test_a_head_that_is_too_large_is_431_and_the_end(sent: bytes) -> None:
+    async with connected() as (reader, writer):
+        writer.write(sent)
+        answer = await asyncio.wait_for(reader.read(), 10)
+        assert answer.startswith(b"HTTP/1.1 431 ")
+
+
+async def test_what_follows_a_body_is_bounded_too() -> None:
+    async with connected() as (reader, writer):
+        writer.write(CHUNKED)
+        assert b" 404 " in await asyncio.wait_for(reader.readline(), 10)
+        writer.write(b"A: " + b"x" * ROOM)
+        assert b" 431 " in await asyncio.wait_for(reader.read(), 10)
+
+
+async def test_a_large_head_and_a_larger_body_are_taken() -> None:
+    async with connected() as (reader, writer):
+        for _ in range(3):
+            writer.write(HEAD + b"A: " + b"x" * (ROOM - 1000) + b"\r\nContent-Length: 300000\r\n\r\n" + b"x" * 300_000)
+            assert b" 404 " in await asyncio.wait_for(reader.readline(), 10)
+            await asyncio.wait_for(reader.readuntil(b"Not Found"), 10)
+
+
+@pytest.mark.parametrize("sent", [b"", b"\r\n", HEAD])
+async def test_a_connection_without_a_request_is_closed(monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
+    monkeypatch.setattr(serving, "_FIRST_HEAD_SECONDS", 0.05)
+    async with connected() as (reader, writer):
+        writer.write(sent)
+        assert await asyncio.wait_for(reader.read(), 10) == b""
+
+
+async def test_a_later_request_that_is_not_finished_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "_KEEP_ALIVE_SECONDS", 0.5)
+    async with connected() as (reader, writer):
+        writer.write(HEAD + b"\r\n" + HEAD)
+        assert (await asyncio.wait_for(reader.read(), 10)).startswith(b"HTTP/1.1 404")
 
 
 async def test_answers_are_sent_at_once() -> None:
