@@ -10,7 +10,6 @@ import asyncio
 import threading
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
-from itertools import islice
 
 from agentlightning.store.sql.transaction import Changes
 
@@ -22,9 +21,14 @@ class Watch:
         self._loop = asyncio.get_running_loop()
         self._called = asyncio.Event()
 
-    def call(self) -> None:
-        """Wake the sleeper, from any thread."""
-        call_in_loop(self._loop, self._called.set)
+    def call(self) -> bool:
+        """Wake the sleeper, from any thread; False if its loop is closed, so that it sleeps for ever."""
+        return call_in_loop(self._loop, self._called.set)
+
+    @property
+    def stands_still(self) -> bool:
+        """Whether its loop does not run now: it hears a call when that goes on, if it does."""
+        return not self._loop.is_running()
 
     def reset(self) -> None:
         """Forget former calls."""
@@ -76,8 +80,9 @@ class Signals:
                 if any(finished for _, finished in change.rollouts):
                     called += self._for_ends
                 called += self._summon(change.enqueued)
-        for watch in called:
-            watch.call()
+        gone = [watch for watch in called if not watch.call()]
+        if gone:
+            self._forget(gone)
 
     @contextmanager
     def watch_rollouts(self, rollout_ids: Iterable[str]) -> Generator[RolloutWatch]:
@@ -90,11 +95,7 @@ class Signals:
             yield watch
         finally:
             with self._lock:
-                for rollout_id in watch.rollout_ids:
-                    watches = self._by_rollout[rollout_id]
-                    watches.discard(watch)
-                    if not watches:
-                        del self._by_rollout[rollout_id]
+                self._drop(watch)
 
     def expect(self, watch: RolloutWatch) -> None:
         """Arm a watch: until something else is known, none of its rollouts has finished."""
@@ -167,11 +168,32 @@ class Signals:
         return done
 
     def _summon(self, count: int) -> list[Watch]:
-        summoned = list(islice(self._for_work, count))
+        """Return whom to call for so many places; who may never come takes none."""
+        summoned: list[QueueWatch] = []
+        for watch in self._for_work:
+            if count <= 0:
+                break
+            summoned.append(watch)
+            count -= not watch.stands_still
         for watch in summoned:
             del self._for_work[watch]
             watch.summoned = True
         return list(summoned)
+
+    def _forget(self, watches: list[Watch]) -> None:
+        """Nobody sleeps on these any more, for their loops are closed."""
+        with self._lock:
+            for watch in watches:
+                self._for_ends.discard(watch)
+                if isinstance(watch, RolloutWatch):
+                    self._drop(watch)
+
+    def _drop(self, watch: RolloutWatch) -> None:
+        for rollout_id in watch.rollout_ids:
+            watches = self._by_rollout.get(rollout_id, set())
+            watches.discard(watch)
+            if not watches:
+                self._by_rollout.pop(rollout_id, None)
 
 
 def call_in_loop(loop: asyncio.AbstractEventLoop, callback: Callable[..., object], *args: object) -> bool:
