@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import os
 import re
 import sqlite3
 import threading
@@ -153,6 +154,7 @@ class Lane:
         self._away = 0.0  # seconds that the timer does not know of yet
         self._closing = closing or threading.Lock()
         self._farewell = farewell
+        self._process = os.getpid()
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._state = threading.Condition()  # guards the next two; never held across an await
         self._pending: dict[_Job, _Job] = {}  # accepted, in order; their callers have not heard of them yet
@@ -180,8 +182,9 @@ class Lane:
 
         Raises:
             StoreClosed: The lane is closed.
-            StoreError: The database failed.
+            StoreError: The database failed, or this is a child of the process that has the lane's threads.
         """
+        require_process(self._process)
         # Whoever calls lets the loop go on once, so that operations run in the order in which they were called.
         if self._here is not None and await self._alone() and small:
             job = _Job(operation)
@@ -233,6 +236,8 @@ class Lane:
 
     def stop(self) -> None:
         """Refuse further work; the threads end by themselves once all that was accepted is done and heard of."""
+        if self._process != os.getpid():  # they are another process's, and so is whoever holds the lock
+            return
         with self._state:
             self._closed = True
             self._end_if_idle()
@@ -248,6 +253,8 @@ class Lane:
         await asyncio.to_thread(self._join)
 
     def _join(self) -> None:
+        if self._process != os.getpid():
+            return
         with self._state:
             self._state.wait_for(lambda: all(job.stuck for job in self._pending), _CLOSE_SECONDS)
             self._take_back([job for job in self._pending if job.answered])
@@ -473,6 +480,18 @@ def run_alone(connection: sqlite3.Connection, operation: Operation[T]) -> T:
     return result
 
 
+def require_process(process: int) -> None:
+    """Refuse to go on in a process that was forked from the one with this id: no thread came along to do the work.
+
+    Raises:
+        StoreError: With what to do instead.
+    """
+    if process != os.getpid():
+        raise StoreError(
+            f"the store belongs to process {process}: serve it to its children, or open it in each of them"
+        )
+
+
 def _roll_back(connection: sqlite3.Connection) -> None:
     try:
         if connection.in_transaction:
@@ -498,6 +517,9 @@ def _run_to_end(operation: Coroutine[Any, Any, T]) -> T:
 
 
 def _as_store_error(error: Exception) -> Exception:
-    failure = StoreError(f"the database failed: {error}")
+    advice = ""
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_READONLY:
+        advice = "; to change it, open it without read_only, as somebody who may write its file"
+    failure = StoreError(f"the database failed: {error}{advice}")
     failure.__cause__ = error
     return failure

@@ -171,10 +171,10 @@ def prepare(connection: sqlite3.Connection, place: str) -> None:
         place: Names the database in the error.
 
     Raises:
-        ConfigurationError: A newer program wrote the database.
+        ConfigurationError: A newer program wrote the database, or a different one.
     """
     connection.execute("BEGIN IMMEDIATE")
-    version = _version_of(connection, place)
+    version = version_of(connection, place)
     if version == 0:
         _execute_all(connection, (*TABLES, *STATUS_COUNTS))
     else:
@@ -191,7 +191,7 @@ def check(connection: sqlite3.Connection, place: str) -> None:
     Raises:
         ConfigurationError: It holds none, or those of another version.
     """
-    version = _version_of(connection, place)
+    version = version_of(connection, place)
     if version == 0:
         raise ConfigurationError(f"{place} holds no store")
     if version < VERSION:
@@ -200,8 +200,15 @@ def check(connection: sqlite3.Connection, place: str) -> None:
         )
 
 
-def _version_of(connection: sqlite3.Connection, place: str) -> int:
+def version_of(connection: sqlite3.Connection, place: str) -> int:
+    """Return the version of a database's tables, 0 for an empty one; `place` names it in the error.
+
+    Raises:
+        ConfigurationError: The database is another program's, or from a newer one.
+    """
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version == 0 and connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
+        raise ConfigurationError(f"{place} holds the tables of another program: use another file")
     if version > VERSION:
         raise ConfigurationError(
             f"{place} has schema version {version}, this program knows {VERSION}: "

@@ -50,6 +50,12 @@ class _LaneStore(SqlLightningStore):
         """Run an operation that only looks; it sees everything that was acknowledged."""
         return await self._reads.run(operation)
 
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        raise TypeError(
+            f"{type(self).__name__} lives in its process: for another one, pickle the LightningStoreServer "
+            "that serves it, or open the file there"
+        )
+
     async def close(self) -> None:
         """Finish what was accepted, end the threads and close the database; closing twice is fine.
 
@@ -181,6 +187,7 @@ def _open(path: str, synchronous: str, presence: Presence | None = None) -> sqli
             await restart_leases(tx)
 
     def prepare(connection: sqlite3.Connection) -> None:
+        schema.version_of(connection, path)  # before anything is changed
         connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")  # of a new file; an older one keeps its own
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute(f"PRAGMA synchronous = {synchronous}")

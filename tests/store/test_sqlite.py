@@ -2,17 +2,23 @@
 
 import asyncio
 import gc
+import multiprocessing
 import os
+import pickle
 import sqlite3
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+import warnings
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agentlightning.errors import ConfigurationError, InvalidValue, StoreClosed, StoreError
 from agentlightning.store import InMemoryLightningStore, LightningStore, SqliteLightningStore
+from agentlightning.store.opening import open_store
 from agentlightning.store.sql.transaction import Row, Transaction
 from agentlightning.types import AttemptedRollout, EnqueueRolloutRequest, RolloutConfig, Span
 
@@ -104,7 +110,7 @@ async def test_a_file_can_be_read_without_being_changed(tmp_path: Path) -> None:
     assert await reading.get_rollout_by_id(made.rollout_id) == made
     later = await writing.enqueue_rollout(2)
     assert await reading.get_rollout_by_id(later.rollout_id) == later
-    with pytest.raises(StoreError, match="readonly"):
+    with pytest.raises(StoreError, match="without read_only"):
         await reading.enqueue_rollout(3)
     assert await reading.read(lease) == before
     await writing.close()
@@ -115,6 +121,22 @@ async def test_a_file_can_be_read_without_being_changed(tmp_path: Path) -> None:
     await alone.close()
     assert path.read_bytes() == content
     assert os.listdir(tmp_path) == [path.name]  # noqa: PTH208  # no await here
+
+
+def test_the_database_of_another_program_is_refused_untouched(tmp_path: Path) -> None:
+    path = tmp_path / "other.db"
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE invoices (x)")
+    connection.commit()
+    connection.close()
+    content = path.read_bytes()
+    for how in ({}, {"read_only": True}):
+        with pytest.raises(ConfigurationError, match="another program"):
+            SqliteLightningStore(path, **how)
+    with pytest.raises(ConfigurationError, match="another program"):
+        open_store(path, create=True)
+    assert path.read_bytes() == content
+    assert [made.name for made in tmp_path.iterdir()] == ["other.db"]
 
 
 def test_only_a_store_can_be_read(tmp_path: Path) -> None:
@@ -316,6 +338,52 @@ async def test_a_waiting_worker_that_leaves_passes_its_call_on(memory: InMemoryL
     assert claim.input == "work"
 
 
+@contextmanager
+def standing_still(
+    store: InMemoryLightningStore, waiting: Coroutine[Any, Any, Any], number: int
+) -> Generator[asyncio.AbstractEventLoop]:
+    """A loop in which somebody waits, as the last of a number, and which runs no more."""
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(waiting)
+    registered = until(lambda: store._signals.waiting == number)
+    thread = threading.Thread(target=lambda: loop.run_until_complete(registered))
+    thread.start()
+    thread.join(PATIENCE)
+    yield loop
+    loop.close()
+    task._log_destroy_pending = False  # type: ignore[attr-defined]  # the loop dies on purpose
+
+
+@pytest.mark.parametrize("closed", [False, True])
+async def test_a_waiting_worker_whose_loop_stands_still_takes_nobody_elses_call(
+    memory: InMemoryLightningStore, closed: bool
+) -> None:
+    with standing_still(memory, memory.dequeue_rollout(wait=60), 1) as loop:
+        if closed:
+            loop.close()
+        waiting = asyncio.create_task(memory.dequeue_rollout(wait=60))
+        await until(lambda: memory._signals.waiting == 2)
+        made = await memory.enqueue_rollout(1)
+        claim = await asyncio.wait_for(waiting, PATIENCE)
+        assert claim is not None
+        assert claim.rollout_id == made.rollout_id
+        assert memory._signals.waiting == 0
+
+
+async def test_who_waited_in_a_loop_that_is_closed_is_forgotten(memory: InMemoryLightningStore) -> None:
+    made = await memory.start_rollout(1)
+    ids = [made.rollout_id, "ro-unknown"]
+    with (
+        standing_still(memory, memory.wait_for_rollouts(rollout_ids=[made.rollout_id]), 1) as one,
+        standing_still(memory, memory.wait_for_rollouts(rollout_ids=ids), 2),  # of two ids
+        standing_still(memory, memory.read_finished_rollouts(wait=60), 3) as two,
+    ):
+        one.close()
+        two.close()
+        await memory.update_rollout(made.rollout_id, status="succeeded")
+        assert memory._signals.waiting == 2  # the ids of the one that may go on
+
+
 async def test_thousands_of_rollouts_wake_their_waiter_once(memory: InMemoryLightningStore) -> None:
     made = await memory.enqueue_many_rollouts([EnqueueRolloutRequest(input=i) for i in range(3_000)])
     ids = [rollout.rollout_id for rollout in made]
@@ -336,6 +404,39 @@ async def test_thousands_of_rollouts_wake_their_waiter_once(memory: InMemoryLigh
         )
     assert len(await asyncio.wait_for(waiting, PATIENCE)) == 3_000
     assert reads <= 3
+
+
+# -- other processes -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["file", "memory"])
+async def test_a_child_process_is_told_whose_store_it_is(tmp_path: Path, kind: str) -> None:
+    store = SqliteLightningStore(tmp_path / "store.db") if kind == "file" else InMemoryLightningStore()
+    await store.enqueue_rollout(1)
+
+    async def use() -> None:
+        for operation in (store.enqueue_rollout, store.query_rollouts, store.get_rollout_by_id):
+            with pytest.raises(StoreError, match=f"belongs to process {os.getppid()}: serve it"):
+                await asyncio.wait_for(operation("x") if operation != store.query_rollouts else operation(), PATIENCE)
+        await store.close()
+
+    def child() -> None:
+        asyncio.run(use())
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # forking beside threads is what this is about
+        process.start()
+    await asyncio.to_thread(process.join, 3 * PATIENCE)
+    assert process.exitcode == 0
+    await store.enqueue_rollout(2)
+    assert (await store.query_rollouts()).total == 2
+    await store.close()
+
+
+async def test_a_store_that_is_pickled_says_what_to_do(memory: InMemoryLightningStore) -> None:
+    with pytest.raises(TypeError, match="pickle the LightningStoreServer"):
+        pickle.dumps(memory)
 
 
 # -- the end -------------------------------------------------------------------------------------------------------
