@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Final, Self
+from typing import Any, Self
 from urllib.parse import urlencode
 
 from yarl import URL
@@ -19,11 +18,11 @@ from agentlightning.store.connections import Connections, LoopConnection, open_s
 from agentlightning.store.exchange import Exchange, Request
 from agentlightning.store.forwarding import ForwardingStore
 from agentlightning.store.operations import Operation
+from agentlightning.store.otlp.paths import TRACES_PATH
 from agentlightning.store.polls import LONGEST_POLL, check_wait, is_final
 from agentlightning.store.route_table import PREFIX
+from agentlightning.store.tokens import token_given
 from agentlightning.store.wire import Wire, wire_of
-
-_TOKEN_VARIABLE: Final = "AGL_TOKEN"
 
 
 class LightningStoreClient(ForwardingStore):
@@ -57,12 +56,12 @@ class LightningStoreClient(ForwardingStore):
         self._health_retry_delays = tuple(health_retry_delays)
         self._request_timeout = request_timeout
         self._connection_timeout = connection_timeout
-        self._token = token or os.environ.get(_TOKEN_VARIABLE)
+        self._token = token_given(token)
         self._longest_poll = min(LONGEST_POLL, request_timeout / 2)
         headers = {"content-type": "application/json"}
         if self._token:
             headers["authorization"] = f"Bearer {self._token}"
-        self._exchange = Exchange(self.server_address_root, PREFIX, self._retry_delays, self._health_retry_delays)
+        self._exchange = Exchange(self.server_address_root, self._retry_delays, self._health_retry_delays)
         self._connections = Connections(
             partial(open_session, headers, request_timeout, connection_timeout), drain_seconds=request_timeout
         )
@@ -74,7 +73,7 @@ class LightningStoreClient(ForwardingStore):
 
     def otlp_traces_endpoint(self) -> str:
         """Return the URL at which the server takes OTLP spans."""
-        return f"{self.server_address_root}/v1/traces"
+        return f"{self.server_address_root}{TRACES_PATH}"
 
     def __getstate__(self) -> dict[str, Any]:
         return {
@@ -148,14 +147,13 @@ class LightningStoreClient(ForwardingStore):
         body, query = wire.encode_arguments(arguments)
         if query:
             url += "?" + urlencode(query)
-        keyed = operation.mutates and not operation.repeatable
         return Request(
             operation.verb,
             URL(url, encoded=True),
             body,
-            key=secrets.token_hex(16) if keyed else None,
+            key=secrets.token_hex(16) if operation.keyed else None,
             brief=operation.echoes is not None,
-            withdrawn=keyed and operation.role != "agent",  # an agent may withdraw nothing, and claims nothing
+            withdrawn=operation.keyed and operation.role != "agent",  # an agent claims nothing
         )
 
 

@@ -16,6 +16,7 @@ from agentlightning import errors
 from agentlightning.errors import StoreError, StoreUnreachable
 from agentlightning.store.brief import HEADER, MINIMAL
 from agentlightning.store.connections import LoopConnection
+from agentlightning.store.route_table import HEALTH_PATH, WITHDRAW_PATH
 
 logger = logging.getLogger(__name__)
 
@@ -65,17 +66,14 @@ class Exchange:
 
     Args:
         root: The server's address.
-        prefix: What the paths of the store's routes begin with.
         retry_delays: Seconds before each retry.
         health_retry_delays: Seconds between questions for the server's health before a retry; empty to ask none.
     """
 
-    def __init__(
-        self, root: str, prefix: str, retry_delays: Sequence[float], health_retry_delays: Sequence[float]
-    ) -> None:
+    def __init__(self, root: str, retry_delays: Sequence[float], health_retry_delays: Sequence[float]) -> None:
         self._root = root
-        self._health = URL(f"{root}{prefix}/health", encoded=True)
-        self._withdrawal = URL(f"{root}{prefix}/requests/withdraw", encoded=True)
+        self._health = URL(f"{root}{HEALTH_PATH}", encoded=True)
+        self._withdrawal = URL(f"{root}{WITHDRAW_PATH}", encoded=True)
         self._retry_delays = retry_delays
         self._health_retry_delays = health_retry_delays
 

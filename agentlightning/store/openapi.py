@@ -14,8 +14,9 @@ import agentlightning
 from agentlightning import errors
 from agentlightning.errors import StoreError
 from agentlightning.store.base import UNSET
-from agentlightning.store.operations import Operation, routes_of
-from agentlightning.store.route_table import PREFIX
+from agentlightning.store.operations import LONGEST_KEY, Operation, routes_of
+from agentlightning.store.otlp.paths import TRACES_PATH
+from agentlightning.store.route_table import HEALTH_PATH, PREFIX, WITHDRAW_PATH
 from agentlightning.store.wire import type_of, without_none
 
 _REFUSALS: Final[tuple[type[StoreError], ...]] = (
@@ -31,7 +32,7 @@ _KEY: Final[dict[str, Any]] = {
     "name": "Idempotency-Key",
     "in": "header",
     "description": "Names the request: sent again with the same key, it is answered and not repeated.",
-    "schema": {"type": "string", "pattern": "^[!-~]{1,200}$"},
+    "schema": {"type": "string", "pattern": f"^[!-~]{{1,{LONGEST_KEY}}}$"},
 }
 _HEALTH: Final[dict[str, Any]] = {
     "get": {
@@ -75,14 +76,14 @@ class Error(TypedDict):
 def openapi_of(interface: type) -> dict[str, Any]:
     """Return the description of a store class's routes, as values that JSON has."""
     schemas = _Schemas()
-    paths: dict[str, dict[str, Any]] = {f"{PREFIX}/health": _HEALTH}
+    paths: dict[str, dict[str, Any]] = {HEALTH_PATH: _HEALTH}
     names: set[str] = set()
     for route in routes_of(interface):
         name = route.name if route.name not in names else f"{route.verb.lower()}_{route.name}"
         names.add(name)
         described = {"operationId": name, **_described(route, schemas)}
         paths.setdefault(PREFIX + route.path, {})[route.verb.lower()] = described
-    paths |= {f"{PREFIX}/requests/withdraw": _WITHDRAW, "/v1/traces": _TRACES}
+    paths |= {WITHDRAW_PATH: _WITHDRAW, TRACES_PATH: _TRACES}
     return {
         "openapi": "3.1.0",
         "info": {"title": "agentlightning store", "version": agentlightning.__version__},
@@ -147,7 +148,7 @@ def _parameters(route: Operation, schemas: _Schemas) -> list[dict[str, Any]]:
             }
             for each in _named(route)
         ]
-    if route.mutates and not route.repeatable:
+    if route.keyed:
         parameters.append(_KEY)
     return parameters
 

@@ -15,6 +15,9 @@ from typing import Any, Final, Literal, TypeAlias, TypeVar, get_type_hints
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+LONGEST_KEY: Final = 200
+"""Characters of an idempotency key."""
+
 _MARK: Final = "__agl_operation__"
 _ALIASES: Final = "__agl_aliases__"
 
@@ -30,7 +33,7 @@ class Operation:
         name: The method's name.
         verb: HTTP verb.
         path: HTTP path below `/v1/agl`, with path parameters in braces.
-        mutates: Whether it changes the store; such requests carry an idempotency key.
+        mutates: Whether it changes the store.
         repeatable: Whether doing it twice is the same as once, so that its key need not be remembered.
         status: HTTP status of success.
         body: The parameter that is the whole body; None when the body is an object of parameters.
@@ -53,6 +56,11 @@ class Operation:
     echoes: str | None
     role: Role
     method: Callable[..., Any]
+
+    @property
+    def keyed(self) -> bool:
+        """Whether a repeated request must be told from a new one, by its idempotency key."""
+        return self.mutates and not self.repeatable
 
     @property
     def signature(self) -> inspect.Signature:

@@ -14,6 +14,8 @@ from agentlightning.types import AttemptedRollout
 
 PREFIX: Final = "/v1/agl"
 """What the path of every route begins with."""
+HEALTH_PATH: Final = f"{PREFIX}/health"
+WITHDRAW_PATH: Final = f"{PREFIX}/requests/withdraw"
 
 
 class NoRoute(StoreError):
@@ -31,14 +33,12 @@ class Endpoint:
     Attributes:
         operation: The operation.
         wire: Its JSON.
-        keyed: Whether a repeated request must be told from a new one, by its idempotency key.
         claims: Whether it hands out an attempt, which must not stay with a client that left.
     """
 
     def __init__(self, operation: Operation) -> None:
         self.operation: Final = operation
         self.wire: Final = wire_of(operation)
-        self.keyed: Final = operation.mutates and not operation.repeatable
         answer = operation.signature.return_annotation
         self.claims: Final = operation.mutates and AttemptedRollout in (answer, *get_args(answer))
         self._wait = self.wire.waits

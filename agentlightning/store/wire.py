@@ -50,7 +50,6 @@ class Wire:
         }
         self._body = parameters.pop(operation.body) if operation.body else None
         self.parameters: Final = parameters
-        self.answer_type: Final = on_the_wire(signature.return_annotation)
         self._whole = TypeAdapter[Any](on_the_wire(self._body.annotation)) if self._body else None
         fields = {name: _field_of(operation, parameter) for name, parameter in parameters.items()}
         self._named = TypeAdapter[dict[str, Any]](_typed_dict(operation.name, fields))
@@ -309,5 +308,8 @@ def _json(value: Any) -> bytes:
 
 
 def _explain(error: ValidationError) -> str:
-    problems = [f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}" for problem in error.errors()]
-    return "; ".join(problems[:5])
+    return "; ".join(_problem(".".join(map(str, each["loc"])), each["msg"]) for each in error.errors()[:5])
+
+
+def _problem(place: str, message: str) -> str:
+    return f"{place}: {message}" if place else message

@@ -216,7 +216,7 @@ async def test_only_claims_that_still_exist_are_claimed_again(store: SqlLightnin
         await store.keyed("other", b"body").start_rollout(1)
 
 
-@pytest.mark.parametrize("key", ["", "k" * 256, "\ud800", 7])
+@pytest.mark.parametrize("key", ["", "k" * 201, "\ud800", 7])
 def test_a_key_that_cannot_be_kept_is_refused(key: Any) -> None:
     with pytest.raises(InvalidValue, match="key"):
         InMemoryLightningStore().keyed(key, b"body")
@@ -521,7 +521,7 @@ async def test_what_may_be_repeated_stores_no_key(store: SqlLightningStore) -> N
     assert (await store.query_spans(rollout_id)).total == 1
 
 
-@pytest.mark.parametrize("key", ["", "k" * 256, "two words\t", "kl\u00e9"])
+@pytest.mark.parametrize("key", ["", "k" * 201, "two words\t", "kl\u00e9"])
 async def test_a_key_that_cannot_be_kept_is_refused_over_http(store: SqlLightningStore, key: str) -> None:
     async with served(store) as url:
         assert (await post(url, "rollouts", {"input": 1}, key))[0] == 422

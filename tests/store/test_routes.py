@@ -149,6 +149,12 @@ class FaultyStore(InMemoryLightningStore):
         raise NotFound("nothing \ud800 here")
 
 
+async def test_a_body_that_is_no_json_is_said_to_be_so(rest: Rest) -> None:
+    reply = await rest("POST", "/rollouts", raw=b"{")
+    assert reply.status == 422
+    assert reply.body["detail"].startswith("Invalid JSON")
+
+
 async def test_a_fault_is_logged_and_not_told(caplog: pytest.LogCaptureFixture) -> None:
     store = FaultyStore()
     async with served(store) as url, rest_of(url) as rest:

@@ -31,19 +31,19 @@ class Conditions:
 
     def exact(self, column: str, value: str | None) -> None:
         """The column equals the value."""
-        check_optional_text(value, column)
+        check_optional_text(value, _public(column))
         if value is not None:
             self._add(column, f"{column} = ?", value)
 
     def contains(self, column: str, value: str | None) -> None:
         """The column holds the value as a substring; case counts."""
-        check_optional_text(value, column)
+        check_optional_text(value, f"{_public(column)}_contains")
         if value is not None:
             self._add(column, f"instr({column}, ?) > 0", value)
 
     def within(self, column: str, values: Sequence[str] | None) -> None:
         """The column equals one of the values; no values match nothing."""
-        check_texts(values or (), column)
+        check_texts(values or (), f"{_public(column)}_in")
         if values is not None and len(values) == 1:
             self.exact(column, values[0])
         elif values is not None:
@@ -97,6 +97,11 @@ class Paging:
         if self.sort_by not in sortable:
             raise InvalidValue(f"Invalid sort_by: {self.sort_by}, allowed fields are: {', '.join(sortable)}")
         return f"{sortable[self.sort_by]} {self.sort_order.upper()}, {ties}"
+
+
+def _public(column: str) -> str:
+    """Return what callers call a column."""
+    return column.rpartition(".")[2]
 
 
 def time_key(column: str) -> str:

@@ -14,6 +14,7 @@ from itertools import count
 from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar
 
 from agentlightning.errors import InvalidValue, NotFound
+from agentlightning.store.operations import LONGEST_KEY
 from agentlightning.store.sql.answers import encode_answer, rebuild_answer
 from agentlightning.store.sql.checks import check_text
 from agentlightning.store.sql.claims import Claim, withdraw_claim
@@ -25,7 +26,6 @@ _Undo: TypeAlias = Callable[[Transaction, T], Coroutine[Any, Any, None]]
 
 KEPT_SECONDS: Final = 600.0
 """How long a key is remembered at least."""
-_LONGEST_KEY: Final = 255
 _PRUNE_EVERY: Final = 128
 """Operations with a key between two looks for old ones. A look deletes up to twice as many: more than came meanwhile,
 and too few for others to notice the wait."""
@@ -70,8 +70,8 @@ class Request:
 def check_key(key: str) -> None:
     """Refuse a key that cannot be kept."""
     check_text(key, "the idempotency key")
-    if not 1 <= len(key) <= _LONGEST_KEY:
-        raise InvalidValue(f"the idempotency key has {len(key)} characters: use 1 to {_LONGEST_KEY}")
+    if not 1 <= len(key) <= LONGEST_KEY:
+        raise InvalidValue(f"the idempotency key has {len(key)} characters: use 1 to {LONGEST_KEY}")
 
 
 class Write(Protocol):

@@ -152,3 +152,16 @@ async def an_empty_id_names_no_worker(store: LightningStore) -> None:
     await refused(InvalidValue, store.renew_leases("", []))
     assert await store.get_worker_by_id("") is None
     assert (await store.query_workers()).total == 0
+
+
+@law
+async def refusals_of_queries_name_the_parameter(store: LightningStore) -> None:
+    bad = "nul\0"
+    for name, query in {
+        "rollout_id_in": store.query_rollouts(rollout_id_in=[bad]),
+        "rollout_id_contains": store.query_rollouts(rollout_id_contains=bad),
+        "name": store.query_spans("ro", name=bad),
+        "worker_id_contains": store.query_workers(worker_id_contains=bad),
+        "resources_id": store.query_resources(resources_id=bad),
+    }.items():
+        assert (await refused(InvalidValue, query)).startswith(f"{name} is ")
