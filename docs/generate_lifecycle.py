@@ -79,10 +79,10 @@ another attempt for that (`retry_condition`, `max_attempts`), `attempt_lost_for_
 ## Attempts
 
 An attempt begins as `preparing`. `span` is the arrival of one of its spans; `set_…` is `update_attempt(status=…)`.
-Spans are kept whatever the status; those that come after the end are marked `late`. An `unresponsive` attempt that a
-newer one has replaced stays unresponsive. A live one that `start_attempt` replaces is no longer held by its worker:
-`renew_leases` names it as lost. What is said of its status moves nothing but itself, and it ends with its rollout at the
-latest.
+Spans are kept whatever the status; those that come after the end are marked `late`. To spans, an `unresponsive`
+attempt has ended too if a newer one has replaced it or its rollout is finished. A live one that `start_attempt`
+replaces is no longer held by its worker: `renew_leases` names it as lost. What is said of its status moves nothing but
+itself, and it ends with its rollout at the latest.
 
 ```mermaid
 {attempt_diagram}
@@ -98,7 +98,7 @@ A worker holds an attempt under a lease, which ends only in one of these ways; e
 |---|---|---|
 | the attempt's outcome | `set_succeeded`, `set_failed` | its worker says so |
 | too long a life | `set_timeout` | `timeout_seconds` after the attempt's start; nothing puts it off |
-| too long a silence | `set_unresponsive` | `unresponsive_seconds` after its last span or heartbeat |
+| too long a silence | `set_unresponsive` | `unresponsive_seconds` after its last span or heartbeat came |
 | the death of its worker | `set_unresponsive` | somebody who saw it calls `release_worker` |
 | a heartbeat of its worker that does not list it | `set_unresponsive`, or back to the queue | see below |
 | the end of its rollout | `set_failed`, `set_succeeded` | `update_rollout(status=…)`, such as `cancelled` |
@@ -107,6 +107,7 @@ With neither number in the rollout's `RolloutConfig`, which is the default, noth
 have passed, the attempt is `timeout`. Deadlines hold to the moment, whether or not anybody calls the store: it sleeps
 until the earliest one. They are measured by a clock that does not jump when the machine's time is set, and the time
 that a store on a file was away does not count: opening the file gives every live attempt the full length of both again.
+`update_attempt(last_heartbeat_time=…)` is a heartbeat that comes now, whatever time it names.
 An `unresponsive` attempt that a span revives may be silent for the full time again, but lives no longer than it would
 have.
 

@@ -152,10 +152,10 @@ class LifecycleMachine(RuleBasedStateMachine):
         span = Span.from_attributes(attributes={}, rollout_id=rollout_id, attempt_id=attempt_id)
         stored = self.run(self.store.add_span(span))
         self.with_spans.add(attempt_id)
-        superseded = before == "unresponsive" and back > 0
-        if not superseded:
+        is_over = before == "unresponsive" and (back > 0 or self.model[rollout_id].status in FINISHED)
+        if not is_over:
             attempts[index] = next_attempt(before, "span").status
-        assert bool(stored.model_extra.get("late")) == (superseded or attempts[index] not in LIVE)
+        assert bool(stored.model_extra.get("late")) == (is_over or attempts[index] not in LIVE)
         if back == 0 and attempts[index] != before:
             self.follow(rollout_id)
 

@@ -28,7 +28,7 @@ from agentlightning.store.sql.moves import (
 from agentlightning.store.sql.numbers import pack, unpack
 from agentlightning.store.sql.transaction import Row, Transaction, Value
 from agentlightning.types import PaginatedResult, Span
-from agentlightning.types.lifecycle import ENDED, LIVE
+from agentlightning.types.lifecycle import ENDED, FINISHED, LIVE
 
 INSERT: Final = """
     INSERT INTO spans (rollout_id, attempt_id, span_id, sequence_id, start_time_ns, end_time, trace_id, parent_id,
@@ -121,10 +121,10 @@ async def _add_to_attempt(tx: Transaction, key: tuple[str, str], spans: list[Enc
     new = await _without_duplicates(tx, key, spans)
     if not new:
         return []
-    superseded = attempt.status == "unresponsive" and attempt.attempt_id != rollout.latest_attempt_id
-    late = attempt.status in ENDED or superseded
+    is_over = attempt.attempt_id != rollout.latest_attempt_id or rollout.status in FINISHED
+    late = attempt.status in ENDED or (attempt.status == "unresponsive" and is_over)
     await tx.execute_many(INSERT, [(*span.columns, int(late)) for span in new])
-    await _note(tx, rollout, attempt, max(span.span.sequence_id for span in new))
+    await _note(tx, rollout, attempt, max(span.span.sequence_id for span in new), late=late)
     return [span.span.model_copy(update={"late": True}) if late else span.span for span in new]
 
 
@@ -141,14 +141,14 @@ async def _without_duplicates(tx: Transaction, key: tuple[str, str], spans: list
     return [span for span in spans if first.get(span.span.span_id) is span]
 
 
-async def _note(tx: Transaction, rollout: RolloutState, attempt: AttemptState, sequence_id: int) -> None:
-    """Spans came, up to this number: the attempt is not silent, and it runs unless it has ended or was replaced."""
+async def _note(tx: Transaction, rollout: RolloutState, attempt: AttemptState, sequence_id: int, *, late: bool) -> None:
+    """Spans came, up to this number: the attempt is not silent, and it runs unless they are late."""
     heard: dict[str, Value] = {"last_heartbeat_time": tx.now}
     if attempt.silence is not None:
         heard["silent_at"] = tx.clock + attempt.silence
     counted: dict[str, Value] = {"span_counter": sequence_id} if sequence_id > rollout.span_counter else {}
     before, is_latest = attempt.status, attempt.attempt_id == rollout.latest_attempt_id
-    if before == "unresponsive" and not is_latest:
+    if late:
         await write_attempt(tx, attempt, heard)
     else:
         await move_attempt(tx, attempt, "span", heard)

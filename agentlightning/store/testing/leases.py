@@ -144,9 +144,10 @@ async def loss_is_tried_again_where_the_config_says_so(store: LightningStore) ->
 
 @law
 async def silent_attempt_that_speaks_again_may_be_silent_again(store: LightningStore) -> None:
-    claim = await running(store, worker_id="w", unresponsive_seconds=_SHORT)
-    await ended(store, claim)
-    await store.update_rollout(claim.rollout_id, config=RolloutConfig(unresponsive_seconds=_LONG))
+    again: dict[str, Any] = {"max_attempts": 2, "retry_condition": ["unresponsive"]}
+    claim = await running(store, worker_id="w", unresponsive_seconds=_SHORT, **again)
+    await outlast(store, 2 * _SHORT)
+    await store.update_rollout(claim.rollout_id, config=RolloutConfig(unresponsive_seconds=_LONG, **again))
     await store.add_span(span_of(claim, 1))
     revived = await attempt_of(store, claim)
     assert (revived.status, revived.end_time) == ("running", None)

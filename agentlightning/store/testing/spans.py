@@ -95,6 +95,24 @@ async def span_revives_a_silent_attempt(store: LightningStore) -> None:
 
 
 @law
+async def span_does_not_revive_the_attempt_of_a_finished_rollout(store: LightningStore) -> None:
+    cancelled = await running(store, worker_id="w", max_attempts=2, retry_condition=["unresponsive"])
+    failed = await running(store, worker_id="w")
+    await store.release_worker("w")
+    await store.update_rollout(cancelled.rollout_id, status="cancelled")
+    for claim in (cancelled, failed):
+        before = await attempt_of(store, claim)
+        stored = await store.add_span(span_of(claim))
+        assert stored is not None
+        assert (stored.model_extra or {}).get("late") is True
+        after = await attempt_of(store, claim)
+        assert (after.status, after.end_time) == ("unresponsive", before.end_time)
+    worker = await store.get_worker_by_id("w")
+    assert worker is not None
+    assert (worker.status, worker.current_attempt_id) == ("unknown", None)
+
+
+@law
 async def sequence_ids_count_per_rollout(store: LightningStore) -> None:
     one, two = await running(store), await running(store)
     pairs = [(claim.rollout_id, claim.attempt.attempt_id) for claim in (one, two, one, one)]
