@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
+from collections.abc import Callable
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -63,8 +64,12 @@ def serve(
     ] = "agentlightning",
     token: Annotated[
         str | None,
-        typer.Option(help="What clients must present; made and printed if other machines can reach --host."),
+        typer.Option(
+            help="What clients must present; AGL_TOKEN keeps it out of sight. Made and printed if other machines can "
+            "reach --host and there is none."
+        ),
     ] = None,
+    mongo_uri: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Serve a store over HTTP until Ctrl+C; runners and algorithms anywhere share it.
 
@@ -76,31 +81,50 @@ def serve(
         typer.echo("--tracker has no effect: the store keeps no metrics of its own", err=True)
     with interrupt_exits_at_once():  # for imports, which take a while
         from agentlightning.logging import setup_logging
-        from agentlightning.serving import is_loopback
+        from agentlightning.serving import check_address, is_loopback
         from agentlightning.store import LightningStoreServer
-        from agentlightning.store.tokens import generate_token
+        from agentlightning.store.server import ONE_PROCESS
+        from agentlightning.store.tokens import check_secret, generate_token, token_given
 
         setup_logging(_checked_level(log_level))
-        given = token or os.environ.get("AGL_TOKEN")
-        token = given or (None if is_loopback(host) else generate_token())
-        store, place = _open(backend, file, synchronous, dsn, namespace)
-        server = LightningStoreServer(store, host, port, cors_origin, "asyncio", n_workers=n_workers, token=token)
+        given = token_given(token)
+        secret = given or (None if is_loopback(host) else generate_token())
+        # All that can be wrong is looked at before a file is made.
+        if secret is not None:
+            check_secret(secret)
+        if n_workers > 1:
+            raise ConfigurationError(ONE_PROCESS)
+        if mongo_uri is not None:
+            backend = Backend.mongo
+        check_address(host, port)
+    opened = partial(_open, backend, file, synchronous, dsn, namespace)
+    server_of = partial(
+        LightningStoreServer, host=host, port=port, cors_allow_origins=cors_origin, launch_mode="asyncio", token=secret
+    )
     try:
-        asyncio.run(_serve(server, store, place, None if given else token))
+        asyncio.run(_serve(opened, server_of, None if given else secret))
     except KeyboardInterrupt:
         ignore_interrupts()
         raise typer.Exit(INTERRUPTED) from None
 
 
-async def _serve(server: LightningStoreServer, store: LightningStore, place: str, new_token: str | None) -> None:
+async def _serve(
+    opened: Callable[[], tuple[LightningStore, str]],
+    server_of: Callable[[LightningStore], LightningStoreServer],
+    new_token: str | None,
+) -> None:
     asked_to_stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asked_to_stop.set)
+    store, place = opened()
     try:
-        await server.start()
-        typer.echo(_greeting(server.endpoint, place, new_token))
-        await asked_to_stop.wait()
+        server = server_of(store)
+        try:
+            await server.start()
+            typer.echo(_greeting(server.endpoint, place, new_token))
+            await asked_to_stop.wait()
+        finally:
+            await server.stop()
     finally:
-        await server.stop()
         await store.close()
 
 

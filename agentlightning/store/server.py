@@ -22,9 +22,13 @@ from agentlightning.store.limits import Limits
 from agentlightning.store.operations import Operation
 from agentlightning.store.otlp import TRACES_PATH
 from agentlightning.store.routes import StoreApp
+from agentlightning.store.tokens import TOKEN_VARIABLE, token_given
 
 DEFAULT_PORT: Final = 4747
-TOKEN_VARIABLE: Final = "AGL_TOKEN"
+ONE_PROCESS: Final = (
+    "One server is one process here: for several, keep the store in PostgreSQL and start "
+    "`agl store --backend postgres` several times"
+)
 
 LaunchMode = Literal["thread", "asyncio", "mp"]
 
@@ -69,7 +73,7 @@ class LightningStoreServer(ForwardingStore):
     ) -> None:
         _check_launch(store, launch_mode, launcher_args, n_workers)
         self.store: Final = store
-        self._token = token or os.environ.get(TOKEN_VARIABLE) or None
+        self._token = token_given(token)
         self._host = host or "127.0.0.1"
         self._port = DEFAULT_PORT if port is None else port
         if self._token is None and not is_loopback(self._host):
@@ -142,10 +146,7 @@ def _check_launch(store: LightningStore, launch_mode: str, launcher_args: object
         raise ConfigurationError(f"launch_mode is {launch_mode!r}: use 'thread' or 'asyncio'")
     if launch_mode == "mp" or n_workers > 1:
         cannot = "" if able.get("zero_copy") else "The store does not support zero-copy. "
-        raise ConfigurationError(
-            f"{cannot}One server is one process here: for several, keep the store in PostgreSQL and start "
-            "`agl store --backend postgres` several times"
-        )
+        raise ConfigurationError(cannot + ONE_PROCESS)
     if not able.get("async_safe"):
         raise ConfigurationError(f"{type(store).__name__} does not say that several coroutines may call it")
     if launch_mode == "thread" and not able.get("thread_safe"):

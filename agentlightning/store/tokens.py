@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import os
 import secrets
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from typing import Final
 
 from agentlightning.errors import ConfigurationError, Unauthorized
 from agentlightning.store.operations import Role
+
+TOKEN_VARIABLE: Final = "AGL_TOKEN"
 
 _VERSION: Final = "agl1"
 _BYTES: Final = 32
@@ -36,6 +39,17 @@ RUNNER: Final = Caller("runner")
 def generate_token() -> str:
     """Return a new secret."""
     return secrets.token_urlsafe(_BYTES)
+
+
+def token_given(token: str | None) -> str | None:
+    """Return the token that was passed, or else the environment's; None for none.
+
+    Raises:
+        ConfigurationError: It is empty, as where a variable that was to hold it is not set.
+    """
+    if token == "":
+        raise ConfigurationError(f"the token is empty: pass one, or none at all for that in {TOKEN_VARIABLE}")
+    return token or os.environ.get(TOKEN_VARIABLE) or None
 
 
 def check_secret(secret: str) -> None:

@@ -46,7 +46,7 @@ def url_in(said: list[str]) -> str:
 
 def finished(*options: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*COMMAND, *options], cwd=folder, capture_output=True, text=True, timeout=DEADLINE, check=False
+        [*COMMAND, "--port", "0", *options], cwd=folder, capture_output=True, text=True, timeout=DEADLINE, check=False
     )
 
 
@@ -89,6 +89,11 @@ async def test_a_token_that_was_given_is_not_printed(tmp_path: Path) -> None:
     ("options", "says"),
     [
         (("--backend", "mongo"), "postgres"),
+        (("--backend", "mongo", "--mongo-uri", "mongodb://localhost"), "postgres"),
+        (("--n-workers", "2"), "PostgreSQL"),
+        (("--token", ""), "empty"),
+        (("--token", "two words"), "visible ASCII"),
+        (("--host", "nosuch.invalid", "--token", "x"), "address of this machine"),
         (("--backend", "postgres"), "--dsn"),
         (("--backend", "memory", "--n-workers", "2"), "PostgreSQL"),
         (("--log-level", "loud"), "DEBUG"),
@@ -99,6 +104,7 @@ def test_what_cannot_work_is_one_line_and_exit_code_1(tmp_path: Path, options: t
     done = finished(*options, folder=tmp_path)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
     assert says in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_taken_port_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
@@ -106,14 +112,16 @@ def test_a_taken_port_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        done = finished("--backend", "memory", "--port", port, folder=tmp_path)
+        done = finished("--port", port, folder=tmp_path)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
     assert port in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
-async def test_v03s_flags_are_accepted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("trackers", ["--tracker prometheus --tracker console", "--tracker prometheus console"])
+async def test_v03s_flags_are_accepted(tmp_path: Path, trackers: str) -> None:
     flags = "--host 127.0.0.1 --cors-origin https://a.example --cors-origin https://b.example --log-level INFO"
-    more = "--tracker prometheus --tracker console --n-workers 1 --backend memory"
+    more = f"{trackers} --n-workers 1 --backend memory"
     with served(*flags.split(), *more.split(), folder=tmp_path) as (_, said):
         async with agl.LightningStoreClient(url_in(said)) as client:
             assert (await client.statistics()).get("total_rollouts") == 0

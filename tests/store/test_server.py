@@ -118,6 +118,7 @@ async def test_a_taken_port_is_named(store: InMemoryLightningStore, mode: Any) -
         ({"host": "0.0.0.0"}, "AGL_TOKEN"),
         ({"host": "example.org"}, "AGL_TOKEN"),
         ({"token": "two words"}, "visible ASCII"),
+        ({"token": ""}, "empty"),
         ({"token": "schl\u00fcssel"}, "visible ASCII"),
     ],
     ids=str,
@@ -141,6 +142,16 @@ async def test_run_forever_serves_until_it_is_cancelled(store: InMemoryLightning
     with pytest.raises(asyncio.CancelledError):
         await running
     assert not server._server.running
+
+
+def test_pickled_before_its_port_is_known_it_says_what_to_do(store: InMemoryLightningStore) -> None:
+    with pytest.raises(ConfigurationError, match="start it first"):
+        pickle.dumps(LightningStoreServer(store, port=0))
+
+
+def test_a_client_takes_no_empty_token() -> None:
+    with pytest.raises(ConfigurationError, match="empty"):
+        LightningStoreClient("http://127.0.0.1:4747", token="")
 
 
 async def test_pickled_it_is_a_client_of_its_address(store: InMemoryLightningStore) -> None:
