@@ -24,6 +24,7 @@ from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 from agentlightning.errors import StoreClosed, StoreError
 from agentlightning.store.events import call_in_loop
+from agentlightning.store.processes import require_process
 from agentlightning.store.sql.transaction import Changes, Row, Transaction, Value
 
 logger = logging.getLogger(__name__)
@@ -478,18 +479,6 @@ def run_alone(connection: sqlite3.Connection, operation: Operation[T]) -> T:
     result = _run_to_end(operation(SqliteTransaction(connection)))
     connection.execute("COMMIT")
     return result
-
-
-def require_process(process: int) -> None:
-    """Refuse to go on in a process that was forked from the one with this id: no thread came along to do the work.
-
-    Raises:
-        StoreError: With what to do instead.
-    """
-    if process != os.getpid():
-        raise StoreError(
-            f"the store belongs to process {process}: serve it to its children, or open it in each of them"
-        )
 
 
 def _roll_back(connection: sqlite3.Connection) -> None:

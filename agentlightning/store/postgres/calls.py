@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any, Final, Literal, TypeAlias, TypeVar
 from agentlightning.errors import StoreClosed
 from agentlightning.store.events import call_in_loop
 from agentlightning.store.postgres.transaction import Operation
+from agentlightning.store.processes import require_process
 from agentlightning.store.sql.transaction import Transaction
 
 logger = logging.getLogger(__name__)
@@ -64,6 +66,7 @@ class Calls:
         self._state = threading.Condition()
         self._pending: dict[Call, Call] = {}
         self._closed = False
+        self._process = os.getpid()
 
     async def run(self, mode: Mode, operation: Operation[T], undo: Undo[T] | None = None) -> T:
         """Run an operation; returns once it is committed.
@@ -75,7 +78,9 @@ class Calls:
 
         Raises:
             StoreClosed: The store is closed.
+            StoreError: This is a child of the process that has the store's thread.
         """
+        require_process(self._process)
         call = Call(mode, operation, asyncio.get_running_loop().create_future(), undo)
         assert call.caller is not None
         with self._state:
@@ -105,6 +110,8 @@ class Calls:
 
     def stop(self) -> None:
         """Refuse further calls."""
+        if self._process != os.getpid():  # they are another process's, and so is whoever holds the lock
+            return
         with self._state:
             self._closed = True
             self._notice_end()
@@ -114,6 +121,8 @@ class Calls:
 
         What was answered into a loop that stands still is undone; if that loop goes on, the caller hears `StoreClosed`.
         """
+        if self._process != os.getpid():
+            return True
         with self._state:
             self._state.wait_for(lambda: all(call.stuck for call in self._pending), _CLOSE_SECONDS)
             for call in [call for call in self._pending if call.answered]:

@@ -2,11 +2,14 @@
 
 import asyncio
 import gc
+import multiprocessing
+import os
 import pickle
 import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -189,6 +192,22 @@ async def test_one_connection_is_enough(postgres_dsn: str, postgres_namespace: s
     claims = await asyncio.gather(*(store.dequeue_rollout(wait=PATIENCE) for _ in range(20)))
     assert {claim.rollout_id for claim in claims if claim} == {rollout.rollout_id for rollout in made}
     await store.close()
+
+
+async def test_a_child_process_is_told_whose_store_it_is(postgres: PostgresLightningStore) -> None:
+    async def use() -> None:
+        with pytest.raises(StoreError, match=f"belongs to process {os.getppid()}: serve it"):
+            await asyncio.wait_for(postgres.enqueue_rollout(1), PATIENCE)
+        await postgres.close()
+
+    process = multiprocessing.get_context("fork").Process(target=lambda: asyncio.run(use()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # forking beside threads is what this is about
+        process.start()
+    await asyncio.to_thread(process.join, 3 * PATIENCE)
+    assert process.exitcode == 0
+    await postgres.enqueue_rollout(2)
+    assert (await postgres.query_rollouts()).total == 1
 
 
 # -- its end -------------------------------------------------------------------------------------------------------
