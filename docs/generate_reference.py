@@ -112,9 +112,10 @@ def _named(name: str, command: Any) -> Iterator[tuple[str, Any]]:
 
 def _command(name: str, command: Any) -> str:
     lines = [f"### {name}", "", inspect.cleandoc(command.help), ""]
-    if command.params:
+    shown = [option for option in command.params if not getattr(option, "hidden", False)]
+    if shown:
         lines += ["| option | default | meaning |", "|---|---|---|"]
-        lines += [f"| `{', '.join(option.opts)}` | `{option.default}` | {option.help} |" for option in command.params]
+        lines += [f"| `{', '.join(option.opts)}` | `{option.default}` | {option.help} |" for option in shown]
         lines.append("")
     return "\n".join(lines)
 

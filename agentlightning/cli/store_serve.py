@@ -45,7 +45,7 @@ def serve(
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to bind; 0 picks a free one.")] = 4747,
     cors_origin: Annotated[
-        list[str] | None, typer.Option(help="A web page's origin that may read answers; repeat for several.")
+        list[str] | None, typer.Option(help="A web page's origin that may call the store; repeat for several.")
     ] = None,
     log_level: Annotated[str, typer.Option(help="DEBUG, INFO, WARNING or ERROR.")] = "INFO",
     tracker: Annotated[list[str] | None, typer.Option(help="Accepted for v0.3's command lines; no effect.")] = None,
