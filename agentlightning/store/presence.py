@@ -10,6 +10,8 @@ import fcntl
 import logging
 import os
 import time
+import weakref
+from functools import partial
 from typing import Final
 
 logger = logging.getLogger(__name__)
@@ -45,6 +47,7 @@ class Presence:
                 # Asked again after an exclusive one, a shared lock takes its place.
                 if _lock(descriptor, fcntl.LOCK_SH) and self._is_in_place(descriptor):
                     self._descriptor, descriptor = descriptor, None
+                    os.register_at_fork(after_in_child=partial(_let_go, weakref.ref(self)))
                     return alone
             finally:
                 if descriptor is not None:  # the last one is just taking the file away
@@ -65,11 +68,23 @@ class Presence:
         finally:
             os.close(descriptor)
 
+    def let_go(self) -> None:
+        """This process is a child of the one that is there, and must not stay there in its stead."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
     def _is_in_place(self, descriptor: int) -> bool:
         try:
             return os.path.samestat(os.fstat(descriptor), os.stat(self._path))  # noqa: PTH116
         except FileNotFoundError:
             return False
+
+
+def _let_go(presence: weakref.ref[Presence]) -> None:
+    there = presence()
+    if there is not None:
+        there.let_go()
 
 
 def _lock(descriptor: int, kind: int) -> bool:
