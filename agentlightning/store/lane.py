@@ -22,7 +22,7 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, Final, Literal, TypeAlias, TypeVar
 
-from agentlightning.errors import StoreClosed, StoreError
+from agentlightning.errors import StoreClosed, StoreError, TooBusy
 from agentlightning.store.events import call_in_loop
 from agentlightning.store.processes import require_process
 from agentlightning.store.sql.transaction import Changes, Row, Transaction, Value
@@ -364,7 +364,9 @@ class Lane:
                 if not patience:
                     return False
                 self._away += patience  # whoever came to renew a lease is refused
-                raise sqlite3.OperationalError("database is locked")
+                raise TooBusy(
+                    f"another process has been writing to the file for {patience} s: nothing was written, try again"
+                )
             for job in group:
                 if not job.cancelled:
                     self._run(connection, job, alone=len(group) == 1)
@@ -375,7 +377,7 @@ class Lane:
             self._publish(job.changes for job in group if job.succeeded)
         except Exception as error:  # noqa: BLE001  # whatever failed, every caller must hear of it, or it waits forever
             for job in group:
-                job.succeeded, job.error = False, _as_store_error(error)
+                job.succeeded, job.error = False, error if isinstance(error, TooBusy) else _as_store_error(error)
             _roll_back(connection)
         self._commits += 1
         return True

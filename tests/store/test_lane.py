@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from agentlightning.errors import StoreError
+from agentlightning.errors import StoreError, TooBusy
 from agentlightning.store.lane import Lane
 from agentlightning.store.sql.transaction import Transaction
 
@@ -240,6 +240,26 @@ async def test_a_loop_goes_on_while_another_process_writes(tmp_path: Path) -> No
     other.execute("COMMIT")
     other.close()
     assert await asyncio.wait_for(calling, PATIENCE) != threading.get_ident()
+    lane.stop()
+    await lane.join()
+
+
+@pytest.mark.parametrize("small", [False, True])
+async def test_who_waits_too_long_for_another_process_may_come_again(
+    small: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(Lane._commit.__kwdefaults__, "patience", 0.05)
+    options: dict[str, Any] = {"isolation_level": None, "check_same_thread": False, "timeout": 0}
+    mine, other = (sqlite3.connect(tmp_path / "t.db", **options) for _ in range(2))
+    mine.execute("CREATE TABLE t (x)")
+    lane = Lane("agl-store-test", [mine], "write", lambda changes: None, upkeep=Upkeep())
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(TooBusy, match="nothing was written"):
+        await lane.run(insert, small=small)
+    other.execute("COMMIT")
+    await lane.run(insert, small=small)
+    assert await lane.run(count) == 1
+    other.close()
     lane.stop()
     await lane.join()
 
