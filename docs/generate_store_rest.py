@@ -6,13 +6,13 @@ Run `python docs/generate_store_rest.py > docs/store_rest.md`. The docstrings of
 from __future__ import annotations
 
 import inspect
-import re
 import sys
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
 from agentlightning import errors
 from agentlightning.store import LightningStore
+from agentlightning.store.docstrings import parts_of
 from agentlightning.store.operations import Operation, operations_of, routes_of
 
 _PAGE: Final = """\
@@ -78,18 +78,14 @@ def _alias(route: Operation) -> str:
 
 def _section(operation: Operation) -> str:
     """The route, what it does, its arguments, and how it answers."""
-    summary, arguments, raises = _parts(_documentation(operation))
+    summary, arguments, raises = parts_of(_documentation(operation))
     lines = [f"### `{operation.verb} {operation.path}`", ""]
-    lines += [f"`{operation.name}` · role `{operation.role}`{' · keyed' if _keyed(operation) else ''}", "", summary, ""]
+    lines += [f"`{operation.name}` · role `{operation.role}`{' · keyed' if operation.keyed else ''}", "", summary, ""]
     lines += [_parameter(operation, parameter, arguments) for parameter in _parameters(operation)]
     returns = inspect.signature(operation.method).return_annotation
     lines += [f"- answers {operation.status}: `{returns}`"]
     lines += [f"- {getattr(errors, name).status} `{name}`: {text}" for name, text in _refusals(raises)]
     return "\n".join(lines) + "\n"
-
-
-def _keyed(operation: Operation) -> bool:
-    return operation.mutates and not operation.repeatable
 
 
 def _parameters(operation: Operation) -> Iterator[inspect.Parameter]:
@@ -117,18 +113,6 @@ def _refusals(raises: dict[str, str]) -> Iterator[tuple[str, str]]:
 
 def _documentation(operation: Operation) -> str:
     return inspect.getdoc(operation.method) or ""
-
-
-def _parts(docstring: str) -> tuple[str, dict[str, str], dict[str, str]]:
-    """Split a docstring into its text, its arguments and its errors."""
-    text, _, raises = docstring.partition("\nRaises:\n")
-    text, _, arguments = text.partition("\nArgs:\n")
-    return text.strip(), _entries(arguments), _entries(raises)
-
-
-def _entries(section: str) -> dict[str, str]:
-    found: list[tuple[Any, Any]] = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", section, re.MULTILINE)
-    return {name: re.sub(r"\s+", " ", text) for name, text in found}
 
 
 if __name__ == "__main__":

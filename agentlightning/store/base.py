@@ -473,7 +473,11 @@ class LightningStore:
 
     @alias("POST", "/spans", mutates=True, repeatable=True, status=201, body="span", none_status=201, role="agent")
     async def add_span(self, span: Span) -> Span | None:
-        """Write one span; None when it was there already."""
+        """Write one span; None when it was there already.
+
+        Raises:
+            NotFound: It names a rollout or attempt that does not exist.
+        """
         stored = await self.add_many_spans([span])
         return stored[0] if stored else None
 
@@ -487,7 +491,11 @@ class LightningStore:
 
     @alias("POST", "/spans/next", mutates=True, answer="sequence_id", role="agent")
     async def get_next_span_sequence_id(self, rollout_id: str, attempt_id: str) -> int:
-        """Reserve one sequence id."""
+        """Reserve one sequence id.
+
+        Raises:
+            NotFound: No such rollout.
+        """
         return (await self.get_many_span_sequence_ids([(rollout_id, attempt_id)]))[0]
 
     @alias("GET", "/rollouts/{rollout_id}", none_status=404, role="agent")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any, Final
 
 from pydantic import TypeAdapter
@@ -14,20 +14,23 @@ import agentlightning
 from agentlightning import errors
 from agentlightning.errors import StoreError
 from agentlightning.store.base import UNSET
+from agentlightning.store.docstrings import parts_of
+from agentlightning.store.limits import TooSlow
 from agentlightning.store.operations import LONGEST_KEY, Operation, routes_of
-from agentlightning.store.otlp.paths import TRACES_PATH
+from agentlightning.store.otlp.paths import OTHER_SIGNALS, TRACES_PATH
 from agentlightning.store.route_table import HEALTH_PATH, PREFIX, WITHDRAW_PATH
 from agentlightning.store.wire import type_of, without_none
 
 _REFUSALS: Final[tuple[type[StoreError], ...]] = (
     errors.Unauthorized,
     errors.Forbidden,
+    TooSlow,
     errors.TooLarge,
     errors.InvalidValue,
     errors.TooBusy,
     errors.StoreClosed,
 )
-_REFUSALS_OF_CHANGES: Final[tuple[type[StoreError], ...]] = (errors.NotFound, errors.LeaseLost)
+_OF_BODIES: Final = (TooSlow, errors.TooLarge)
 _KEY: Final[dict[str, Any]] = {
     "name": "Idempotency-Key",
     "in": "header",
@@ -43,12 +46,12 @@ _HEALTH: Final[dict[str, Any]] = {
     }
 }
 _WITHDRAW: Final[dict[str, Any]] = {
-    "post": {
-        "operationId": "withdraw",
-        "summary": "Undo the claims of a request whose answer nobody heard.",
-        "parameters": [_KEY | {"required": True, "description": "The key of that request."}],
-        "responses": {"200": {"description": "Done.", "content": {"application/json": {"schema": {}}}}},
-    }
+    "operationId": "withdraw",
+    "summary": "Undo the claims of a request whose answer nobody heard.",
+    "parameters": [_KEY | {"description": "The key of that request; without one nothing is undone."}],
+}
+_WITHDRAWN: Final[dict[str, Any]] = {
+    "200": {"description": "Done.", "content": {"application/json": {"schema": {}}}},
 }
 _TRACES: Final[dict[str, Any]] = {
     "post": {
@@ -61,8 +64,14 @@ _TRACES: Final[dict[str, Any]] = {
         "responses": {
             "200": {"description": "What could be written is; `partial_success` tells of the rest."},
             "400": {"description": "The body is no such request."},
+            **{str(kind.status): {"description": inspect.getdoc(kind)} for kind in _REFUSALS},
         },
     }
+}
+_OTHER_SIGNAL: Final[dict[str, Any]] = {
+    "security": [],
+    "summary": "Refuse what is no trace.",
+    "responses": {"501": {"description": "The store takes traces only."}},
 }
 
 
@@ -83,7 +92,11 @@ def openapi_of(interface: type) -> dict[str, Any]:
         names.add(name)
         described = {"operationId": name, **_described(route, schemas)}
         paths.setdefault(PREFIX + route.path, {})[route.verb.lower()] = described
-    paths |= {WITHDRAW_PATH: _WITHDRAW, TRACES_PATH: _TRACES}
+    of_all: dict[type[StoreError], str] = {kind: _says(kind) for kind in _REFUSALS if kind not in _OF_BODIES}
+    withdrawn = _WITHDRAWN | _refused(of_all, schemas)
+    paths |= {WITHDRAW_PATH: {"post": _WITHDRAW | {"responses": withdrawn}}, TRACES_PATH: _TRACES}
+    for path in OTHER_SIGNALS:
+        paths[path] = {"post": {"operationId": f"export_{path.rpartition('/')[2]}", **_OTHER_SIGNAL}}
     return {
         "openapi": "3.1.0",
         "info": {"title": "agentlightning store", "version": agentlightning.__version__},
@@ -187,12 +200,22 @@ def _responses(route: Operation, schemas: _Schemas) -> dict[str, Any]:
     if route.answer is not None:
         answer = {"type": "object", "properties": {route.answer: answer}, "required": [route.answer]}
     success = {"description": "Done.", "content": {"application/json": {"schema": answer}}}
-    refusals = [*_REFUSALS, *(_REFUSALS_OF_CHANGES if route.mutates else ())]
+    refusals: dict[type[StoreError], str] = {kind: _says(kind) for kind in _REFUSALS}
     if route.none_status == errors.NotFound.status:
-        refusals.append(errors.NotFound)
-    return {str(route.status): success} | _refused(sorted(refusals, key=lambda kind: kind.status), schemas)
+        refusals[errors.NotFound] = _says(errors.NotFound)
+    for name, text in parts_of(inspect.getdoc(route.method) or "")[2].items():
+        if (kind := getattr(errors, name, None)) is not None:
+            refusals[kind] = text
+    return {str(route.status): success} | _refused(refusals, schemas)
 
 
-def _refused(kinds: Iterable[type[StoreError]], schemas: _Schemas) -> dict[str, Any]:
+def _says(kind: type[StoreError]) -> str:
+    return inspect.getdoc(kind) or ""
+
+
+def _refused(refusals: Mapping[type[StoreError], str], schemas: _Schemas) -> dict[str, Any]:
+    texts: dict[int, list[str]] = {}
+    for kind, text in refusals.items():
+        texts.setdefault(kind.status, []).append(text)
     content = {"application/json": {"schema": schemas.of(Error)}}
-    return {str(kind.status): {"description": inspect.getdoc(kind), "content": content} for kind in kinds}
+    return {str(status): {"description": " ".join(texts[status]), "content": content} for status in sorted(texts)}

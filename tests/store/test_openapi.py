@@ -34,6 +34,25 @@ def test_every_route_is_described_with_its_parameters_and_statuses() -> None:
     assert len(names) == len(set(names))
 
 
+def test_the_errors_of_an_operation_are_those_of_its_docstring() -> None:
+    def refusals(path: str, verb: str = "post") -> dict[str, str]:
+        statuses = DESCRIPTION["paths"][path][verb]["responses"].items()
+        return {status: each["description"] for status, each in statuses if status in ("404", "409")}
+
+    assert refusals("/v1/agl/queues/rollouts/dequeue") == {}
+    assert refusals("/v1/agl/resources/{resources_id}") == {"409": "The newest version is another one."}
+    assert refusals("/v1/agl/rollouts/{rollout_id}") == {"404": "No such rollout."}
+    assert refusals("/v1/agl/rollouts/{rollout_id}", "get").keys() == {"404"}
+    assert refusals("/v1/agl/rollouts/{rollout_id}/attempts/{attempt_id}").keys() == {"404", "409"}
+
+
+def test_what_is_beside_the_operations_is_described_with_its_statuses() -> None:
+    paths = {path: set(each["post"]["responses"]) for path, each in DESCRIPTION["paths"].items() if "post" in each}
+    assert paths["/v1/traces"] == {"200", "400", "401", "403", "408", "413", "422", "429", "503"}
+    assert paths["/v1/agl/requests/withdraw"] == {"200", "401", "403", "422", "429", "503"}
+    assert paths["/v1/metrics"] == paths["/v1/logs"] == {"501"}
+
+
 def _references(value: Any) -> set[str]:
     if isinstance(value, dict):
         own = {value["$ref"]} if isinstance(value.get("$ref"), str) else set[str]()
