@@ -202,6 +202,16 @@ async def test_a_claim_that_waits_is_one_claim(store: SqlLightningStore) -> None
     assert len({claim.attempt.attempt_id for claim in claims if claim}) == 1
 
 
+async def test_waits_of_one_key_that_meet_get_one_claim(store: SqlLightningStore) -> None:
+    waits = [asyncio.create_task(store.keyed("key", b"").dequeue_rollout("w", wait=0.3)) for _ in range(2)]
+    await asyncio.wait(waits, timeout=0.02)
+    made = await store.enqueue_rollout(1)
+    claims = [await wait for wait in waits]
+    assert claims[0] is not None
+    assert claims[0].rollout_id == made.rollout_id
+    assert claims[0] == claims[1]
+
+
 async def test_only_claims_that_still_exist_are_claimed_again(store: SqlLightningStore) -> None:
     await prepare(store)
     first = await store.keyed("key", b"body").dequeue_many_rollouts(limit=2)

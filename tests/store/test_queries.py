@@ -3,11 +3,14 @@
 import warnings
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 
 from agentlightning.store import InMemoryLightningStore, LightningStore
+from agentlightning.store.sql.store import MOST_CLAIMS
+from agentlightning.types import EnqueueRolloutRequest
 
 
 @pytest.fixture
@@ -24,6 +27,25 @@ async def test_older_names_of_filters_warn_at_the_caller(store: LightningStore) 
         assert Path(caught[0].filename) == Path(__file__)
     with warnings.catch_warnings(action="error"):
         await store.query_rollouts(status_in=[], rollout_id_in=[])
+
+
+async def test_filters_take_any_collection(store: LightningStore) -> None:
+    made = await store.enqueue_rollout(1)
+    collections: list[Any] = [
+        {"queuing"},
+        {"queuing": 1}.keys(),
+        {"queuing", "failed"},
+        ("queuing",),
+        iter(["queuing"]),
+    ]
+    for statuses in collections:
+        assert list(await store.query_rollouts(status_in=statuses)) == [made]
+
+
+async def test_one_call_claims_no_more_than_others_can_wait_for(store: LightningStore) -> None:
+    await store.enqueue_many_rollouts([EnqueueRolloutRequest(input=i) for i in range(MOST_CLAIMS + 1)])
+    assert len(await store.dequeue_many_rollouts(limit=2**40)) == MOST_CLAIMS
+    assert len(await store.dequeue_many_rollouts(limit=2**40, wait=1)) == 1
 
 
 async def test_span_of_the_sdk_keeps_no_nul_in_its_name(store: LightningStore) -> None:

@@ -176,8 +176,7 @@ def encode_changes(
         check_optional_text(worker_id, "worker_id")
         changes["worker_id"] = worker_id
     if last_heartbeat_time is not UNSET:
-        check_optional_time(last_heartbeat_time, "last_heartbeat_time")
-        changes["last_heartbeat_time"] = last_heartbeat_time
+        changes["last_heartbeat_time"] = check_optional_time(last_heartbeat_time, "last_heartbeat_time")
     if metadata is not UNSET:
         changes["metadata"] = encode_mapping(metadata, "metadata")
     return changes

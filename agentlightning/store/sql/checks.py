@@ -50,10 +50,13 @@ def check_integer(value: Any, name: str, largest: int = _LARGEST_COUNT) -> None:
         raise InvalidValue(f"{name} is {_shown(value)}: make it an integer of at most {largest.bit_length() + 1} bits")
 
 
-def check_optional_time(value: Any, name: str) -> None:
-    """Refuse what is neither None nor a finite number."""
-    if value is not None and not (isinstance(value, (int, float)) and abs(value) <= sys.float_info.max):
+def check_optional_time(value: Any, name: str) -> float | None:
+    """Refuse what is neither None nor a finite number; returns it as the databases keep it."""
+    if value is None:
+        return None
+    if not (isinstance(value, (int, float)) and abs(value) <= sys.float_info.max):
         raise InvalidValue(f"{name} is {_shown(value)}: make it a finite number of seconds")
+    return float(value)
 
 
 def _shown(value: Any) -> str:

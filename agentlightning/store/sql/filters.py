@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -41,13 +41,16 @@ class Conditions:
         if value is not None:
             self._add(column, f"instr({column}, ?) > 0", value)
 
-    def within(self, column: str, values: Sequence[str] | None) -> None:
+    def within(self, column: str, values: Iterable[str] | None) -> None:
         """The column equals one of the values; no values match nothing."""
-        check_texts(values or (), f"{_public(column)}_in")
-        if values is not None and len(values) == 1:
-            self.exact(column, values[0])
-        elif values is not None:
-            self._add(column, f"{column} IN (SELECT value FROM json_each(?))", to_json(list(values)).decode())
+        if values is None:
+            return
+        chosen = values if isinstance(values, str) else list(values)
+        check_texts(chosen, f"{_public(column)}_in")
+        if len(chosen) == 1:
+            self.exact(column, chosen[0])
+        else:
+            self._add(column, f"{column} IN (SELECT value FROM json_each(?))", to_json(chosen).decode())
 
     def _add(self, column: str, clause: str, value: str) -> None:
         self.columns.add(column)

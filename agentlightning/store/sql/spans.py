@@ -73,7 +73,7 @@ def encode_span(span: Span) -> EncodedSpan:
     check_optional_text(span.parent_id, "parent_id")
     check_integer(span.sequence_id, "sequence_id", _LARGEST_SEQUENCE_ID)
     check_optional_time(span.start_time, "start_time")
-    check_optional_time(span.end_time, "end_time")
+    end_time = check_optional_time(span.end_time, "end_time")
     start_time_ns = _start_time_ns(span)
     check_integer(start_time_ns, "start_time")
     values, numbers = values_of(span), None
@@ -86,7 +86,7 @@ def encode_span(span: Span) -> EncodedSpan:
         span.span_id,
         span.sequence_id,
         start_time_ns,
-        span.end_time,
+        end_time,
         span.trace_id,
         span.parent_id,
         span.name,

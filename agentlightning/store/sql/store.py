@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, Self, TypeVar
 
 from agentlightning.store.base import UNSET, LightningStore, LightningStoreCapabilities, LightningStoreStatistics
 from agentlightning.store.events import Signals
+from agentlightning.store.polls import check_wait
 from agentlightning.store.sql import (
     attempts,
     export,
@@ -65,6 +66,8 @@ T = TypeVar("T")
 
 _FEW: Final = 16
 """Items of an operation that still is a small one."""
+MOST_CLAIMS: Final = 1000
+"""Rollouts that one call claims at most: it bounds how long others wait for it."""
 
 
 class SqlLightningStore(LightningStore, ABC):
@@ -165,18 +168,19 @@ class SqlLightningStore(LightningStore, ABC):
         """See `LightningStore.dequeue_many_rollouts`."""
         check_integer(limit, "limit")
         check_optional_text(worker_id, "worker_id")
+        deadline, time_is_up = _deadline(wait, "wait")
         if limit <= 0:
             return []
-        if wait <= 0:
+        limit = min(limit, MOST_CLAIMS)
+        if time_is_up:
             return await self._dequeue(limit, worker_id)
-        deadline = asyncio.get_running_loop().time() + wait
         with self._signals.watch_queue() as watch:
             while True:
                 self._signals.line_up(watch)
-                if claimed := await self._dequeue(limit, worker_id):
+                # The last look is for what calls nobody: a claim that another request made under the same key.
+                if (claimed := await self._dequeue(limit, worker_id)) or time_is_up:
                     return claimed
-                if not await watch.called(deadline):
-                    return []
+                time_is_up = not await watch.called(deadline)
 
     async def _dequeue(self, limit: int, worker_id: str | None) -> list[AttemptedRollout]:
         claims = await self.write(
@@ -213,8 +217,7 @@ class SqlLightningStore(LightningStore, ABC):
     async def wait_for_rollouts(self, *, rollout_ids: list[str], timeout: float | None = None) -> list[Rollout]:
         """See `LightningStore.wait_for_rollouts`."""
         check_texts(rollout_ids, "rollout_ids")
-        deadline = None if timeout is None else asyncio.get_running_loop().time() + timeout
-        time_is_up = timeout is not None and timeout <= 0
+        deadline, time_is_up = _deadline(timeout, "timeout")
         with self._signals.watch_rollouts(rollout_ids) as watch:
             while True:
                 self._signals.expect(watch)
@@ -411,11 +414,11 @@ class SqlLightningStore(LightningStore, ABC):
         """See `LightningStore.renew_leases`."""
         check_id(worker_id, "worker_id")
         check_texts((name for pair in held for name in pair), "held")
-        check_optional_time(as_of, "as_of")
+        asked_as_of = check_optional_time(as_of, "as_of")
         listed = {(rollout_id, attempt_id): None for rollout_id, attempt_id in held}  # each once, in order
         stats = None if heartbeat_stats is UNSET else workers.encode_stats(heartbeat_stats)
         return await self.write(
-            lambda tx: renewals.renew_leases(tx, worker_id, listed, as_of, stats), small=len(listed) <= _FEW
+            lambda tx: renewals.renew_leases(tx, worker_id, listed, asked_as_of, stats), small=len(listed) <= _FEW
         )
 
     async def release_worker(self, worker_id: str) -> Sequence[Attempt]:
@@ -426,12 +429,12 @@ class SqlLightningStore(LightningStore, ABC):
     async def read_finished_rollouts(self, *, cursor: int = 0, limit: int = 100, wait: float = 0.0) -> FinishedRollouts:
         """See `LightningStore.read_finished_rollouts`."""
         feeds.check_reading(cursor, limit)
-        deadline = asyncio.get_running_loop().time() + wait
+        deadline, time_is_up = _deadline(wait, "wait")
         with self._signals.watch_ends() as watch:
             while True:
                 watch.reset()
                 found = await self.read(lambda tx: feeds.read_finished_rollouts(tx, cursor, limit))
-                if found.items or wait <= 0 or not await watch.called(deadline):
+                if found.items or time_is_up or not await watch.called(deadline):
                     return found
 
     async def read_spans(self, *, rollout_id: str | None = None, cursor: int = 0, limit: int = 1000) -> SpanBatch:
@@ -519,6 +522,18 @@ class SqlLightningStore(LightningStore, ABC):
         """
         with transfer.stoppable(progress) as told:
             return await self.write(lambda tx: load.import_lines(tx, Path(path), progress=told))
+
+
+def _deadline(seconds: float | None, name: str) -> tuple[float | None, bool]:
+    """Return when a wait of so many seconds is over by the loop's clock, None for never, and whether it is already.
+
+    Raises:
+        InvalidValue: It is neither None nor a number.
+    """
+    check_wait(seconds, name)
+    if seconds is None:
+        return None, False
+    return asyncio.get_running_loop().time() + seconds, seconds <= 0
 
 
 def _warn_of_older_names(status: object, rollout_ids: object) -> None:

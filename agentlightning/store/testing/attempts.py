@@ -137,6 +137,17 @@ async def explicit_end_of_a_rollout_ends_its_live_attempt(store: LightningStore)
 
 
 @law
+async def time_may_be_any_number_of_seconds(store: LightningStore) -> None:
+    claim = await running(store)
+    for time in (2**63, -(2**64), 7):
+        attempt = await store.update_attempt(claim.rollout_id, "latest", last_heartbeat_time=time)
+        assert attempt.last_heartbeat_time == time
+        span = span_of(claim, 1, end_time=1.0).model_copy(update={"end_time": time})
+        assert await store.add_span(span) is not None
+        await store.renew_leases("w", [], as_of=time)
+
+
+@law
 async def unknown_attempts_are_named(store: LightningStore) -> None:
     made = await store.enqueue_rollout(1)
     assert "No attempts" in await refused(NotFound, store.update_attempt(made.rollout_id, "latest", status="running"))

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
+from agentlightning.errors import InvalidValue
 from agentlightning.store.base import LightningStore
-from agentlightning.store.testing.suite import PATIENCE, law, running, soon
+from agentlightning.store.testing.suite import PATIENCE, law, refused, running, soon
 from agentlightning.types import EnqueueRolloutRequest, Rollout
 
 
@@ -33,6 +35,29 @@ async def wait_ends_at_its_deadline_with_what_there_is(store: LightningStore) ->
         assert [rollout.rollout_id for rollout in finished] == [done.rollout_id]
     assert await soon(store.wait_for_rollouts(rollout_ids=["ro-unknown"])) == []
     assert await soon(store.wait_for_rollouts(rollout_ids=[])) == []
+
+
+@law
+async def waits_that_are_no_number_of_seconds_are_refused(store: LightningStore) -> None:
+    waits: list[Any] = ["1", float("nan"), [1.0]]
+    for bad in waits:
+        await refused(InvalidValue, soon(store.dequeue_rollout("w", wait=bad)))
+        await refused(InvalidValue, soon(store.read_finished_rollouts(wait=bad)))
+        await refused(InvalidValue, soon(store.wait_for_rollouts(rollout_ids=["ro-unknown"], timeout=bad)))
+
+
+@law
+async def wait_of_none_lasts_until_there_is_something(store: LightningStore) -> None:
+    none: Any = None
+    work = asyncio.create_task(store.dequeue_rollout("w", wait=none))
+    end = asyncio.create_task(store.read_finished_rollouts(wait=none))
+    await asyncio.wait({work, end}, timeout=0.02)
+    made = await store.enqueue_rollout(1)
+    claim = await soon(work)
+    assert claim is not None
+    assert claim.rollout_id == made.rollout_id
+    await store.update_rollout(made.rollout_id, status="failed")
+    assert [rollout.rollout_id for rollout in (await soon(end)).items] == [made.rollout_id]
 
 
 @law
