@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from agentlightning._internal.defaults import NAMESPACE
 from agentlightning.cli.interrupt import interrupt_exits_at_once
 from agentlightning.cli.store_location import Location, Namespace, run_until_done, shown_size
 
@@ -36,7 +37,7 @@ class _Findings:
 def inspect_store(
     location: Location,
     rows: Annotated[int, typer.Option(min=1, help="The most resources, and the most workers, to list.")] = 10,
-    namespace: Namespace = "agentlightning",
+    namespace: Namespace = NAMESPACE,
 ) -> None:
     """Show what a store holds: rollouts by status, what waits longest, resources, workers and size.
 

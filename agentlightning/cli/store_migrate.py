@@ -6,11 +6,12 @@ from pathlib import Path
 
 import typer
 
+from agentlightning._internal.defaults import NAMESPACE
 from agentlightning.cli.interrupt import interrupt_exits_at_once
 from agentlightning.cli.store_location import Location, Namespace, run_until_done
 
 
-def migrate_store(location: Location, namespace: Namespace = "agentlightning") -> None:
+def migrate_store(location: Location, namespace: Namespace = NAMESPACE) -> None:
     """Bring a store file that an older program wrote to the tables of this one.
 
     Opening a store does the same; this says what it did, and does nothing else. An older program cannot open it

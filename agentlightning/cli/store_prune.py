@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from agentlightning._internal.defaults import NAMESPACE
 from agentlightning.cli.interrupt import interrupt_exits_at_once
 from agentlightning.cli.store_location import Location, Namespace, counted, progress_bar, run_until_done, shown_size
 from agentlightning.errors import ConfigurationError, StoreError
@@ -34,7 +35,7 @@ def prune_store(
         bool,
         typer.Option("--vacuum", help="SQLite: make the file smaller; takes as much space again meanwhile."),
     ] = False,
-    namespace: Namespace = "agentlightning",
+    namespace: Namespace = NAMESPACE,
 ) -> None:
     """Take finished rollouts out of a store, with their attempts and spans; the others are never touched.
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from agentlightning._internal.defaults import NAMESPACE, PORT
 from agentlightning.cli.interrupt import INTERRUPTED, ignore_interrupts, interrupt_exits_at_once
 from agentlightning.errors import ConfigurationError
 
@@ -43,7 +44,7 @@ def serve(
     host: Annotated[
         str, typer.Option(help="Address to bind; 0.0.0.0 lets other machines in, with a token.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to bind; 0 picks a free one.")] = 4747,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to bind; 0 picks a free one.")] = PORT,
     cors_origin: Annotated[
         list[str] | None, typer.Option(help="A web page's origin that may call the store; repeat for several.")
     ] = None,
@@ -59,9 +60,7 @@ def serve(
     dsn: Annotated[
         str | None, typer.Option(help="postgres: the database, such as postgresql://user@host/name.", envvar="AGL_DSN")
     ] = None,
-    namespace: Annotated[
-        str, typer.Option(help="postgres: keeps the stores of one database apart.")
-    ] = "agentlightning",
+    namespace: Annotated[str, typer.Option(help="postgres: keeps the stores of one database apart.")] = NAMESPACE,
     token: Annotated[
         str | None,
         typer.Option(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from agentlightning._internal.defaults import NAMESPACE
 from agentlightning.cli.interrupt import interrupt_exits_at_once
 from agentlightning.cli.store_location import Location, Namespace, counted, progress_bar, run_until_done, shown_size
 from agentlightning.errors import ConfigurationError
@@ -22,7 +23,7 @@ def export_store(
         bool, typer.Option("--with-secrets", help="Write API keys, too: import needs them where there are some.")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace FILE.")] = False,
-    namespace: Namespace = "agentlightning",
+    namespace: Namespace = NAMESPACE,
 ) -> None:
     """Write a store into a file of JSON lines: resources, rollouts, attempts and spans.
 
@@ -55,7 +56,7 @@ def export_store(
 def import_store(
     location: Location,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="What `agl store export` wrote.")],
-    namespace: Namespace = "agentlightning",
+    namespace: Namespace = NAMESPACE,
 ) -> None:
     """Read an export into a store, which is created if it is missing; all of it or nothing.
 

@@ -6,13 +6,11 @@ import os
 import re
 import sqlite3
 from pathlib import Path
-from typing import Final
 
+from agentlightning._internal.defaults import NAMESPACE
 from agentlightning.errors import ConfigurationError
 from agentlightning.store.sql.store import SqlLightningStore
 from agentlightning.store.sqlite import SqliteLightningStore
-
-DEFAULT_NAMESPACE: Final = "agentlightning"
 
 
 def is_postgres(location: str | os.PathLike[str]) -> bool:
@@ -31,7 +29,7 @@ def shown_location(location: str | os.PathLike[str]) -> str:
 def open_store(
     location: str | os.PathLike[str],
     *,
-    namespace: str = DEFAULT_NAMESPACE,
+    namespace: str = NAMESPACE,
     read_only: bool = False,
     create: bool = False,
 ) -> SqlLightningStore:

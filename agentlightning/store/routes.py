@@ -24,14 +24,9 @@ from agentlightning.store.limits import Bodies, Gate, Limits, check_items
 from agentlightning.store.listening import ClientLeft, Listening
 from agentlightning.store.openapi import openapi_of
 from agentlightning.store.operations import LONGEST_KEY, routes_of
-from agentlightning.store.otlp import (
-    OTHER_SIGNALS,
-    TRACES_PATH,
-    Answer,
-    error_answer,
-    handle_other_signal,
-    handle_traces,
-)
+from agentlightning.store.otlp.answer import Answer, error_answer
+from agentlightning.store.otlp.handler import handle_other_signal, handle_traces
+from agentlightning.store.otlp.paths import OTHER_SIGNALS, TRACES_PATH
 from agentlightning.store.route_table import HEALTH_PATH, PREFIX, WITHDRAW_PATH, Endpoint, NoRoute, RouteTable
 from agentlightning.store.tokens import Caller
 

@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
+from agentlightning._internal.defaults import PORT
 from agentlightning.errors import ConfigurationError
 from agentlightning.serving import EmbeddedServer, ServerThread, is_loopback, url_of
 from agentlightning.store.access import Access
@@ -20,11 +21,10 @@ from agentlightning.store.client import LightningStoreClient
 from agentlightning.store.forwarding import ForwardingStore
 from agentlightning.store.limits import Limits
 from agentlightning.store.operations import Operation
-from agentlightning.store.otlp import TRACES_PATH
+from agentlightning.store.otlp.paths import TRACES_PATH
 from agentlightning.store.routes import StoreApp
 from agentlightning.store.tokens import TOKEN_VARIABLE, token_given
 
-DEFAULT_PORT: Final = 4747
 ONE_PROCESS: Final = (
     "One server is one process here: for several, keep the store in PostgreSQL and start "
     "`agl store --backend postgres` several times"
@@ -75,7 +75,7 @@ class LightningStoreServer(ForwardingStore):
         self.store: Final = store
         self._token = token_given(token)
         self._host = host or "127.0.0.1"
-        self._port = DEFAULT_PORT if port is None else port
+        self._port = PORT if port is None else port
         if self._token is None and not is_loopback(self._host):
             raise ConfigurationError(
                 f"other machines can reach {self._host}: pass token=, or set {TOKEN_VARIABLE}, so that they need one"

@@ -47,16 +47,11 @@ from agentlightning.store import (
 from agentlightning.store.forwarding import ForwardingStore
 from agentlightning.store.limits import Limits
 from agentlightning.store.operations import Operation
-from agentlightning.store.otlp import (
-    OTHER_SIGNALS,
-    TRACES_PATH,
-    Answer,
-    handle_other_signal,
-    handle_traces,
-    parse_traces,
-)
+from agentlightning.store.otlp.answer import Answer
+from agentlightning.store.otlp.handler import handle_other_signal, handle_traces
 from agentlightning.store.otlp.limits import MAX_OBJECTS
-from agentlightning.store.otlp.spans import MAX_SPANS
+from agentlightning.store.otlp.paths import OTHER_SIGNALS, TRACES_PATH
+from agentlightning.store.otlp.spans import MAX_SPANS, parse_traces
 from agentlightning.store.tokens import agent_token
 from agentlightning.tracer.otlp_exporter import LightningStoreOTLPExporter
 from agentlightning.types import AttemptedRollout, Span

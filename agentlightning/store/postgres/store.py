@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
+from agentlightning._internal.defaults import NAMESPACE
 from agentlightning.errors import ConfigurationError
 from agentlightning.store.base import LightningStoreCapabilities
 from agentlightning.store.events import Signals
@@ -43,7 +44,7 @@ class PostgresLightningStore(SqlLightningStore):
         MissingExtra: `asyncpg` is not installed.
     """
 
-    def __init__(self, dsn: str, *, namespace: str = "agentlightning", connections: int = 8) -> None:
+    def __init__(self, dsn: str, *, namespace: str = NAMESPACE, connections: int = 8) -> None:
         if connections < 1:
             raise ConfigurationError(f"connections is {connections}: a store needs at least 1")
         super().__init__(Signals())

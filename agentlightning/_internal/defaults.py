@@ -1,0 +1,10 @@
+"""Where a store is served and kept if nobody says otherwise; commands know it without loading a store."""
+
+from __future__ import annotations
+
+from typing import Final
+
+PORT: Final = 4747
+"""Of a store's server."""
+NAMESPACE: Final = "agentlightning"
+"""Of a PostgreSQL database."""
