@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from agentlightning.algorithm.base import FastAlgorithm
 from agentlightning.emitter import find_final_reward
@@ -12,6 +12,9 @@ from agentlightning.errors import ConfigurationError
 from agentlightning.types import Dataset, EnqueueRolloutRequest, Rollout, RolloutMode, Span
 
 logger = logging.getLogger(__name__)
+
+_AT_ONCE: Final = 1000
+"""How many tasks are enqueued with one request: a store's server takes so many only."""
 
 
 class Baseline(FastAlgorithm):
@@ -59,7 +62,9 @@ class Baseline(FastAlgorithm):
             for task in _items(dataset)
         ]
         for _ in range(self.n_epochs):
-            rollouts = await self.get_store().enqueue_many_rollouts(requests)
+            rollouts: list[Rollout] = []
+            for start in range(0, len(requests), _AT_ONCE):
+                rollouts += await self.get_store().enqueue_many_rollouts(requests[start : start + _AT_ONCE])
             await asyncio.gather(*(self._report_when_finished(rollout.rollout_id) for rollout in rollouts))
 
     async def _report_when_finished(self, rollout_id: str) -> None:
