@@ -13,7 +13,7 @@ from hypothesis import given, settings, strategies as st
 from pydantic_core import from_json, to_json
 
 from agentlightning.store import SqliteLightningStore
-from agentlightning.store.sql.numbers import pack, unpack
+from agentlightning.store.sql.packing import pack, unpack
 from agentlightning.types import AttemptedRollout, Span
 
 INT32, INT64 = 2**31, 2**63

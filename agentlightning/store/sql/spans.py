@@ -25,7 +25,7 @@ from agentlightning.store.sql.moves import (
     write_attempt,
     write_rollout,
 )
-from agentlightning.store.sql.numbers import pack, unpack
+from agentlightning.store.sql.packing import pack, unpack
 from agentlightning.store.sql.transaction import Row, Transaction, Value
 from agentlightning.types import PaginatedResult, Span
 from agentlightning.types.lifecycle import ENDED, FINISHED, LIVE
