@@ -35,8 +35,8 @@ class PostgresLightningStore(SqlLightningStore):
     Args:
         dsn: `postgresql://user:password@host:port/database`; what it leaves out comes from the environment, as for
             every PostgreSQL program.
-        namespace: Keeps stores in one database apart, `agentlightning` by default; a schema of this name is created if it is
-            missing.
+        namespace: Keeps stores in one database apart, `agentlightning` by default; a schema of this name is created if
+            it is missing.
         connections: The most connections to use, beside the one that listens.
 
     Raises:
