@@ -89,5 +89,7 @@ class Address:
                 f"cannot connect to {self.place} ({type(error).__name__}: {error}): "
                 "see that the database runs, and that it takes one more connection"
             ) from error
-        except ValueError as error:
-            raise ConfigurationError(f"the DSN cannot be read ({error}): write postgresql://user@host/db") from error
+        except ValueError:  # its words may hold a part of the password
+            raise ConfigurationError(
+                "the DSN cannot be read: write postgresql://user:password@host/db, and %2F for a / in the password"
+            ) from None
