@@ -143,7 +143,7 @@ def _segment(value: str) -> str:
     return quote(value, safe="")
 
 
-def _check_of(annotation: Any) -> Callable[[Any, str], None] | None:
+def _check_of(annotation: Any) -> Callable[[Any, str], object] | None:
     """Return what refuses values that the store would refuse, and its server's reader of JSON might convert."""
     kinds = set(get_args(annotation)) if _is_union(get_origin(annotation)) else {annotation}
     optional = type(None) in kinds
