@@ -114,7 +114,7 @@ async def test_a_taken_port_is_named(store: InMemoryLightningStore, mode: Any) -
         ({"launch_mode": "mp"}, "The store does not support zero-copy."),
         ({"n_workers": 2}, "The store does not support zero-copy."),
         ({"launch_mode": "fork"}, "'thread' or 'asyncio'"),
-        ({"launcher_args": object()}, "launcher_args"),
+        ({"launcher_args": "uvicorn"}, "launcher_args"),
         ({"host": "0.0.0.0"}, "AGL_TOKEN"),
         ({"host": "example.org"}, "AGL_TOKEN"),
         ({"token": "two words"}, "visible ASCII"),
