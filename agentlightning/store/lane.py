@@ -1,21 +1,15 @@
-"""A lane: operations that run on SQLite connections in threads of their own, in groups that commit together.
-
-Operations are coroutines, so that a database with an asynchronous driver can await the same code. On SQLite nothing
-they await ever suspends: the lane runs each one to its end with a single `send`.
-"""
+"""A lane: operations that run on SQLite connections in threads of their own, in groups that commit together."""
 
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import os
-import re
 import sqlite3
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,12 +19,12 @@ from typing import Any, Final, Literal, TypeAlias, TypeVar
 from agentlightning.errors import StoreClosed, StoreError, TooBusy
 from agentlightning.store.events import call_in_loop
 from agentlightning.store.processes import require_process
-from agentlightning.store.sql.transaction import Changes, Row, Transaction, Value
+from agentlightning.store.sql.transaction import Changes, Transaction
+from agentlightning.store.sqlite_transaction import Operation, SqliteTransaction, begin_within, roll_back, run_to_end
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Operation: TypeAlias = Callable[[Transaction], Coroutine[Any, Any, T]]
 Undo: TypeAlias = Callable[[Transaction, T], Coroutine[Any, Any, None]]
 Timer: TypeAlias = Callable[[Transaction, float], Coroutine[Any, Any, float | None]]
 
@@ -39,7 +33,6 @@ _RETRY_SECONDS: Final = 1.0
 """How long after a failure of the database its timer tries again."""
 _BUSY_SECONDS: Final = 30.0
 """How long a lane waits for another process to end its transaction."""
-_BUSY_PAUSE: Final = 0.002
 _PULSE: Final = 0.5
 """How often a thread that waits for a deadline looks whether it was away, for nothing tells it so."""
 _ABSENCE: Final = 0.5
@@ -48,42 +41,6 @@ _UPKEEP_EVERY: Final = 64
 """Commits between two times that the lane's thread looks after its database."""
 _GROUP: Final = 256
 """The most operations that commit together: it bounds how long the first of them waits for the last."""
-
-
-class SqliteTransaction:
-    """A transaction on a SQLite connection."""
-
-    __slots__ = ("_connection", "changes", "clock", "now")
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-        self.now = time.time()
-        self.clock = time.monotonic()
-        self.changes = Changes()
-
-    async def fetch(self, sql: str, params: Sequence[Value] = ()) -> list[Row]:
-        """Return all rows."""
-        return self._connection.execute(_without_locks(sql), params).fetchall()
-
-    async def fetch_one(self, sql: str, params: Sequence[Value] = ()) -> Row | None:
-        """Return the first row, or None."""
-        # All rows, for a statement that is not read to its end stays open: `UPDATE … RETURNING` would block COMMIT.
-        rows = self._connection.execute(_without_locks(sql), params).fetchall()
-        return rows[0] if rows else None
-
-    async def execute(self, sql: str, params: Sequence[Value] = ()) -> int:
-        """Return how many rows changed."""
-        return self._connection.execute(sql, params).rowcount
-
-    async def execute_many(self, sql: str, rows: Sequence[Sequence[Value]]) -> None:
-        """Run a statement once for each row."""
-        self._connection.executemany(sql, rows)
-
-
-@functools.cache
-def _without_locks(sql: str) -> str:
-    """SQLite has one writer at a time and knows no row locks."""
-    return re.sub(r" FOR UPDATE OF \w+( SKIP LOCKED)?", "", sql)
 
 
 @dataclass(slots=True, eq=False)
@@ -360,7 +317,7 @@ class Lane:
         try:
             if connection.in_transaction:  # the last one could not be rolled back
                 connection.execute("ROLLBACK")
-            if not self._begin_within(connection, patience):
+            if not begin_within(connection, self._begin, patience):
                 if not patience:
                     return False
                 self._away += patience  # whoever came to renew a lease is refused
@@ -378,7 +335,7 @@ class Lane:
         except Exception as error:  # noqa: BLE001  # whatever failed, every caller must hear of it, or it waits forever
             for job in group:
                 job.succeeded, job.error = False, error if isinstance(error, TooBusy) else _as_store_error(error)
-            _roll_back(connection)
+            roll_back(connection)
         self._commits += 1
         return True
 
@@ -392,27 +349,13 @@ class Lane:
         except (sqlite3.Error, OSError) as error:
             logger.error("The upkeep of the database failed, trying again later: %s", error)
 
-    def _begin_within(self, connection: sqlite3.Connection, patience: float) -> bool:
-        give_up = time.monotonic() + patience
-        while True:
-            try:
-                connection.execute(self._begin)
-            except sqlite3.OperationalError as error:
-                if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_BUSY:
-                    raise
-            else:
-                return True
-            if time.monotonic() >= give_up:
-                return False
-            time.sleep(_BUSY_PAUSE)
-
     def _run(self, connection: sqlite3.Connection, job: _Job, *, alone: bool) -> None:
         """Run a job of a group; `alone`, it has no neighbours whose work its failure must spare."""
         if not alone:
             connection.execute("SAVEPOINT job")
         transaction = SqliteTransaction(connection)
         try:
-            job.result = _run_to_end(job.operation(transaction))
+            job.result = run_to_end(job.operation(transaction))
         except Exception as error:  # it is the caller's, and goes there
             if not connection.in_transaction:  # SQLite undid the whole group, as it does when the disk is full
                 raise
@@ -475,36 +418,12 @@ class Lane:
             self._end_if_idle()
 
 
-def run_alone(connection: sqlite3.Connection, operation: Operation[T]) -> T:
-    """Run an operation in a transaction of its own on a connection that no lane has."""
-    connection.execute("BEGIN IMMEDIATE")
-    result = _run_to_end(operation(SqliteTransaction(connection)))
-    connection.execute("COMMIT")
-    return result
-
-
-def _roll_back(connection: sqlite3.Connection) -> None:
-    try:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-    except sqlite3.Error as error:
-        logger.error("Could not roll back (%s); the next transaction begins with it", error)
-
-
 async def _nothing(tx: Transaction) -> None:
     """An operation that only wakes the lane's thread."""
 
 
 async def _call_undo(undo: Undo[Any], result: Any, tx: Transaction) -> None:
     await undo(tx, result)
-
-
-def _run_to_end(operation: Coroutine[Any, Any, T]) -> T:
-    try:
-        operation.send(None)
-    except StopIteration as end:
-        return end.value
-    raise AssertionError("an operation of the store awaited something other than its transaction")
 
 
 def _as_store_error(error: Exception) -> Exception:

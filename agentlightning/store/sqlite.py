@@ -14,12 +14,13 @@ from typing import Any, Final, Literal, TypeVar
 from agentlightning.errors import ConfigurationError
 from agentlightning.store import schema
 from agentlightning.store.events import Signals
-from agentlightning.store.lane import Lane, Operation, Undo, run_alone
+from agentlightning.store.lane import Lane, Undo
 from agentlightning.store.presence import Presence
 from agentlightning.store.sql.deadlines import enforce_deadlines
 from agentlightning.store.sql.leases import restart_leases
 from agentlightning.store.sql.store import SqlLightningStore
 from agentlightning.store.sql.transaction import Transaction
+from agentlightning.store.sqlite_transaction import Operation, run_alone
 
 T = TypeVar("T")
 
