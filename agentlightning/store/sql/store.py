@@ -484,7 +484,8 @@ class SqlLightningStore(LightningStore, ABC):
     ) -> transfer.Transferred:
         """Write everything but the workers into a file of JSON lines, as one moment sees it.
 
-        The file, compressed if its name ends in `.gz`, appears when it is whole. Writers go on meanwhile.
+        The file, compressed if its name ends in `.gz`, appears when it is whole. Writers go on meanwhile; those of a
+        store in memory, which has one thread, wait.
 
         Args:
             path: The file; what it held is replaced.
