@@ -26,7 +26,7 @@ from agentlightning.store.sql.filters import Conditions, Paging, fetch_page, tex
 from agentlightning.store.sql.leases import set_deadlines
 from agentlightning.store.sql.moves import RolloutState, count_up, find_rollout, move_rollout, write_rollout
 from agentlightning.store.sql.resources import latest_resources_id
-from agentlightning.store.sql.transaction import Transaction, Value
+from agentlightning.store.sql.transaction import Row, Transaction, Value
 from agentlightning.types import (
     AttemptedRollout,
     PaginatedResult,
@@ -128,15 +128,15 @@ async def query_rollouts(
     )
 
 
-async def finished_among(tx: Transaction, rollout_ids: Sequence[str]) -> tuple[list[Rollout], set[str]]:
-    """Return the finished ones among the rollouts, and the ids of all that exist."""
+async def finished_among(tx: Transaction, rollout_ids: Sequence[str]) -> tuple[dict[str, Row], set[str]]:
+    """Return the rows of the finished ones among the rollouts, for `rollout_of`, and the ids of all that exist."""
     named = Conditions("and")
     named.within("r.rollout_id", rollout_ids)
     states = await tx.fetch(f"SELECT r.rollout_id, r.status FROM rollouts r WHERE {named.sql()}", named.params)
     finished = Conditions("and")
     finished.within("r.rollout_id", [rollout_id for rollout_id, status in states if status in FINISHED])
     rows = await tx.fetch(f"{_SELECT} WHERE {finished.sql()}", finished.params)
-    return [rollout_of(row) for row in rows], {rollout_id for rollout_id, _ in states}
+    return {row[0]: row for row in rows}, {rollout_id for rollout_id, _ in states}
 
 
 def encode_changes(

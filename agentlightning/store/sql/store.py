@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, Self, TypeVar
 
 from agentlightning.store.base import UNSET, LightningStore, LightningStoreCapabilities, LightningStoreStatistics
 from agentlightning.store.events import Signals
+from agentlightning.store.looks import Looks
 from agentlightning.store.polls import check_wait
 from agentlightning.store.sql import (
     attempts,
@@ -38,6 +39,7 @@ from agentlightning.store.sql.checks import (
     check_texts,
 )
 from agentlightning.store.sql.claims import Claim, undo_claims
+from agentlightning.store.sql.codec import rollout_of
 from agentlightning.store.sql.filters import Conditions, Paging
 from agentlightning.store.sql.idempotency import Request, RequestKeys, check_key, withdraw
 from agentlightning.store.sql.transaction import Transaction
@@ -81,6 +83,7 @@ class SqlLightningStore(LightningStore, ABC):
         self._signals = signals
         self._opened = time.monotonic()
         self._request_keys = RequestKeys()
+        self._looks = Looks()
 
     @abstractmethod
     async def write(
@@ -218,13 +221,15 @@ class SqlLightningStore(LightningStore, ABC):
         """See `LightningStore.wait_for_rollouts`."""
         check_texts(rollout_ids, "rollout_ids")
         deadline, time_is_up = _deadline(timeout, "timeout")
-        with self._signals.watch_rollouts(rollout_ids) as watch:
+        ids = tuple(rollout_ids)
+        with self._signals.watch_rollouts(ids) as watch:
             while True:
                 self._signals.expect(watch)
-                found, known = await self.read(lambda tx: tasks.finished_among(tx, rollout_ids))
-                finished = {rollout.rollout_id: rollout for rollout in found}
+                finished, known = await self._looks.share(
+                    ids, lambda: self.read(lambda tx: tasks.finished_among(tx, ids))
+                )
                 if time_is_up or len(finished) == len(known):
-                    return [finished[rollout_id] for rollout_id in rollout_ids if rollout_id in finished]
+                    return [rollout_of(finished[rollout_id]) for rollout_id in ids if rollout_id in finished]
                 self._signals.settle(watch, (watch.rollout_ids - known) | finished.keys())
                 time_is_up = not await watch.called(deadline)
 
