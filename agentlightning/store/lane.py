@@ -106,7 +106,7 @@ class Lane:
         self._group = _GROUP if mode == "write" else 1
         self._publish = publish
         self._timer = timer
-        self._deadline = None if timer is None else 0.0  # of the lease clock; the thread's own, like the next three
+        self._deadline = None if timer is None else 0.0  # of the lease clock; changed by who has the turn
         self._milestone: _Job | None = None  # on its way through the queue since the deadline came
         self._last_look: float | None = None  # when the thread began to wait for a deadline or a job
         self._away = 0.0  # seconds that the timer does not know of yet
@@ -114,14 +114,14 @@ class Lane:
         self._farewell = farewell
         self._process = os.getpid()
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
-        self._state = threading.Condition()  # guards the next two; never held across an await
+        self._state = threading.Condition()  # guards the next three; never held across an await
         self._pending: dict[_Job, _Job] = {}  # accepted, in order; their callers have not heard of them yet
         self._closed = False
+        self._callers = 0  # who lets the loop go on before running here
         connections = list(connections)
         self._here = connections[0] if upkeep is not None else None  # for operations in their callers' threads
         self._upkeep = upkeep
         self._turn = threading.Lock()  # who has it may use that connection
-        self._callers = 0  # who lets the loop go on before running here
         self._commits = 0  # since the last upkeep
         self._threads = [
             threading.Thread(target=self._work, args=(connection,), name=name, daemon=True)

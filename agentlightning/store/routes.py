@@ -1,6 +1,6 @@
 """The store over HTTP: every route of its interface, as an ASGI application.
 
-Plain ASGI rather than a web framework's objects, which cost more than the store's own work.
+Plain ASGI, which spares each small call a web framework's objects.
 """
 
 from __future__ import annotations
