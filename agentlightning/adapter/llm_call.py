@@ -5,8 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from agentlightning import semconv
+from agentlightning.adapter.reading import CallReading, SeenCall, Sighting
 from agentlightning.types import LLMCall, Span
 from agentlightning.types.llm_call_span import decode_calls
+
+
+def read_calls(spans: Sequence[Span]) -> CallReading:
+    """Read the model calls among the spans of a rollout, in order, with everybody who saw them and those that failed."""
+    return CallReading(
+        [
+            SeenCall(
+                answers=(call,),
+                sightings=(Sighting(span_id=call.span_id, name="", source=call.source, answers=(call,)),),
+            )
+            for call in llm_calls(spans)
+        ]
+    )
 
 
 def llm_calls(spans: Sequence[Span]) -> list[LLMCall]:

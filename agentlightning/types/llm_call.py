@@ -1,7 +1,7 @@
 """One record of a model call, and the training row made of several.
 
-Whatever captured a call (the gateway, an instrumented SDK, an imported trace), it becomes one `LLMCall`;
-adapters and learners read nothing else. Nothing is ever tokenised again on the way to training.
+Whatever captured a call (the gateway, an instrumented SDK, an imported trace), it becomes one `LLMCall`, with request
+and answer in the shape of OpenAI's chat completions; adapters and learners read nothing else. Nothing is ever tokenised again on the way to training.
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ class LLMCall:
         messages: The request's messages as sent.
         message: The answer's message as received.
         tools: The request's tools as sent.
+        response: What else the answer said: `model`, `usage`, `system_fingerprint` and so on.
+        streamed: Whether the answer came in pieces.
+        source: Who captured the call: `gateway`, `openinference`, `agentops`, `operation`, `litellm`, `gen_ai`.
         span_id: The span this record was read from.
     """
 
@@ -55,6 +58,9 @@ class LLMCall:
     messages: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     message: dict[str, Any] = field(default_factory=dict[str, Any])
     tools: list[dict[str, Any]] | None = None
+    response: dict[str, Any] = field(default_factory=dict[str, Any])
+    streamed: bool = False
+    source: str = ""
     span_id: str = ""
 
 
