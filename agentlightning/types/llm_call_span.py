@@ -19,6 +19,10 @@ RESPONSE_TOKEN_IDS: Final = "response_token_ids"
 LOGPROBS: Final = "agentlightning.llm_call.logprobs"
 REQUEST: Final = "agentlightning.llm_call.request"
 MESSAGES: Final = "agentlightning.llm_call.messages"
+RESPONSE: Final = "agentlightning.llm_call.response"
+PARTIAL: Final = "agentlightning.llm_call.partial"
+STREAMED: Final = "agentlightning.llm_call.streamed"
+TIME_TO_FIRST_TOKEN: Final = "agentlightning.llm_call.time_to_first_token"
 WEIGHTS_VERSION: Final = "agentlightning.llm_call.weights_version"
 REQUEST_MODEL: Final = "gen_ai.request.model"
 RESPONSE_ID: Final = "gen_ai.response.id"
@@ -64,6 +68,10 @@ class CapturedCall:
         model: The model's name as requested.
         prompt_token_ids: The tokens the model was given; empty when the backend names none.
         choices: The answers; empty when the call failed.
+        partial: What came of the answers' messages before a stream broke off; empty otherwise.
+        response: What else the answer said, such as `model` and `usage`.
+        streamed: Whether the answer came as a stream.
+        time_to_first_token: Seconds until a stream's first piece was there, or None.
         response_id: The id the backend gave the answer.
         weights_version: Version of the weights that sampled, or None.
         input_tokens: The backend's count of prompt tokens, or None.
@@ -74,6 +82,10 @@ class CapturedCall:
     model: str | None = None
     prompt_token_ids: list[int] = field(default_factory=list[int])
     choices: list[CapturedChoice] = field(default_factory=list[CapturedChoice])
+    partial: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    response: dict[str, Any] = field(default_factory=dict[str, Any])
+    streamed: bool = False
+    time_to_first_token: float | None = None
     response_id: str | None = None
     weights_version: int | None = None
     input_tokens: int | None = None
@@ -88,6 +100,10 @@ def encode_call(call: CapturedCall) -> Attributes:
         WEIGHTS_VERSION: call.weights_version,
         INPUT_TOKENS: call.input_tokens,
         OUTPUT_TOKENS: call.output_tokens,
+        STREAMED: call.streamed or None,
+        TIME_TO_FIRST_TOKEN: call.time_to_first_token,
+        RESPONSE: json.dumps(call.response) if call.response else None,
+        PARTIAL: json.dumps(call.partial) if call.partial else None,
     }
     attributes: Attributes = {key: value for key, value in optional.items() if value is not None}
     attributes[REQUEST] = call.request
