@@ -19,7 +19,10 @@ AgentLightningError
 ├── AgentError                 the agent's code, its signature or its answer
 │   ├── InvalidAgent           a signature that cannot be called            (ValueError)
 │   ├── InvalidResult          a return value that means nothing     (TypeError, ValueError)
+│   ├── InvalidPrompt          a template that cannot be filled             (ValueError, KeyError)
 │   ├── MissingResource        the agent asks for a resource nobody gave    (ValueError, KeyError)
+│   ├── CommandFailed          an agent's program did not start, or did not end well
+│   ├── NoActiveTracer         something is emitted where nothing is traced (RuntimeError)
 │   └── RolloutCancelled       the agent was stopped before it ended
 ├── ModelError                 the model, its server or its tokens
 │   ├── BackendUnreachable 502 nobody answers at the model's address
@@ -137,10 +140,24 @@ class InvalidResult(AgentError, TypeError, ValueError):
     """A return value of an agent that means neither reward nor spans."""
 
 
+class InvalidPrompt(AgentError, ValueError, KeyError):
+    """A prompt template that is malformed, or a placeholder that nobody filled."""
+
+    __str__ = Exception.__str__  # KeyError's would quote the message
+
+
 class MissingResource(AgentError, ValueError, KeyError):
     """The agent asks for a resource that its rollout does not have."""
 
     __str__ = Exception.__str__  # KeyError's would quote the message
+
+
+class NoActiveTracer(AgentError, RuntimeError):
+    """Something was emitted where nothing is traced, and the environment demands that this be an error."""
+
+
+class CommandFailed(AgentError):
+    """The program of a command agent could not be started, took too long, or ended with an error."""
 
 
 class RolloutCancelled(AgentError):
