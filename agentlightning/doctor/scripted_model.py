@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import json
 from collections.abc import AsyncIterator, Sequence
@@ -17,6 +16,7 @@ from agentlightning.doctor.script import Reply, Script, as_script
 from agentlightning.doctor.tokens import encode, render_prompt
 from agentlightning.doctor.wire import Answer, Json, chat_completion, chat_stream, text_completion
 from agentlightning.errors import InvalidRequest
+from agentlightning.execution.loop_thread import Cancellable, run_blocking
 from agentlightning.llm_proxy import ModelConfig
 from agentlightning.serving import EmbeddedServer, ServerThread, answer_nobody
 
@@ -37,6 +37,7 @@ class ScriptedModel:
 
     Attributes:
         requests: The bodies of all model calls, in the order in which they came.
+        unknown_paths: Where else was asked, and answered with status 404: other protocols, usually.
 
     Raises:
         ValueError: The list of replies is empty.
@@ -52,6 +53,7 @@ class ScriptedModel:
         retokenise: bool = False,
     ) -> None:
         self.requests: list[Json] = []
+        self.unknown_paths: list[str] = []
         self.name = name
         self._script = as_script(replies)
         self._token_ids = token_ids
@@ -62,6 +64,7 @@ class ScriptedModel:
             Route("/v1/chat/completions", self._chat, methods=["POST"]),
             Route("/v1/completions", self._complete, methods=["POST"]),
             Route("/v1/models", self._models),
+            Route("/{path:path}", self._unknown, methods=["GET", "POST"]),
         ]
         app = Starlette(routes=routes, exception_handlers={InvalidRequest: _refuse, ClientDisconnect: answer_nobody})
         self._server = ServerThread(EmbeddedServer(app, drain_seconds=0), "agl-scripted-model")
@@ -93,11 +96,11 @@ class ScriptedModel:
         await self.stop()
 
     def __enter__(self) -> Self:
-        asyncio.run(self.start())
+        run_blocking(Cancellable(self.start))
         return self
 
     def __exit__(self, *_: object) -> None:
-        asyncio.run(self.stop())
+        run_blocking(Cancellable(self.stop))
 
     async def _chat(self, request: Request) -> Response:
         payload = await self._read(request)
@@ -120,6 +123,10 @@ class ScriptedModel:
         model = {"id": self.name, "object": "model", "created": 0, "owned_by": "agentlightning"}
         return JSONResponse({"object": "list", "data": [model]})
 
+    async def _unknown(self, request: Request) -> Response:
+        self.unknown_paths.append(request.url.path)
+        return _error(404, f"the scripted model does not serve {request.url.path}: use /v1/chat/completions")
+
     async def _read(self, request: Request) -> Json:
         try:
             payload = json.loads(await request.body())
@@ -133,12 +140,16 @@ class ScriptedModel:
     def _answer(self, payload: Json, prompt: Sequence[int], token_ids: bool) -> Answer:
         replies = [self._script(payload) for _ in range(payload.get("n") or 1)]
         full = [Reply(reply) if isinstance(reply, str) else reply for reply in replies]
-        return Answer(next(self._numbers), payload, prompt, full, token_ids)
+        return Answer(f"{self.name}-{next(self._numbers)}", payload, prompt, full, token_ids)
 
 
 async def _refuse(_: Request, error: Exception) -> Response:
-    body = {"error": {"message": str(error), "type": "invalid_request_error", "param": None, "code": None}}
-    return JSONResponse(body, status_code=400)
+    return _error(400, str(error))
+
+
+def _error(status: int, message: str) -> Response:
+    body = {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": None}}
+    return JSONResponse(body, status)
 
 
 def _conversation(payload: Json) -> list[Json]:

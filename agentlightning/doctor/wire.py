@@ -22,14 +22,14 @@ class Answer:
     """All choices of one answer.
 
     Attributes:
-        number: Which answer of the server it is, from 1.
+        label: Names this answer of all that are given by all servers of a test.
         request: What is answered.
         prompt: The prompt's tokens.
         replies: One for each choice.
         token_ids: Whether the tokens are named when the request asks for them.
     """
 
-    number: int
+    label: str
     request: Json
     prompt: Sequence[int]
     replies: Sequence[Reply]
@@ -47,7 +47,7 @@ class Answer:
             return {"role": "assistant", "content": reply.content}
         calls = [
             {
-                "id": f"call_{self.number}_{choice}_{index}",
+                "id": f"call_{self.label}_{choice}_{index}",
                 "type": "function",
                 "function": {"name": call.name, "arguments": call.text},
             }
@@ -103,7 +103,7 @@ def chat_stream(answer: Answer) -> Iterator[str]:
 
 def _whole(answer: Answer, kind: str, prefix: str, choices: list[Json]) -> Json:
     reply: Json = {
-        "id": f"{prefix}-{answer.number}",
+        "id": f"{prefix}-{answer.label}",
         "object": kind,
         "created": _CREATED,
         "model": answer.request.get("model"),
@@ -177,7 +177,7 @@ def _slices(text: str) -> Iterator[tuple[str, list[int]]]:
 
 def _chunk(answer: Answer, choices: list[Json]) -> Json:
     return {
-        "id": f"chatcmpl-{answer.number}",
+        "id": f"chatcmpl-{answer.label}",
         "object": "chat.completion.chunk",
         "created": _CREATED,
         "model": answer.request.get("model"),

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from hypothesis import given, settings, strategies as st
-from openai import AsyncOpenAI, BadRequestError, OpenAI
+from openai import AsyncOpenAI, BadRequestError, NotFoundError, OpenAI
 
 from agentlightning.doctor import Reply, ScriptedModel, ToolCall
 from agentlightning.doctor.schema import example_of
@@ -186,3 +186,11 @@ def test_examples_of_schemas_hold_what_is_required() -> None:
     example = {"city": {"name": "text"}, "unit": "celsius", "days": [1, 1], "note": None}
     assert example_of(schema) == example
     assert json.dumps(example_of(schema)) == json.dumps(example)
+
+
+async def test_other_protocols_are_refused_and_remembered() -> None:
+    async with ScriptedModel() as model, client_of(model) as client:
+        with pytest.raises(NotFoundError, match="use /v1/chat/completions"):
+            await client.responses.create(model="scripted", input="hello")
+        assert model.unknown_paths == ["/v1/responses"]
+        assert model.requests == []

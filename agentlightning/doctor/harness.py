@@ -1,0 +1,128 @@
+"""One run of an agent under observation: the real runner, tracer, store and gateway, and a model behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from agentlightning.doctor.scripted_model import ScriptedModel
+from agentlightning.execution.loop_thread import Cancellable, LoopThread, run_blocking
+from agentlightning.litagent import LitAgent
+from agentlightning.llm_proxy import LLMProxy, ModelConfig
+from agentlightning.runner import LitAgentRunner
+from agentlightning.store import InMemoryLightningStore, LightningStore
+from agentlightning.tracer import Tracer
+from agentlightning.trainer.gateway import serving
+from agentlightning.types import LLM, NamedResources, Span
+
+_GRACE_SECONDS: Final = 3.0
+"""How long an agent that was told to stop may take; one that blocks is left behind in its thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What a run left behind.
+
+    Attributes:
+        spans: The spans of the one rollout, as the store has them.
+        failure: What the agent raised; None if it ended well or was stopped.
+        hung: Whether it was stopped because its time was over.
+        requests: How many model calls the scripted model answered.
+        unknown_paths: Where else the agent asked the scripted model.
+    """
+
+    spans: Sequence[Span]
+    failure: BaseException | None
+    hung: bool
+    requests: int
+    unknown_paths: Sequence[str]
+
+
+def observe(
+    agent: LitAgent[Any],
+    task: Any,
+    resources: NamedResources,
+    *,
+    model: ScriptedModel,
+    tracer: Tracer,
+    live: bool,
+    deadline: float,
+) -> Observation:
+    """Run an agent once, in a thread of its own, so that one that blocks its event loop can be told of as well.
+
+    Args:
+        agent: The agent.
+        task: Its input.
+        resources: What it gets; each model is put behind a gateway.
+        model: Stands for every model unless `live`.
+        tracer: Records what the agent does.
+        live: Whether the models of the resources are really asked.
+        deadline: Seconds for the agent.
+    """
+    store = InMemoryLightningStore()
+    with model:
+        given = resources if live else _with_endpoint(resources, model.url)
+        proxy = LLMProxy(model_list=_model_list(given), timeout=deadline)
+        with serving(proxy, store):
+            run = LoopThread(
+                Cancellable(lambda: _run(agent, task, _behind(proxy, given), tracer, store)), "agl-doctor-agent"
+            )
+            run.start()
+            hung = not run.join(deadline)
+            if hung:
+                run.cancel()
+                run.join(_GRACE_SECONDS)
+        # The gateway has shipped everything once it is down, also for an agent that hung.
+        return Observation(
+            _read(store), None if hung else run.error, hung, len(model.requests), model.unknown_paths.copy()
+        )
+
+
+async def _run(
+    agent: LitAgent[Any], task: Any, resources: NamedResources, tracer: Tracer, store: LightningStore
+) -> None:
+    runner = LitAgentRunner[Any](tracer, heartbeat_interval=0)
+    with runner.run_context(agent=agent, store=store):
+        await runner.step(task, resources=resources, mode="train")
+
+
+def _read(store: InMemoryLightningStore) -> list[Span]:
+    spans: list[Span] = []
+
+    async def read() -> None:
+        for rollout in await store.query_rollouts():
+            spans.extend(await store.query_spans(rollout.rollout_id))
+        await store.close()
+
+    run_blocking(Cancellable(read))
+    return spans
+
+
+def _with_endpoint(resources: NamedResources, url: str) -> NamedResources:
+    changed = {"endpoint": url, "api_key": None}
+    return {
+        name: resource.model_copy(update=changed) if isinstance(resource, LLM) else resource
+        for name, resource in resources.items()
+    }
+
+
+def _model_list(resources: NamedResources) -> list[ModelConfig]:
+    models = {resource.model: resource for resource in resources.values() if isinstance(resource, LLM)}
+    return [
+        {
+            "model_name": name,
+            "litellm_params": {"model": f"openai/{name}", "api_base": model.endpoint}
+            | ({"api_key": model.api_key} if model.api_key else {}),
+        }
+        for name, model in models.items()
+    ]
+
+
+def _behind(proxy: LLMProxy, resources: NamedResources) -> NamedResources:
+    return {
+        name: proxy.as_resource(model=resource.model, sampling_parameters=resource.sampling_parameters)
+        if isinstance(resource, LLM)
+        else resource
+        for name, resource in resources.items()
+    }

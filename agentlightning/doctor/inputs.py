@@ -1,0 +1,100 @@
+"""What a diagnosis starts from: an agent by its name, a task and resources from files."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any, cast
+
+from pydantic import TypeAdapter, ValidationError
+
+from agentlightning.errors import ConfigurationError
+from agentlightning.litagent import LitAgent
+from agentlightning.types import NamedResources
+
+
+def load_agent(target: str) -> LitAgent[Any]:
+    """Import an agent.
+
+    Args:
+        target: `package.module:agent` or `path/to/file.py:agent`; the working directory is searched first. The agent
+            is an instance of `LitAgent`, which is what `@rollout` makes of a function, or a class of it.
+
+    Raises:
+        ConfigurationError: There is no such module, name or agent.
+    """
+    module_name, separator, name = target.rpartition(":")
+    if not separator or not module_name or not name:
+        raise ConfigurationError(f"{target!r} names no agent: write package.module:agent or path/to/file.py:agent")
+    module = _import_file(Path(module_name)) if module_name.endswith(".py") else _import_module(module_name)
+    agent: Any = module
+    for part in name.split("."):
+        if not hasattr(agent, part):
+            raise ConfigurationError(f"{module_name} has no {name!r}; it has {_agents_in(module) or 'no agents'}")
+        agent = getattr(agent, part)
+    agent = agent() if isinstance(agent, type) and issubclass(agent, LitAgent) else agent
+    if not isinstance(agent, LitAgent):
+        raise ConfigurationError(
+            f"{target} is a {type(agent).__name__}, not an agent: decorate the function with @agl.rollout, "
+            "or give an agl.LitAgent"
+        )
+    return cast("LitAgent[Any]", agent)
+
+
+def load_task(path: Path) -> Any:
+    """Read a task from a JSON file.
+
+    Raises:
+        ConfigurationError: It cannot be read.
+    """
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"{path} holds no task, which is one JSON value: {error}") from error
+
+
+def load_resources(path: Path) -> NamedResources:
+    """Read resources from a JSON file: an object of their names, each resource with its `resource_type`.
+
+    Raises:
+        ConfigurationError: It cannot be read, or something in it is no resource.
+    """
+    try:
+        return TypeAdapter(NamedResources).validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        example = '{"main": {"resource_type": "llm", "endpoint": "http://127.0.0.1:8000/v1", "model": "name"}}'
+        raise ConfigurationError(f"{path} holds no resources such as {example}: {error}") from error
+
+
+def _import_module(name: str) -> ModuleType:
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if not f"{name}.".startswith(f"{error.name}."):
+            raise  # a module that the agent's own module imports
+        raise ConfigurationError(f"there is no module {name!r} here or among what is installed") from error
+    finally:
+        sys.path.remove(str(Path.cwd()))
+
+
+def _import_file(path: Path) -> ModuleType:
+    specification = importlib.util.spec_from_file_location(path.stem, path)
+    if not path.is_file() or specification is None or specification.loader is None:
+        raise ConfigurationError(f"there is no Python file {path}")
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[path.stem] = module  # where dataclasses and pickle look for it
+    sys.path.insert(0, str(path.parent))
+    try:
+        specification.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(path.parent))
+    return module
+
+
+def _agents_in(module: ModuleType) -> str:
+    return ", ".join(name for name, value in vars(module).items() if isinstance(value, LitAgent))
