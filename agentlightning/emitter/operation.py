@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, TypeVar, cast, overload
 
+from agentlightning.emitter.calls import recorded
+from agentlightning.emitter.capture import Capture
 from agentlightning.emitter.target import target_tracer
 from agentlightning.semconv import AGL_OPERATION, LightningSpanAttributes
-from agentlightning.types import Attributes, SpanCoreFields, SpanRecordingContext
+from agentlightning.tracer import get_active_tracer
+from agentlightning.types import SpanCoreFields, SpanRecordingContext
 from agentlightning.types.attributes import flatten_attributes, sanitize_attributes
+
+logger = logging.getLogger(__name__)
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 _NAME = LightningSpanAttributes.OPERATION_NAME.value
 _INPUT = LightningSpanAttributes.OPERATION_INPUT.value
 _OUTPUT = LightningSpanAttributes.OPERATION_OUTPUT.value
+_BOUND_TO = ("self", "cls")
 
 
 class OperationContext:
@@ -36,16 +43,19 @@ class OperationContext:
         self._propagate = propagate
         self._context: AbstractContextManager[SpanRecordingContext] | None = None
         self._recording: SpanRecordingContext | None = None
+        self._items: Capture | None = None
+        self._item_count = 0
         self._span: SpanCoreFields | None = None
 
     def __call__(self, fn: FunctionT) -> FunctionT:
         """Return the function with every call recorded in a block of its own."""
-        attributes = {_NAME: fn.__name__, **self._attributes}
+        attributes = {_NAME: getattr(fn, "__name__", type(fn).__name__), **self._attributes}
         open_block = functools.partial(OperationContext, self.name, attributes, self._propagate)
-        wrap = _wrap_async if inspect.iscoroutinefunction(fn) else _wrap_sync
-        return cast("FunctionT", wrap(fn, inspect.signature(fn), open_block))
+        return cast("FunctionT", recorded(fn, open_block))
 
     def __enter__(self) -> OperationContext:
+        if self._context is not None:
+            raise RuntimeError("this operation is open already: write operation(...) anew for a block inside it")
         # The tracer is looked up here, not when a decorator is applied: modules are imported outside of any trace.
         self._context = target_tracer(self._propagate).operation_context(
             self.name, sanitize_attributes(flatten_attributes(self._attributes))
@@ -59,7 +69,9 @@ class OperationContext:
         context, recording = self._context, self._recording
         assert context is not None
         assert recording is not None
-        self._context = self._recording = None
+        if self._items is not None:
+            recording.record_attributes(self._items.attributes)
+        self._context = self._recording = self._items = None
         try:
             context.__exit__(kind, error, traceback)
         finally:
@@ -81,10 +93,10 @@ class OperationContext:
         Raises:
             RuntimeError: Outside of the block.
         """
-        self._record(_INPUT, ({"args": list(args)} if args else {}) | kwargs)
+        self._record([*_numbered(f"{_INPUT}.args", args), *_named(_INPUT, kwargs)])
 
     def set_call(self, signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Record the arguments of a call by parameter name; the instance a method belongs to is left out.
+        """Record the arguments of a call by parameter name; the instance or class a method belongs to is left out.
 
         Raises:
             RuntimeError: Outside of the block.
@@ -92,10 +104,13 @@ class OperationContext:
         try:
             bound = signature.bind(*args, **kwargs)
         except TypeError:  # the call itself will raise it; the span should still show what was passed
-            self._record(_INPUT, {"args": list(args), "kwargs": kwargs})
+            self._record([*_numbered(f"{_INPUT}.args", args), *_named(f"{_INPUT}.kwargs", kwargs)])
             return
         bound.apply_defaults()
-        self._record(_INPUT, {name: value for name, value in bound.arguments.items() if name != "self"})
+        for position, (name, value) in enumerate(bound.arguments.items()):
+            several = signature.parameters[name].kind is inspect.Parameter.VAR_POSITIONAL
+            if position or name not in _BOUND_TO:
+                self._record(_numbered(f"{_INPUT}.{name}", value) if several else [(f"{_INPUT}.{name}", value)])
 
     def set_output(self, output: Any) -> None:
         """Record the output.
@@ -103,12 +118,31 @@ class OperationContext:
         Raises:
             RuntimeError: Outside of the block.
         """
-        self._record(_OUTPUT, output)
+        self._record([(_OUTPUT, output)])
 
-    def _record(self, key: str, value: Any) -> None:
+    def add_output(self, item: Any) -> None:
+        """Record one of several outputs, such as the items of a generator, as `output.<i>`; they share one limit.
+
+        Raises:
+            RuntimeError: Outside of the block.
+        """
+        if self._items is None:
+            self._record([])
+            self._items = _capture()
+        self._items.add(f"{_OUTPUT}.{self._item_count}", item)
+        self._item_count += 1
+
+    def _record(self, values: Iterable[tuple[str, Any]]) -> None:
         if self._recording is None:
             raise RuntimeError("an operation records inputs and outputs only inside its block")
-        self._recording.record_attributes(_attributes(key, value))
+        for key, value in values:
+            capture = _capture()
+            try:
+                capture.add(key, value)
+            except Exception:
+                # Whatever a user's function takes has attributes: recording must not fail the call.
+                logger.exception("%s of an operation could not be recorded whole", key)
+            self._recording.record_attributes(capture.attributes)
 
 
 @overload
@@ -122,7 +156,8 @@ def operation(fn: Any = None, *, propagate: bool = True, name: str | None = None
 
     Write `@operation` or `@operation(name=…)` above a function, `with operation(…) as op:` around a block. A function
     records its arguments by parameter name and its result, a block what `op.set_input` and `op.set_output` are given.
-    Arguments are written whole: leave out what is large or secret.
+    Of one argument and of one result 64 KiB are kept, and what is cut says so. What is secret, the tracer's `redact`
+    takes out.
 
     Args:
         fn: The function to decorate.
@@ -143,37 +178,14 @@ def operation(fn: Any = None, *, propagate: bool = True, name: str | None = None
     return block if fn is None else block(fn)
 
 
-def _wrap_sync(
-    fn: Callable[..., Any], signature: inspect.Signature, open_block: Callable[[], OperationContext]
-) -> Callable[..., Any]:
-    @functools.wraps(fn)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        with open_block() as block:
-            block.set_call(signature, args, kwargs)
-            result = fn(*args, **kwargs)
-            block.set_output(result)
-            return result
-
-    return wrapper
+def _capture() -> Capture:
+    tracer = get_active_tracer()
+    return Capture(tracer.redact if tracer else None)
 
 
-def _wrap_async(
-    fn: Callable[..., Any], signature: inspect.Signature, open_block: Callable[[], OperationContext]
-) -> Callable[..., Any]:
-    @functools.wraps(fn)
-    async def wrapper(*args: Any, **kwargs: Any) -> Any:
-        with open_block() as block:
-            block.set_call(signature, args, kwargs)
-            result = await fn(*args, **kwargs)
-            block.set_output(result)
-            return result
-
-    return wrapper
+def _numbered(key: str, values: Iterable[Any]) -> list[tuple[str, Any]]:
+    return [(f"{key}.{index}", value) for index, value in enumerate(values)]
 
 
-def _attributes(key: str, value: Any) -> Attributes:
-    """Whatever a user's function takes or returns has attributes: recording must not fail a call."""
-    try:
-        return sanitize_attributes(flatten_attributes({key: value}))
-    except ValueError:  # keys that are not strings
-        return {key: str(value)}
+def _named(key: str, values: dict[str, Any]) -> list[tuple[str, Any]]:
+    return [(f"{key}.{name}", value) for name, value in values.items()]

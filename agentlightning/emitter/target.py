@@ -2,9 +2,36 @@
 
 from __future__ import annotations
 
+import os
+from typing import Final
+
+from agentlightning.errors import ConfigurationError, NoActiveTracer
 from agentlightning.tracer import DummyTracer, Tracer, get_active_tracer
+
+STRICT_VARIABLE: Final = "AGL_EMITTER_STRICT"
+"""The environment variable that makes emitting outside of any trace an error."""
+_WORDS: Final = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 
 
 def target_tracer(propagate: bool) -> Tracer:
-    """Return the active tracer; one that keeps nothing when there is none, or when nothing should propagate."""
-    return (get_active_tracer() if propagate else None) or DummyTracer()
+    """Return the active tracer; one that keeps nothing when there is none, or when nothing should propagate.
+
+    Raises:
+        NoActiveTracer: There is none, and `AGL_EMITTER_STRICT` is set.
+    """
+    if not propagate:
+        return DummyTracer()
+    active = get_active_tracer()
+    if active is None and _strict():
+        raise NoActiveTracer(
+            f"nothing is traced here, and {STRICT_VARIABLE} is set: emit inside of a rollout or of "
+            "tracer.trace_context(), pass propagate=False, or unset the variable to let it go unrecorded"
+        )
+    return active or DummyTracer()
+
+
+def _strict() -> bool:
+    word = os.environ.get(STRICT_VARIABLE, "").strip().lower()
+    if word and word not in _WORDS:
+        raise ConfigurationError(f"{STRICT_VARIABLE} is {word!r}: write 1 or 0")
+    return _WORDS.get(word, False)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from opentelemetry import context as otel_context
 
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+Redact: TypeAlias = Callable[[str, Any], Any]
+"""Takes the key and the value of an input or output, such as `input.api_key`, and returns what to record instead."""
+
 _TRACER_KEY: Final = otel_context.create_key("agentlightning-tracer")
 
 
@@ -35,8 +38,12 @@ class Tracer(ParallelWorkerBase):
 
     Subclasses say how a span is made; the trace, its order and its way to the store are the same for all. Any number
     of traces may be open in one tracer at a time, one for each task.
+
+    Attributes:
+        redact: Sees every input and output of an operation before it is recorded; None records them as they are.
     """
 
+    redact: Redact | None = None
     _store: LightningStore | None = None
     _writer: SpanWriter | None = None
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import numbers
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from typing import Any, TypeVar, cast
 
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import format_span_id, format_trace_id
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from agentlightning._internal.text import encodable, text_of
 from agentlightning.semconv import (
@@ -46,19 +47,24 @@ def flatten_attributes(
     """Turn nested mappings and lists into one mapping with dotted keys.
 
     A list of values of one primitive type stays one value below the root, unless `expand_leaf_lists`; all other lists
-    get one key an element (`tags.0`). Empty lists and mappings vanish; None stays.
+    get one key an element (`tags.0`). Empty lists and mappings vanish; None stays. A single value has the key `""`.
 
     Raises:
-        ValueError: A key is not a string.
+        ValueError: A key is not a string, or the data are nested without end.
     """
+    if not isinstance(nested_data, (Mapping, list, tuple)):
+        return {"": nested_data}
     flat: dict[str, Any] = {}
-    for key, value in _children(nested_data):
-        _flatten_into(flat, key, value, expand_leaf_lists)
+    try:
+        for key, value in _children(nested_data):
+            _flatten_into(flat, key, value, expand_leaf_lists)
+    except RecursionError as error:
+        raise ValueError("the data are nested too deeply, or contain themselves") from error
     return flat
 
 
 def _flatten_into(flat: dict[str, Any], key: str, value: Any, expand: bool) -> None:
-    if not isinstance(value, (Mapping, list, tuple)) or (not expand and _is_leaf_list(value)):
+    if not isinstance(value, (Mapping, list, tuple)) or (not expand and is_leaf_list(value)):
         flat[key] = value
         return
     for child, item in _children(cast("Mapping[str, Any] | Sequence[Any]", value)):
@@ -75,7 +81,8 @@ def _children(data: Mapping[Any, Any] | Sequence[Any]) -> Iterator[tuple[str, An
         yield key, item
 
 
-def _is_leaf_list(value: Any) -> bool:
+def is_leaf_list(value: Any) -> bool:
+    """Whether the value is a list of primitives of one type, which an attribute holds as it is."""
     if not isinstance(value, (list, tuple)) or not value:
         return False
     items = cast("Sequence[Any]", value)
@@ -88,6 +95,7 @@ def unflatten_attributes(flat_data: Mapping[str, Any]) -> dict[str, Any] | list[
     Where one key is a value and another goes through it, the deeper one wins.
     """
     tree: dict[str, Any] = {}
+    branches: list[tuple[dict[str, Any], str]] = []
     for path, value in sorted(flat_data.items(), key=lambda item: item[0].count(".")):
         *parents, leaf = path.split(".")
         node = tree
@@ -95,8 +103,11 @@ def unflatten_attributes(flat_data: Mapping[str, Any]) -> dict[str, Any] | list[
             child = node.get(part)
             if not isinstance(child, _Branch):
                 child = node[part] = _Branch()
+                branches.append((node, part))
             node = child
         node[leaf] = value
+    for node, part in reversed(branches):  # a branch is made after the one it is in; keys may be of any depth
+        node[part] = _listed(node[part])
     return _listed(tree)
 
 
@@ -105,10 +116,9 @@ class _Branch(dict[str, Any]):
 
 
 def _listed(node: dict[str, Any]) -> dict[str, Any] | list[Any]:
-    items = {key: _listed(value) if isinstance(value, _Branch) else value for key, value in node.items()}
-    if items and all(str(index) in items for index in range(len(items))):
-        return [items[str(index)] for index in range(len(items))]
-    return items
+    if node and all(str(index) in node for index in range(len(node))):
+        return [node[str(index)] for index in range(len(node))]
+    return dict(node)
 
 
 def filter_attributes(attributes: Mapping[str, Any], prefix: str) -> dict[str, Any]:
@@ -169,10 +179,23 @@ def sanitize_attribute_value(object: Any, force: bool = True) -> AttributeValue:
     return _to_json(object, force) if uniform is None else uniform
 
 
+def sanitize_list_attribute_sanity(maybe_list: Sequence[Any]) -> AttributeValue:
+    """Return a list as OpenTelemetry accepts it: of one type, numbers of several types as the widest of them.
+
+    Raises:
+        ValueError: The values have no type in common.
+    """
+    uniform = _uniform_list(maybe_list)
+    if uniform is None:
+        kinds = sorted({type(item).__name__ for item in maybe_list})
+        raise ValueError(f"an attribute holds a list of one type, not of {', '.join(kinds)}")
+    return uniform
+
+
 def _to_json(value: Any, force: bool) -> str:
     try:
         return json.dumps(value, default=text_of if force else None)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"a {type(value).__name__} has no JSON form: {error}") from error
 
 
@@ -201,8 +224,18 @@ def sanitize_attributes(attributes: Mapping[str, Any], force: bool = True) -> At
 
 
 def extract_rewards_from_attributes(attributes: Mapping[str, Any]) -> list[RewardPydanticModel]:
-    """Return the dimensions of a reward, the primary one first; `[]` when there is none or it is malformed."""
-    return _extract(attributes, LightningSpanAttributes.REWARD.value, _REWARDS.validate_python)
+    """Return the dimensions of a reward, the primary one first; `[]` when there is none or it is malformed.
+
+    What is not a finite number is malformed.
+    """
+    return _extract(attributes, LightningSpanAttributes.REWARD.value, _finite_rewards)
+
+
+def _finite_rewards(rewards: Any) -> list[RewardPydanticModel]:
+    models = _REWARDS.validate_python(rewards)
+    if any(not math.isfinite(model.value) for model in models):
+        raise ValueError("a reward is a finite number")
+    return models
 
 
 def make_tag_attributes(tags: list[str]) -> dict[str, Any]:
@@ -278,6 +311,6 @@ def _extract(attributes: Mapping[str, Any], prefix: str, validate: Callable[[Any
         return []
     try:
         return validate(filter_and_unflatten_attributes(below, prefix))
-    except ValidationError as error:
+    except ValueError as error:
         logger.warning("Ignored malformed attributes below %r: %s", prefix, error)
         return []

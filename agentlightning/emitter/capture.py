@@ -1,0 +1,128 @@
+"""What is kept of an operation's inputs and outputs: flat attributes, bounded, and seen by the run's redaction first."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from agentlightning._internal.text import encodable, text_of
+from agentlightning.types import Attributes, AttributeValue
+from agentlightning.types.attributes import is_leaf_list, sanitize_attribute_value
+
+if TYPE_CHECKING:
+    from agentlightning.tracer.base import Redact
+
+logger = logging.getLogger(__name__)
+
+LIMIT: Final = 64 * 1024
+"""How many bytes of one input, or of one output, are kept."""
+_DEPTH: Final = 64
+_COUNTED: Final = 10_000
+_PREFIX: Final = "agentlightning.operation."
+
+
+class Capture:
+    """The attributes of one input or output.
+
+    A text that finds no room is cut and says by how many bytes; the first value that finds none says how many values
+    are left out from there on.
+
+    Args:
+        redact: Is given `(key, value)`, and returns what to keep instead; keys are such as `input.query` and
+            `output.hits.0`. It sees each value before those inside it.
+    """
+
+    def __init__(self, redact: Redact | None) -> None:
+        self.attributes: Attributes = {}
+        self._redact = redact
+        self._room = LIMIT
+        self._cut_at: str | None = None
+        self._cut_values = 0
+
+    def add(self, key: str, value: Any) -> None:
+        """Keep a value, or as much of it as there is room for."""
+        leaves = self._leaves(key, value, ())
+        for leaf_key, leaf in leaves:
+            if self._room <= 0:
+                self._leave_out(leaf_key, 1 + sum(1 for _ in islice(leaves, _COUNTED)))
+                return
+            kept = _attribute(leaf, self._room)
+            self._room -= len(leaf_key) + _size(kept)
+            self.attributes[encodable(leaf_key)] = kept
+
+    def _leave_out(self, key: str, count: int) -> None:
+        self._cut_at = self._cut_at or key
+        self._cut_values += count
+        more = " or more" if self._cut_values > _COUNTED else ""
+        self.attributes[encodable(self._cut_at)] = f"… [{self._cut_values}{more} values cut]"
+
+    def _leaves(self, key: str, value: Any, around: tuple[Any, ...]) -> Iterator[tuple[str, Any]]:
+        value = self._redacted(key, value)
+        inner = None if len(around) == _DEPTH or any(value is outer for outer in around) else _inner(value)
+        if inner is None:
+            yield key, value
+            return
+        for name, item in inner:
+            yield from self._leaves(f"{key}.{name}", item, (*around, value))
+
+    def _redacted(self, key: str, value: Any) -> Any:
+        if self._redact is None:
+            return value
+        try:
+            return self._redact(key.removeprefix(_PREFIX), value)
+        except Exception as error:
+            # A value that could not be judged may be a secret: neither the span nor the log gets it.
+            logger.error("The redaction of %s raised %s: the value is left out", key, type(error).__name__)
+            return f"[redaction raised {type(error).__name__}]"
+
+
+def _inner(value: Any) -> Iterator[tuple[str, Any]] | None:
+    """What lies inside a value; None if it is kept as one."""
+    if isinstance(value, Mapping):
+        mapping = cast("Mapping[Any, Any]", value)
+        return iter(mapping.items()) if all(isinstance(key, str) for key in mapping) else None
+    if not isinstance(value, (list, tuple)) or is_leaf_list(cast("Sequence[Any]", value)[:LIMIT]):
+        return None
+    return ((str(index), item) for index, item in enumerate(cast("Sequence[Any]", value)))
+
+
+def _attribute(value: Any, room: int) -> AttributeValue:
+    """Return a value as an attribute of about `room` bytes at most."""
+    if isinstance(value, (bytes, bytearray)) and len(value) > room:
+        return f"{text_of(bytes(value[:room]))[:room]}… [{len(value) - room} bytes cut]"
+    if isinstance(value, (list, tuple)) and len(cast("Sequence[Any]", value)) > LIMIT:
+        items = cast("Sequence[Any]", value)
+        return f"{_text(items[:LIMIT])[:room]}… [of {len(items)} values]"
+    attribute = encodable(value) if isinstance(value, str) else _sanitized(value)
+    if _size(attribute) <= room:
+        return attribute
+    return _cut(attribute if isinstance(attribute, str) else json.dumps(attribute), room)
+
+
+def _sanitized(value: Any) -> AttributeValue:
+    try:
+        return sanitize_attribute_value(value)
+    except (ValueError, RecursionError):  # it refers to itself, has keys that JSON does not know, or is too deep
+        return text_of(value)
+
+
+def _text(items: Sequence[Any]) -> str:
+    attribute = _sanitized(items)
+    return attribute if isinstance(attribute, str) else json.dumps(attribute)
+
+
+def _cut(text: str, room: int) -> str:
+    encoded = text.encode()
+    kept = encoded[:room].decode("utf-8", "ignore")  # only the character that the cut goes through is ignored
+    return f"{kept}… [{len(encoded) - len(kept.encode())} bytes cut]"
+
+
+def _size(attribute: AttributeValue) -> int:
+    if isinstance(attribute, str):
+        return len(attribute) if attribute.isascii() else len(attribute.encode())
+    if isinstance(attribute, (bool, int, float)):
+        return 8
+    return sum(_size(item) for item in attribute)
