@@ -3,23 +3,40 @@
 from __future__ import annotations
 
 import json
-from typing import Any, TypeVar, get_origin
+import logging
+from dataclasses import replace
+from typing import Any, Final
 
 from agentlightning import semconv
+from agentlightning.llm_proxy.dialects.chat import read_reply
+from agentlightning.llm_proxy.dialects.chat_stream import merge_chunks
+from agentlightning.llm_proxy.events import EVENTS_PATH, event_fields, read_event
 from agentlightning.llm_proxy.exchange import Exchange
-from agentlightning.types import OtelResource, Span, SpanContext, TraceStatus
-from agentlightning.types.llm_call_span import CapturedCall, CapturedChoice, encode_call
+from agentlightning.llm_proxy.sse import read_stream
+from agentlightning.types import Attributes, OtelResource, Span, SpanContext, TraceStatus
+from agentlightning.types.llm_call_span import CapturedCall, encode_call
 
-_NANOSECONDS = 1_000_000_000
+logger = logging.getLogger(__name__)
+
+_NANOSECONDS: Final = 1_000_000_000
 _RESOURCE = OtelResource(attributes={"service.name": "agentlightning.gateway"}, schema_url="")
+_OTHER_FORM: Final = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
+"""What reading an answer raises that is not of the expected form: a backend may answer anything."""
 
 Json = dict[str, Any]
-T = TypeVar("T")
 
 
 def to_span(exchange: Exchange, sequence_id: int) -> Span:
-    """Return the one span of a call; its status is ERROR if the call failed or its answer cannot be read."""
+    """Return the one span of a call or an event; a call that failed or cannot be read has status ERROR."""
+    if exchange.path == EVENTS_PATH:
+        fields = event_fields(*read_event(exchange.request))
+        return _span(exchange, sequence_id, fields.name, fields.status, fields.attributes)
     call, status = _read(exchange)
+    attributes = encode_call(call) | {"http.response.status_code": exchange.status}
+    return _span(exchange, sequence_id, semconv.AGL_LLM_CALL, status, attributes)
+
+
+def _span(exchange: Exchange, sequence_id: int, name: str, status: TraceStatus, attributes: Attributes) -> Span:
     # Nothing in here comes from outside the two bodies, and validating thousands of token ids is slow.
     return Span.model_construct(
         rollout_id=exchange.rollout_id,
@@ -28,9 +45,9 @@ def to_span(exchange: Exchange, sequence_id: int) -> Span:
         trace_id=exchange.trace_id,
         span_id=exchange.span_id,
         parent_id=None,
-        name=semconv.AGL_LLM_CALL,
+        name=name,
         status=status,
-        attributes=encode_call(call) | {"http.response.status_code": exchange.status},
+        attributes=attributes,
         events=[],
         links=[],
         start_time=exchange.start_ns / _NANOSECONDS,
@@ -45,65 +62,57 @@ def to_span(exchange: Exchange, sequence_id: int) -> Span:
 
 def _read(exchange: Exchange) -> tuple[CapturedCall, TraceStatus]:
     request = exchange.request.decode(errors="replace")
-    failed = CapturedCall(request=request)
+    failed = CapturedCall(request=request, streamed=exchange.streamed)
     if exchange.status >= 400:
-        description = f"HTTP {exchange.status}: {exchange.response.decode(errors='replace')[:1000]}"
-        return failed, TraceStatus(status_code="ERROR", description=description)
+        return failed, _error(f"HTTP {exchange.status}: {exchange.response.decode(errors='replace')[:1000]}")
     try:
-        return _read_reply(request, json.loads(exchange.response)), TraceStatus(status_code="OK")
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        # A backend may answer anything. The agent got it as it is; here it counts as a failed call.
-        description = f"the answer has not the form of OpenAI's: {type(error).__name__}: {error}"
-        return failed, TraceStatus(status_code="ERROR", description=description)
+        if exchange.streamed:
+            return _read_stream(exchange, request)
+        return read_reply(request, json.loads(exchange.response)), TraceStatus(status_code="OK")
+    except _OTHER_FORM as error:
+        # The agent got the answer as it is; here it counts as a failed call.
+        return failed, _error(f"the answer has not the form of OpenAI's: {type(error).__name__}: {error}")
 
 
-def _read_reply(request: str, reply: Json) -> CapturedCall:
-    choices: list[Json] = reply["choices"]
-    usage: Json = reply.get("usage") or {}
-    return CapturedCall(
-        request=request,
-        model=_optional(str, json.loads(request).get("model")),
-        prompt_token_ids=_prompt_token_ids(reply, choices),
-        choices=[_read_choice(choice) for choice in choices],
-        response_id=_optional(str, reply.get("id")),
-        weights_version=_optional(int, reply.get("weights_version")),
-        input_tokens=_optional(int, usage.get("prompt_tokens")),
-        output_tokens=_optional(int, usage.get("completion_tokens")),
+def _read_stream(exchange: Exchange, request: str) -> tuple[CapturedCall, TraceStatus]:
+    chunks = read_stream(exchange.response)
+    first = exchange.first_byte_ns
+    call = replace(
+        read_reply(request, merge_chunks(chunk for chunk in chunks if not chunk.get("error"))),
+        streamed=True,
+        time_to_first_token=None if first is None else (first - exchange.start_ns) / _NANOSECONDS,
     )
+    failure = _stream_failure(exchange, call, chunks)
+    if failure is not None:
+        partial = [choice.message for choice in call.choices]
+        return replace(call, choices=[], partial=partial), _error(failure)
+    return _without_gaps(call), TraceStatus(status_code="OK")
 
 
-def _prompt_token_ids(reply: Json, choices: list[Json]) -> list[int]:
-    """The prompt stands in the reply, for vLLM's completions in each choice; several prompts count as none."""
-    prompts = [_token_ids(choice.get("prompt_token_ids") or reply.get("prompt_token_ids")) for choice in choices]
-    return prompts[0] if prompts and all(prompt == prompts[0] for prompt in prompts) else []
+def _stream_failure(exchange: Exchange, call: CapturedCall, chunks: list[Json]) -> str | None:
+    """Say why a stream holds no whole answer; None if it does, even if nobody waited for what follows the answer."""
+    error = next((chunk["error"] for chunk in chunks if chunk.get("error")), None)
+    if error is not None:
+        return f"the backend failed in the middle of its answer: {json.dumps(error)[:1000]}"
+    expected = json.loads(call.request).get("n") or 1
+    if len(call.choices) >= expected and all(choice.finish_reason for choice in call.choices):
+        return None
+    return exchange.broken or "the stream ended before the answer: it names no finish reason"
 
 
-def _read_choice(choice: Json) -> CapturedChoice:
-    provider: Json = choice.get("provider_specific_fields") or {}
-    token_ids = _token_ids(choice.get("token_ids") or provider.get("token_ids"))
-    return CapturedChoice(
-        token_ids=token_ids,
-        logprobs=_logprobs(choice.get("logprobs") or {}, len(token_ids)),
-        finish_reason=_optional(str, choice.get("finish_reason")),
-        message=choice.get("message") or {"role": "assistant", "content": choice.get("text")},
+def _without_gaps(call: CapturedCall) -> CapturedCall:
+    """Return a call without its tokens if the stream left some out, as parsers of tool calls make some backends do."""
+    named = sum(len(choice.token_ids) for choice in call.choices)
+    if not named or call.output_tokens in (None, named):
+        return call
+    logger.warning(
+        "the stream %s names %d of its %d tokens: the call cannot be trained on",
+        call.response_id,
+        named,
+        call.output_tokens,
     )
+    return replace(call, choices=[replace(choice, token_ids=[], logprobs=None) for choice in call.choices])
 
 
-def _token_ids(value: Any) -> list[int]:
-    token_ids = _optional(list[Any], value) or []
-    if not set(map(type, token_ids)) <= {int}:
-        raise TypeError("token ids must be integers")
-    return token_ids
-
-
-def _logprobs(logprobs: Json, length: int) -> list[float] | None:
-    content: list[Json] | None = logprobs.get("content")  # chat; completions have a list of numbers instead
-    values: list[Any] = [token["logprob"] for token in content] if content else logprobs.get("token_logprobs") or []
-    return [float(value) for value in values] if values and len(values) == length else None
-
-
-def _optional(kind: type[T], value: Any) -> T | None:
-    """Return a value that is of this type or None, for the store keeps attributes of the right types only."""
-    if value is None or isinstance(value, get_origin(kind) or kind):
-        return value
-    raise TypeError(f"{str(value)[:80]!r} is a {type(value).__name__}")
+def _error(description: str) -> TraceStatus:
+    return TraceStatus(status_code="ERROR", description=description)

@@ -1,4 +1,4 @@
-"""One model call as it went over the wire, and its form in the journal."""
+"""What an attempt sent to the gateway and what it got, as it went over the wire, and its form in the journal."""
 
 from __future__ import annotations
 
@@ -16,21 +16,29 @@ class Exchange:
         rollout_id: The rollout that called.
         attempt_id: The attempt that called.
         trace_id: 32 hexadecimal characters; with `span_id` it makes writing the call twice harmless.
+        path: What was called, such as `/chat/completions`: it says how the bodies are to be read.
         start_ns: Unix nanoseconds at which the request was there.
         end_ns: Unix nanoseconds at which the answer was complete.
         status: HTTP status of the answer.
         request: The request's body.
-        response: The answer's body.
+        response: The answer's body; of a stream, what the backend had sent.
+        streamed: Whether the answer is a stream of events.
+        first_byte_ns: Unix nanoseconds at which a stream's first piece was there, or None.
+        broken: Why a stream ended before its end; None for all other answers.
     """
 
     rollout_id: str
     attempt_id: str
     trace_id: str
+    path: str
     start_ns: int
     end_ns: int
     status: int
     request: bytes
     response: bytes
+    streamed: bool = False
+    first_byte_ns: int | None = None
+    broken: str | None = None
 
     @property
     def span_id(self) -> str:
@@ -43,9 +51,13 @@ class Exchange:
             "rollout_id": self.rollout_id,
             "attempt_id": self.attempt_id,
             "trace_id": self.trace_id,
+            "path": self.path,
             "start_ns": self.start_ns,
             "end_ns": self.end_ns,
             "status": self.status,
+            "streamed": self.streamed,
+            "first_byte_ns": self.first_byte_ns,
+            "broken": self.broken,
             "sizes": [len(self.request), len(self.response)],
         }
         return b"".join((json.dumps(head).encode(), b"\n", self.request, self.response))

@@ -35,13 +35,14 @@ class Backend:
         model: The name it knows the model by.
         api_base: Its base URL, without a slash at the end.
         api_key: The key to send; None passes on what the agent sent.
-        nameless_paths: Where it refuses the fields that ask for token ids; learned from its answers.
+        nameless_forms: The paths, and whether with a stream, for which it refuses the fields that ask for token ids;
+            learned from its answers.
     """
 
     model: str
     api_base: str
     api_key: str | None
-    nameless_paths: set[str] = field(default_factory=set[str])
+    nameless_forms: set[tuple[str, bool]] = field(default_factory=set[tuple[str, bool]])
 
 
 class RoutingTable:

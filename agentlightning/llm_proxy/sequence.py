@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from agentlightning.errors import NotFound
 from agentlightning.store.base import LightningStore
 
 logger = logging.getLogger(__name__)
+
+_PATIENCE_SECONDS: Final = 2.0
 
 
 class SequenceReserver:
@@ -32,6 +35,24 @@ class SequenceReserver:
         self._waiting.append(((rollout_id, attempt_id), future))
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run(), name="agl-gateway-sequence")
+        return future
+
+    async def reserve_known(self, rollout_id: str, attempt_id: str) -> asyncio.Future[int | None]:
+        """Like `reserve`, but wait a moment for the store to say whether it knows the attempt.
+
+        Raises:
+            NotFound: It does not.
+        """
+        future: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(_PATIENCE_SECONDS):
+                (sequence_id,) = await self._get_store().get_many_span_sequence_ids([(rollout_id, attempt_id)])
+            future.set_result(sequence_id)
+        except NotFound:
+            raise
+        except Exception as error:  # noqa: BLE001  # any store may fail in any way; the shipper asks again later
+            logger.warning("no sequence id for an event of attempt %s yet: %r", attempt_id, error)
+            future.set_result(None)
         return future
 
     async def close(self) -> None:

@@ -72,6 +72,12 @@ class Shipper:
         self._count(segment, exchange)
         self._arrived.set()
 
+    def expect(self, rollout_id: str, attempt_id: str) -> Callable[[], None]:
+        """Let flushes of an attempt wait for a call whose answer is still coming; returns what ends that."""
+        attempt = rollout_id, attempt_id
+        self._grow(attempt)
+        return lambda: self._shrink(attempt, 1)
+
     async def flush(self, rollout_id: str, attempt_id: str, deadline: float) -> bool:
         """Wait until the calls of an attempt are in the store; False if `deadline` seconds were not enough."""
         backlog = self._backlogs.get((rollout_id, attempt_id))
@@ -186,15 +192,21 @@ class Shipper:
     def _count(self, segment: Segment, exchange: Exchange) -> None:
         attempt = exchange.rollout_id, exchange.attempt_id
         self._waiting[segment].attempts[attempt] += 1
-        self._backlogs.setdefault(attempt, _Backlog()).size += 1
+        self._grow(attempt)
 
     def _uncount(self, segment: Segment) -> int:
         """Nobody shall wait for a segment's calls any more; returns how many were waited for."""
         attempts = self._waiting.pop(segment, _Waiting()).attempts
         for attempt, size in attempts.items():
-            backlog = self._backlogs[attempt]
-            backlog.size -= size
-            if backlog.size == 0:
-                backlog.empty.set()
-                del self._backlogs[attempt]
+            self._shrink(attempt, size)
         return attempts.total()
+
+    def _grow(self, attempt: tuple[str, str]) -> None:
+        self._backlogs.setdefault(attempt, _Backlog()).size += 1
+
+    def _shrink(self, attempt: tuple[str, str], size: int) -> None:
+        backlog = self._backlogs[attempt]
+        backlog.size -= size
+        if backlog.size == 0:
+            backlog.empty.set()
+            del self._backlogs[attempt]

@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import aiohttp
 
 from agentlightning.errors import BackendTimeout, BackendUnreachable
+from agentlightning.llm_proxy.dialects.chat import wanted_fields
 from agentlightning.llm_proxy.routing import Backend
 
 logger = logging.getLogger(__name__)
 
-_TOKEN_FIELDS: Final[dict[str, dict[str, Any]]] = {
-    "/chat/completions": {"return_token_ids": True, "logprobs": True},
-    "/completions": {"return_token_ids": True, "logprobs": 1},
-}
 _KEEPALIVE_SECONDS: Final = 4.0  # below the 5 s after which uvicorn closes: a request must not meet a closing socket
 # Headers that concern one connection only, or the body's encoding, which aiohttp has undone.
 _OWN_HEADERS: Final = frozenset(
     {"connection", "content-encoding", "content-length", "date", "keep-alive", "server", "transfer-encoding"}
 )
-
-RECORDED_PATHS: Final = tuple(_TOKEN_FIELDS)
-"""The paths, below a base URL, whose calls become spans."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,18 +34,51 @@ class Reply:
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
+class EventStream:
+    """An answer that comes piece by piece.
+
+    Args:
+        answer: The backend's answer, of which only the head was read.
+        timeout: Seconds of silence that it allows.
+
+    Attributes:
+        status: HTTP status.
+        headers: The headers that concern the client.
+    """
+
+    def __init__(self, answer: aiohttp.ClientResponse, timeout: float) -> None:
+        self.status = answer.status
+        self.headers = _kept_headers(answer)
+        self._answer = answer
+        self._timeout = timeout
+
+    async def read(self) -> bytes:
+        """Return what has come, waiting for it if need be; nothing at the end.
+
+        Raises:
+            BackendUnreachable: The stream broke off.
+            BackendTimeout: The backend is silent for too long.
+        """
+        with _named_errors(str(self._answer.url), self._timeout):
+            return await self._answer.content.readany()
+
+    def close(self) -> None:
+        """Close the connection, whether or not the backend is done."""
+        self._answer.close()
+
+
 class Upstream:
     """Sends requests to backends; made inside the event loop that uses it.
 
     Args:
-        timeout: Seconds within which a backend must have answered.
+        timeout: Seconds within which a backend must have answered; of a stream, the longest silence.
     """
 
     def __init__(self, timeout: float) -> None:
         self._timeout = timeout
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_SECONDS),
-            timeout=aiohttp.ClientTimeout(total=timeout),
+            timeout=aiohttp.ClientTimeout(total=None, sock_read=timeout),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"Accept-Encoding": "identity"},
         )
@@ -58,7 +87,9 @@ class Upstream:
         """Close all connections."""
         await self._session.close()
 
-    async def ask(self, backend: Backend, path: str, payload: dict[str, Any], headers: Mapping[str, str]) -> Reply:
+    async def ask(
+        self, backend: Backend, path: str, payload: dict[str, Any], headers: Mapping[str, str]
+    ) -> Reply | EventStream:
         """Send a model call, asking for token ids and log-probabilities as well where the backend allows it.
 
         Raises:
@@ -66,21 +97,27 @@ class Upstream:
             BackendTimeout: No answer in time.
         """
         wanted = {**payload, "model": backend.model}
-        # Here 0 counts as not asked for, too: completions with `logprobs: 0` get 1, which says no less.
-        added = {key: value for key, value in _TOKEN_FIELDS[path].items() if not payload.get(key)}
-        if not added or path in backend.nameless_paths:
+        added = wanted_fields(path, payload)
+        form = path, bool(payload.get("stream"))
+        if not added or form in backend.nameless_forms:
             return await self.send(backend, "POST", path, _encode(wanted), headers)
         reply = await self.send(backend, "POST", path, _encode(wanted | added), headers)
-        if reply.status != 400 or not any(key.encode() in reply.body for key in added):
+        if (
+            isinstance(reply, EventStream)
+            or reply.status != 400
+            or not any(key.encode() in reply.body for key in added)
+        ):
             return reply
         plain = await self.send(backend, "POST", path, _encode(wanted), headers)
         if plain.status != 400:
-            backend.nameless_paths.add(path)
+            backend.nameless_forms.add(form)
             logger.warning("%s%s refuses %s: its calls cannot be trained on", backend.api_base, path, sorted(added))
         return plain
 
-    async def send(self, backend: Backend, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> Reply:
-        """Send a request as it is.
+    async def send(
+        self, backend: Backend, method: str, path: str, body: bytes, headers: Mapping[str, str]
+    ) -> Reply | EventStream:
+        """Send a request as it is; the caller closes the stream if the answer is one.
 
         Raises:
             BackendUnreachable: Nobody answers.
@@ -89,14 +126,29 @@ class Upstream:
         if backend.api_key is not None:
             headers = {**headers, "Authorization": f"Bearer {backend.api_key}"}
         url = backend.api_base + path
-        try:
-            async with self._session.request(method, url, data=body, headers=headers, allow_redirects=False) as answer:
-                kept = {key: value for key, value in answer.headers.items() if key.lower() not in _OWN_HEADERS}
-                return Reply(answer.status, await answer.read(), kept)
-        except TimeoutError as error:  # aiohttp's timeouts are client errors as well, so this comes first
-            raise BackendTimeout(f"{url} gave no answer within {self._timeout:g} s") from error
-        except aiohttp.ClientError as error:
-            raise BackendUnreachable(f"nobody answers at {url}: {error}; is the model server running?") from error
+        with _named_errors(url, self._timeout):
+            async with asyncio.timeout(self._timeout):
+                answer = await self._session.request(method, url, data=body, headers=headers, allow_redirects=False)
+                if answer.content_type == "text/event-stream":
+                    return EventStream(answer, self._timeout)
+                async with answer:
+                    return Reply(answer.status, await answer.read(), _kept_headers(answer))
+
+
+@contextmanager
+def _named_errors(url: str, timeout: float) -> Generator[None]:
+    try:
+        yield
+    except TimeoutError as error:  # aiohttp's timeouts are client errors as well, so this comes first
+        raise BackendTimeout(f"{url} gave no answer within {timeout:g} s") from error
+    except aiohttp.ClientPayloadError as error:
+        raise BackendUnreachable(f"{url} broke off in the middle of its answer: {error}") from error
+    except aiohttp.ClientError as error:
+        raise BackendUnreachable(f"nobody answers at {url}: {error}; is the model server running?") from error
+
+
+def _kept_headers(answer: aiohttp.ClientResponse) -> dict[str, str]:
+    return {key: value for key, value in answer.headers.items() if key.lower() not in _OWN_HEADERS}
 
 
 def _encode(payload: dict[str, Any]) -> bytes:

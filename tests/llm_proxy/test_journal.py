@@ -15,11 +15,15 @@ exchanges = st.builds(
     rollout_id=st.text(),
     attempt_id=st.text(),
     trace_id=st.text("0123456789abcdef", min_size=32, max_size=32),
+    path=st.text(),
     start_ns=st.integers(0, 2**62),
     end_ns=st.integers(0, 2**62),
     status=st.integers(200, 599),
     request=st.binary(),
     response=st.binary(),
+    streamed=st.booleans(),
+    first_byte_ns=st.none() | st.integers(0, 2**62),
+    broken=st.none() | st.text(),
 )
 
 
@@ -28,6 +32,7 @@ def make_exchange(response: bytes = b"") -> Exchange:
         rollout_id="r",
         attempt_id="a",
         trace_id="0" * 32,
+        path="/chat/completions",
         start_ns=1,
         end_ns=2,
         status=200,

@@ -66,6 +66,7 @@ class Pipeline:
             rollout_id=rollout_id,
             attempt_id=attempt_id,
             trace_id=generate_id(32),
+            path="/chat/completions",
             start_ns=number,
             end_ns=number + 1,
             status=200,

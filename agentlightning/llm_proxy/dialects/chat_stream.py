@@ -1,0 +1,96 @@
+"""Streams of Chat Completions and Completions: what in them is not the client's, and the answer they amount to."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any, Final, cast
+
+from agentlightning.llm_proxy.sse import read_stream, split_events
+
+_NO_CHOICES: Final = re.compile(rb'"choices"\s*:\s*\[\s*\]')
+_LAST: Final = re.compile(rb"^data:\s*\[DONE\]", re.MULTILINE)
+_NEVER_IN_PIECES: Final = frozenset({"role", "id", "type", "finish_reason", "stop_reason"})
+"""Texts that each chunk holds whole, if at all; all others are continued by the next chunk's."""
+
+Json = dict[str, Any]
+
+
+def holds_end(events: bytes) -> bool:
+    """Whether the last event, behind which a client waits for nothing, is among these."""
+    return _LAST.search(events) is not None
+
+
+def without_usage_chunk(events: bytes) -> bytes:
+    """Return the events without the chunk that holds only the usage: it is there because the gateway asked for it."""
+    if not _NO_CHOICES.search(events):
+        return events
+    return b"".join(event for event in split_events(events) if not _is_usage_chunk(event))
+
+
+def merge_chunks(chunks: Iterable[Json]) -> Json:
+    """Return the answer that the same request would have got without streaming.
+
+    Raises:
+        TypeError: The chunks do not fit together; so say the errors below.
+        KeyError: See there.
+        AttributeError: See there.
+    """
+    reply: Json = {}
+    choices: dict[int, Json] = {}
+    for chunk in chunks:
+        for key, value in chunk.items():
+            if key != "choices" and value is not None and (key == "usage" or key not in reply):
+                reply[key] = value
+        for piece in chunk.get("choices") or ():
+            _merge(choices.setdefault(piece["index"], {}), piece)
+    return reply | {"choices": [_whole(choices[index]) for index in sorted(choices)]}
+
+
+def _is_usage_chunk(event: bytes) -> bool:
+    try:
+        chunks = read_stream(event)
+    except ValueError:
+        return False  # not ours to judge: it goes on to the client
+    return any(chunk.get("choices") == [] and chunk.get("usage") for chunk in chunks)
+
+
+def _merge(target: Json, piece: Json) -> None:
+    """Continue texts and lists, merge objects, and let all else replace what was there."""
+    for key, value in piece.items():
+        if value is None:
+            target.setdefault(key, None)
+        elif isinstance(value, str) and key not in _NEVER_IN_PIECES:
+            target[key] = (target.get(key) or "") + value
+        elif isinstance(value, dict):
+            target[key] = target.get(key) or {}
+            _merge(target[key], cast("Json", value))
+        elif isinstance(value, list):
+            target[key] = target.get(key) or []
+            _continue_list(target[key], cast("list[Any]", value))
+        else:
+            target[key] = value
+
+
+def _continue_list(items: list[Any], more: list[Any]) -> None:
+    """Append items, but for those whose index says that they go on with an earlier one, as tool calls do."""
+    for item in more:
+        piece = cast("Json", item) if isinstance(item, dict) else None
+        index = None if piece is None else piece.get("index")
+        if piece is None or index is None:
+            items.append(item)
+            continue
+        earlier = next((each for each in items if each.get("index") == index), None)
+        if earlier is None:
+            items.append(earlier := dict[str, Any]())
+        _merge(earlier, piece)
+
+
+def _whole(choice: Json) -> Json:
+    """Return a choice as it looks in an answer that is not streamed."""
+    if "delta" not in choice:
+        return choice
+    message: Json = {"role": "assistant", "content": None} | choice.pop("delta")
+    for call in message.get("tool_calls") or ():
+        call.pop("index", None)
+    return choice | {"message": message}

@@ -1,0 +1,71 @@
+"""Server-sent events as bytes: where they end, and the JSON in them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from typing import Any, Final, cast
+
+_BLANK_LINES: Final = (b"\n\n", b"\n\r\n")
+_EVENT: Final = re.compile(rb".*?\n\r?\n|.+", re.DOTALL)
+_DONE: Final = b"[DONE]"
+
+Json = dict[str, Any]
+
+
+class EventSplitter:
+    """Cuts a stream, which comes in any pieces, behind its events.
+
+    Attributes:
+        rest: The beginning of an event whose end has not come.
+    """
+
+    def __init__(self) -> None:
+        self.rest = b""
+
+    def feed(self, data: bytes) -> bytes:
+        """Return the events that are complete by now and were not returned before, as they came."""
+        data = self.rest + data
+        ends = [position + len(mark) for mark in _BLANK_LINES if (position := data.rfind(mark)) >= 0]
+        end = max(ends, default=0)
+        self.rest = data[end:]
+        return data[:end]
+
+
+def split_events(events: bytes) -> list[bytes]:
+    """Return complete events one by one, as they came."""
+    return _EVENT.findall(events)
+
+
+def read_stream(body: bytes) -> list[Json]:
+    """Return the JSON objects in a stream; an event without data or with the usual `[DONE]` holds none.
+
+    What stands behind the last complete event counts if it can be read: the stream may have been cut off there.
+
+    Raises:
+        ValueError: A complete event holds something else.
+    """
+    splitter = EventSplitter()
+    objects = list(_objects(split_events(splitter.feed(body))))
+    with suppress(ValueError):
+        objects += _objects([splitter.rest])
+    return objects
+
+
+def error_event(message: str, code: str) -> bytes:
+    """Return the event with which a stream says that it failed, as OpenAI's clients understand it."""
+    error = {"message": message, "type": "server_error", "param": None, "code": code}
+    return b"data: " + json.dumps({"error": error}).encode() + b"\n\n"
+
+
+def _objects(events: Iterable[bytes]) -> Iterator[Json]:
+    for event in events:
+        data = b"\n".join(line[5:].strip() for line in event.splitlines() if line.startswith(b"data:"))
+        if not data or data == _DONE:
+            continue
+        value = json.loads(data)
+        if not isinstance(value, dict):
+            raise ValueError(f"an event holds no JSON object but {data[:80]!r}")
+        yield cast("Json", value)

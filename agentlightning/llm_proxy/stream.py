@@ -1,0 +1,107 @@
+"""A backend's stream on its way to the client."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from agentlightning.errors import BackendTimeout, BackendUnreachable
+from agentlightning.llm_proxy.dialects.chat_stream import holds_end
+from agentlightning.llm_proxy.sse import EventSplitter, error_event
+from agentlightning.llm_proxy.upstream import EventStream
+from agentlightning.serving import while_connected
+
+
+@dataclass(slots=True)
+class Received:
+    """What came of a stream.
+
+    Attributes:
+        pieces: The bytes, in the pieces in which they came.
+        first_byte_ns: Unix nanoseconds at which the first of them was there, or None.
+        broken: Why the stream ended before its end, or None.
+    """
+
+    pieces: list[bytes] = field(default_factory=list[bytes])
+    first_byte_ns: int | None = None
+    broken: str | None = None
+
+    def add(self, piece: bytes) -> None:
+        """Append what has come."""
+        if not self.pieces:
+            self.first_byte_ns = time.time_ns()
+        self.pieces.append(piece)
+
+
+class StreamedResponse(Response):
+    """Sends a stream's events on as they come, and closes it as soon as the client leaves.
+
+    Args:
+        stream: The backend's answer.
+        keep: Returns, of some events, those that the client is to see.
+        on_end: Called once with what was received: before the client has the last event, or when the stream broke.
+            None keeps nothing.
+    """
+
+    def __init__(
+        self, stream: EventStream, keep: Callable[[bytes], bytes], on_end: Callable[[Received], None] | None
+    ) -> None:
+        # Not Starlette's constructor, which would promise the length of a body.
+        self.status_code = stream.status
+        self.background = None
+        self.init_headers(stream.headers)
+        self._stream = stream
+        self._keep = keep
+        self._on_end = on_end
+        self._received = Received()
+        self._ended = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer; see ASGI."""
+        broken = "the gateway was stopped before the answer was complete"
+        try:
+            if await while_connected(Request(scope, receive), self._relay(send)) is None:
+                broken = "client_left: the client left before the answer was complete"
+        finally:
+            self._stream.close()
+            self._end(broken)
+
+    async def _relay(self, send: Send) -> bool:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        try:
+            await self._send_events(send)
+            self._end()
+        except (BackendTimeout, BackendUnreachable) as error:
+            self._end(str(error))
+            code = "backend_timeout" if isinstance(error, BackendTimeout) else "backend_unreachable"
+            await _send(send, error_event(str(error), code))
+        await _send(send, b"", last=True)
+        return True
+
+    async def _send_events(self, send: Send) -> None:
+        splitter = EventSplitter()
+        while piece := await self._stream.read():
+            if self._on_end is not None:
+                self._received.add(piece)
+            if events := self._keep(splitter.feed(piece)):
+                if holds_end(events):
+                    self._end()
+                await _send(send, events)
+        if splitter.rest:
+            await _send(send, splitter.rest)
+
+    def _end(self, broken: str | None = None) -> None:
+        if not self._ended:
+            self._ended = True
+            self._received.broken = broken
+            if self._on_end is not None:
+                self._on_end(self._received)
+
+
+async def _send(send: Send, body: bytes, *, last: bool = False) -> None:
+    await send({"type": "http.response.body", "body": body, "more_body": not last})
