@@ -1,4 +1,4 @@
-"""Names and module paths of agent-lightning v0.3 that moved or ended, in three tables."""
+"""Names and module paths of agent-lightning v0.3 that moved or ended, in four tables."""
 
 from __future__ import annotations
 
@@ -22,6 +22,12 @@ MOVED_MODULES: Final[dict[str, str]] = {
     "agentlightning.utils.otlp": "agentlightning.tracer.otlp_exporter",
 }
 """Old module path to the module where its public names live now."""
+
+MOVED_NAMES: Final[dict[str, str]] = {
+    "agentlightning.utils.otel.get_tracer": "agentlightning.tracer.provider",
+    "agentlightning.utils.otel.get_tracer_provider": "agentlightning.tracer.provider",
+}
+"""Names of a moved module that live elsewhere than the others."""
 
 ENDED_MODULES: Final[dict[str, str]] = {
     "agentlightning.client": "agentlightning.store and agentlightning.runner",
@@ -77,11 +83,11 @@ class _MovedModuleFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def exec_module(self, module: ModuleType) -> None:
         home = MOVED_MODULES.get(module.__name__)
         if home is not None:
-            module.__dict__["__getattr__"] = partial(_read, home)
+            module.__dict__["__getattr__"] = partial(_read, module.__name__, home)
 
 
-def _read(home: str, name: str) -> Any:
-    return getattr(importlib.import_module(home), name)
+def _read(old: str, home: str, name: str) -> Any:
+    return getattr(importlib.import_module(MOVED_NAMES.get(f"{old}.{name}", home)), name)
 
 
 def install() -> None:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from agentlightning.emitter.operation import OperationContext, operation
 from agentlightning.emitter.target import target_tracer
 from agentlightning.semconv import AGL_ANNOTATION
 from agentlightning.types import SpanCoreFields, TraceStatus
 from agentlightning.types.attributes import check_attributes_sanity, flatten_attributes, sanitize_attributes
+
+# Programs of v0.3 import these two from here.
+__all__ = ["OperationContext", "emit_annotation", "operation"]
 
 
 def emit_annotation(annotation: dict[str, Any], propagate: bool = True) -> SpanCoreFields:

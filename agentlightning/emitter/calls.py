@@ -7,7 +7,7 @@ import functools
 import inspect
 import types
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from agentlightning.emitter.operation import OperationContext
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def recorded(fn: Callable[..., Any], open_block: Callable[[], OperationContext]) -> Callable[..., Any]:
     """Return the function with each call recorded; a generator's span covers its whole iteration."""
-    body = fn if inspect.isroutine(fn) or isinstance(fn, functools.partial) else type(fn).__call__
+    body = _body(fn)
     if inspect.isasyncgenfunction(body):
         wrap = _async_generator
     elif inspect.isgeneratorfunction(body):
@@ -23,6 +23,12 @@ def recorded(fn: Callable[..., Any], open_block: Callable[[], OperationContext])
     else:
         wrap = _coroutine if inspect.iscoroutinefunction(body) else _plain
     return functools.wraps(fn)(wrap(fn, inspect.signature(fn), open_block))
+
+
+def _body(fn: Callable[..., Any]) -> Any:
+    """What runs when it is called; of an object that can be called, its method."""
+    is_function = inspect.isroutine(fn) or isinstance(fn, (functools.partial, type))
+    return cast("Any", fn if is_function else fn.__call__)
 
 
 def _plain(

@@ -1,4 +1,4 @@
-"""What is kept of an operation's inputs and outputs: flat attributes, bounded, and seen by the run's redaction first."""
+"""What is kept of an operation's inputs and outputs: flat attributes, bounded, and redacted first."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Capture:
             return value
         try:
             return self._redact(key.removeprefix(_PREFIX), value)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # the user's own code; recording must not fail a call
             # A value that could not be judged may be a secret: neither the span nor the log gets it.
             logger.error("The redaction of %s raised %s: the value is left out", key, type(error).__name__)
             return f"[redaction raised {type(error).__name__}]"

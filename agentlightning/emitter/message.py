@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from agentlightning.emitter.target import target_tracer
 from agentlightning.semconv import AGL_MESSAGE, LightningSpanAttributes
 from agentlightning.types import SpanLike, TraceStatus
 from agentlightning.types.attributes import flatten_attributes, sanitize_attributes
+
+logger = logging.getLogger(__name__)
 
 
 def emit_message(message: str, attributes: dict[str, Any] | None = None, propagate: bool = True) -> None:
@@ -30,12 +33,9 @@ def emit_message(message: str, attributes: dict[str, Any] | None = None, propaga
 
 
 def get_message_value(span: SpanLike) -> str | None:
-    """Return the text of a message span; None for other spans.
-
-    Raises:
-        TypeError: The text is not a string.
-    """
+    """Return the text of a message span; None for other spans, and for one whose message is not a text."""
     message = (span.attributes or {}).get(LightningSpanAttributes.MESSAGE_BODY.value)
     if message is not None and not isinstance(message, str):
-        raise TypeError(f"the message of span {span.name!r} is a {type(message).__name__}, not a string")
+        logger.warning("Ignored the message of span %r: it is a %s, not a text", span.name, type(message).__name__)
+        return None
     return message

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 from typing import Any, cast
 
 from agentlightning.emitter.target import target_tracer
 from agentlightning.semconv import AGL_OBJECT, LightningSpanAttributes
 from agentlightning.types import SpanCoreFields, SpanLike, TraceStatus
 from agentlightning.types.attributes import flatten_attributes, full_qualified_name, sanitize_attributes
+
+logger = logging.getLogger(__name__)
 
 _TYPE = LightningSpanAttributes.OBJECT_TYPE.value
 _LITERAL = LightningSpanAttributes.OBJECT_LITERAL.value
@@ -44,31 +47,28 @@ def encode_object(object: Any) -> dict[str, Any]:
     """
     kind = cast("type[Any]", type(object))
     encoded: dict[str, Any] = {_TYPE: full_qualified_name(kind)}
-    if isinstance(object, bytes):
+    if kind is bytes:
         return encoded | {_LITERAL: base64.b64encode(object).decode("ascii")}
-    if isinstance(object, (str, bool, int, float)):
+    # Exactly these types: a literal of a subclass, such as numpy's float64, could not be read back.
+    if kind in (str, bool, int, float):
         return encoded | {_LITERAL: str(object)}
     try:
         return encoded | {_JSON: json.dumps(object)}
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise RuntimeError(f"a {kind.__name__} has no JSON form: {error}") from error
 
 
 def get_object_value(span: SpanLike) -> Any:
-    """Return the value of an object span; None for other spans.
-
-    Raises:
-        RuntimeError: The attributes do not hold a value.
-    """
+    """Return the value of an object span; None for other spans, and for one whose attributes hold no value."""
     attributes = span.attributes or {}
-    if _JSON in attributes:
-        try:
+    try:
+        if _JSON in attributes:
             return json.loads(str(attributes[_JSON]))
-        except ValueError as error:
-            raise RuntimeError(f"the object of span {span.name!r} is not JSON: {error}") from error
-    if _LITERAL not in attributes:
-        return None
-    return _decode_literal(str(attributes.get(_TYPE)), str(attributes[_LITERAL]))
+        if _LITERAL in attributes:
+            return _decode_literal(str(attributes.get(_TYPE)), str(attributes[_LITERAL]))
+    except (ValueError, RecursionError) as error:
+        logger.warning("Ignored the object of span %r, which cannot be read: %s", span.name, error)
+    return None
 
 
 def _decode_literal(kind: str, literal: str) -> Any:
@@ -84,4 +84,4 @@ def _decode_literal(kind: str, literal: str) -> Any:
         case "bytes":
             return base64.b64decode(literal)
         case _:
-            raise RuntimeError(f"a literal of type {kind!r} cannot be read; known are str, int, float, bool and bytes")
+            raise ValueError(f"a literal of type {kind!r} is none of str, int, float, bool and bytes")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+import logging
 import math
 import numbers
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, TypeVar, cast
@@ -21,6 +23,8 @@ from agentlightning.semconv import (
 )
 from agentlightning.types import SpanCoreFields, SpanLike
 from agentlightning.types.attributes import extract_rewards_from_attributes, flatten_attributes
+
+logger = logging.getLogger(__name__)
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 SpanT = TypeVar("SpanT", bound=SpanLike)
@@ -86,7 +90,10 @@ def to_reward(value: Any) -> float:
         value = value.item()
     if not isinstance(value, (numbers.Real, Decimal)):
         raise InvalidResult(f"a reward is a number, not a {type(value).__name__}: {value!r:.100}")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # an integer beyond all floats
+        number = math.inf
     if not math.isfinite(number):
         raise InvalidResult(
             f"a reward of {number} would spoil every average: return a finite number, "
@@ -113,8 +120,7 @@ def get_reward_value(span: SpanLike) -> float | None:
         value = _agentops_reward(attributes.get(key))
         if value is not None:
             return value
-    value = attributes.get("reward") if span.name == AGL_ANNOTATION else None
-    return float(value) if isinstance(value, (int, float)) else None
+    return _readable(attributes.get("reward")) if span.name == AGL_ANNOTATION else None
 
 
 def _agentops_reward(output: Any) -> float | None:
@@ -122,13 +128,23 @@ def _agentops_reward(output: Any) -> float | None:
     if isinstance(output, str):
         try:
             output = json.loads(output)
-        except ValueError:  # any text may stand here; it is just no reward
+        except (ValueError, RecursionError):  # any text may stand here; it is just no reward
             return None
     if not isinstance(output, dict):
         return None
     fields = cast("dict[str, Any]", output)
-    value = fields.get("value")
-    return float(value) if fields.get("type") == "reward" and isinstance(value, (int, float)) else None
+    return _readable(fields.get("value")) if fields.get("type") == "reward" else None
+
+
+def _readable(value: Any) -> float | None:
+    """Return what a trace holds as a reward; None, and a log line, for what `emit_reward` would refuse."""
+    if value is None:
+        return None
+    try:
+        return to_reward(value)
+    except InvalidResult as error:
+        logger.warning("Ignored a malformed reward: %s", error)
+        return None
 
 
 def is_reward_span(span: SpanLike) -> bool:
@@ -147,7 +163,11 @@ def find_final_reward(spans: Sequence[SpanLike]) -> float | None:
 
 
 def reward(fn: FunctionT) -> FunctionT:
-    """Decorate a function so that the number it returns, directly or by `await`, is also emitted as a reward."""
+    """Decorate a function so that the number it returns, directly or by `await`, is also emitted as a reward.
+
+    Deprecated: call `emit_reward`.
+    """
+    warnings.warn("@reward is deprecated: call emit_reward(...) with the value", DeprecationWarning, stacklevel=2)
     if inspect.iscoroutinefunction(fn):
 
         @functools.wraps(fn)

@@ -10,7 +10,16 @@ from agentlightning.tracer import DummyTracer, Tracer, get_active_tracer
 
 STRICT_VARIABLE: Final = "AGL_EMITTER_STRICT"
 """The environment variable that makes emitting outside of any trace an error."""
-_WORDS: Final = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+_WORDS: Final = {
+    "1": True,
+    "true": True,
+    "yes": True,
+    "on": True,
+    "0": False,
+    "false": False,
+    "no": False,
+    "off": False,
+}
 
 
 def target_tracer(propagate: bool) -> Tracer:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,9 +21,10 @@ from agentlightning.emitter import (
     get_reward_value,
     get_rewards_from_span,
     is_reward_span,
+    operation,
     reward,
 )
-from agentlightning.errors import InvalidResult
+from agentlightning.errors import ConfigurationError, InvalidResult, NoActiveTracer
 from agentlightning.tracer import DummyTracer, OtelTracer, Tracer
 from agentlightning.types import Span, SpanCoreFields
 from agentlightning.types.attributes import extract_tags_from_attributes, make_tag_attributes
@@ -98,6 +100,14 @@ def test_a_reward_carries_more_attributes() -> None:
         ("x", {"agentlightning.reward": 1}, None),
         ("x", {"agentlightning.rewards.0.value": 1}, None),
         ("x", {"agentlightning.reward.0.value": "much"}, None),
+        ("x", {"agentlightning.reward.0.name": "a", "agentlightning.reward.0.value": math.nan}, None),
+        ("x", {"agentlightning.reward.1.name": "a", "agentlightning.reward.1.value": 1.0}, None),
+        ("x", {"agentops.task.output": '{"type": "reward", "value": null}'}, None),
+        ("x", {"agentops.task.output": '{"type": "reward", "value": 1' + "0" * 400 + "}"}, None),
+        ("x", {"agentops.task.output": '{"type": "reward", "value": NaN}'}, None),
+        ("x", {"agentops.task.output": "[" * 100_000}, None),
+        ("agentlightning.annotation", {"reward": math.inf}, None),
+        ("agentlightning.annotation", {"reward": "much"}, None),
     ],
 )
 def test_older_and_foreign_encodings(name: str, attributes: dict[str, object], expected: float | None) -> None:
@@ -114,14 +124,16 @@ def test_the_final_reward_is_the_last() -> None:
 
 
 async def test_the_reward_decorator_emits_what_a_function_returns() -> None:
-    @reward
     def score() -> float:
         return 0.5
 
-    @reward
     async def score_later() -> float:
         return 0.25
 
+    with pytest.deprecated_call(match="emit_reward"):
+        score = reward(score)
+    with pytest.deprecated_call(match="emit_reward"):
+        score_later = reward(score_later)
     assert find_final_reward(await emitted(score)) == 0.5
     tracer = OtelTracer()
     async with tracer.trace_context("test"):
@@ -141,9 +153,6 @@ def test_objects_need_a_json_form() -> None:
     with pytest.raises(RuntimeError, match="no JSON form"):
         emit_object({1, 2})
     assert get_object_value(as_span(emit_annotation({"a": 1}))) is None
-    broken = {"agentlightning.object.type": "complex", "agentlightning.object.literal": "1j"}
-    with pytest.raises(RuntimeError, match="complex"):
-        get_object_value(Span.from_attributes(attributes=dict(broken)))
 
 
 @pytest.mark.parametrize("tracer", [OtelTracer(), DummyTracer()])
@@ -162,10 +171,107 @@ async def test_an_exception_is_emitted_with_its_trace() -> None:
         emit_exception("x")  # type: ignore[arg-type]
 
 
+KEYS = st.sampled_from(
+    [
+        "agentlightning.reward",
+        "agentlightning.reward.0",
+        "agentlightning.reward.0.value",
+        "agentlightning.reward.0.name",
+        "agentlightning.rewards.0.value",
+        "agentlightning.message.body",
+        "agentlightning.object.type",
+        "agentlightning.object.literal",
+        "agentlightning.object.json",
+        "agentops.task.output",
+        "agentops.entity.output",
+        "reward",
+    ]
+)
+VALUES = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=5)
+    | st.sampled_from(["int", "bytes", "é", "9" * 5000, "[" * 100_000, '{"type": "reward", "value": [1]}'])
+    | st.lists(st.integers(), max_size=2)
+    | st.just({"type": "reward", "value": "x"})
+)
+
+
+@given(st.dictionaries(KEYS, VALUES), st.sampled_from(["agentlightning.annotation", "x"]))
+def test_readers_never_raise(attributes: dict[str, Any], name: str) -> None:
+    span = Span.from_attributes(attributes={}, name=name)
+    span.attributes = attributes
+    value = get_reward_value(span)
+    assert value is None or math.isfinite(value)
+    assert is_reward_span(span) == (value is not None)
+    assert isinstance(get_rewards_from_span(span), list)
+    assert isinstance(get_message_value(span), str | None)
+    get_object_value(span)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "read"),
+    [
+        ({"agentlightning.message.body": 1}, get_message_value),
+        ({"agentlightning.object.type": "complex", "agentlightning.object.literal": "1j"}, get_object_value),
+        ({"agentlightning.object.json": "{"}, get_object_value),
+    ],
+)
+def test_what_cannot_be_read_is_logged_and_is_none(
+    attributes: dict[str, Any], read: Callable[[Span], object], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert read(Span.from_attributes(attributes=attributes)) is None
+    assert "Ignored" in caplog.text
+
+
+async def test_a_number_of_a_subclass_reads_back_as_a_plain_one() -> None:
+    (span,) = await emitted(lambda: emit_object(np.float64(0.5)))
+    assert get_object_value(span) == 0.5
+
+
 def test_annotations_hold_primitives() -> None:
     assert emit_annotation({"a": {"b": [1, 2]}}).attributes == {"a.b": [1, 2]}
     with pytest.raises(ValueError, match="holds a set"):
         emit_annotation({"a": {1}})
+    own: dict[str, Any] = {}
+    own["own"] = own
+    with pytest.raises(ValueError, match="contain themselves"):
+        emit_annotation(own)
+
+
+EMITTERS: dict[str, Callable[[], object]] = {
+    "annotation": lambda: emit_annotation({"a": 1}),
+    "reward": lambda: emit_reward(1.0),
+    "message": lambda: emit_message("x"),
+    "object": lambda: emit_object(1),
+    "exception": lambda: emit_exception(KeyError()),
+    "operation": lambda: operation(len)([]),
+}
+
+
+@pytest.mark.parametrize("emit", EMITTERS.values(), ids=EMITTERS)
+async def test_outside_of_a_trace_nothing_is_recorded_unless_that_is_made_an_error(
+    emit: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    emit()
+    monkeypatch.setenv("AGL_EMITTER_STRICT", "1")
+    with pytest.raises(NoActiveTracer, match="AGL_EMITTER_STRICT"):
+        emit()
+    with pytest.raises(RuntimeError):  # what v0.3 raises
+        emit()
+    assert len(await emitted(emit)) == 1
+
+
+def test_a_strictness_that_is_no_word_for_yes_or_no_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for word in ("", "0", "false", "OFF"):
+        monkeypatch.setenv("AGL_EMITTER_STRICT", word)
+        emit_reward(1.0)
+    monkeypatch.setenv("AGL_EMITTER_STRICT", "perhaps")
+    with pytest.raises(ConfigurationError, match="perhaps"):
+        emit_reward(1.0)
+    emit_reward(1.0, propagate=False)
 
 
 async def test_without_propagation_nothing_is_recorded() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given, strategies as st
@@ -20,6 +21,7 @@ from agentlightning.types.attributes import (
     make_tag_attributes,
     query_linked_spans,
     sanitize_attribute_value,
+    sanitize_list_attribute_sanity,
     unflatten_attributes,
 )
 
@@ -54,6 +56,17 @@ def test_lists_stay_whole_only_when_their_items_are_alike() -> None:
     assert flatten_attributes(["x", {"y": None}]) == {"0": "x", "1.y": None}
 
 
+def test_a_value_that_is_neither_list_nor_mapping_has_the_empty_key() -> None:
+    assert flatten_attributes("text") == {"": "text"}
+
+
+def test_keys_of_any_depth_unflatten() -> None:
+    nested: Any = unflatten_attributes({".".join(["0"] * 5000): 1})
+    for _ in range(5000):
+        (nested,) = nested
+    assert nested == 1
+
+
 def test_the_deeper_of_two_conflicting_keys_wins() -> None:
     assert unflatten_attributes({"a": 1, "a.b": 2}) == {"a": {"b": 2}}
     assert unflatten_attributes({"0": "x", "2": "z"}) == {"0": "x", "2": "z"}
@@ -84,6 +97,12 @@ def test_a_prefix_matches_whole_parts_of_a_key() -> None:
 )
 def test_sanitized_values(value: object, expected: object) -> None:
     assert sanitize_attribute_value(value) == expected
+
+
+def test_a_list_of_several_types_is_refused_where_a_list_is_wanted() -> None:
+    assert sanitize_list_attribute_sanity([True, 2.5]) == [1.0, 2.5]
+    with pytest.raises(ValueError, match="not of int, str"):
+        sanitize_list_attribute_sanity([1, "x"])
 
 
 @given(anything)
