@@ -7,19 +7,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any, TypeAlias
 
-from pydantic import AfterValidator, ConfigDict, with_config
+from pydantic import AfterValidator, BaseModel, ConfigDict, with_config
 from typing_extensions import TypedDict  # pydantic reads no other below Python 3.12
 
 from agentlightning.store.construct import construct
 from agentlightning.types import Event, Link, OtelResource, Span, SpanContext, StatusCode, TraceStatus
 
 
-def values_of(span: Span) -> dict[str, Any]:
-    """Return a span's fields, unknown ones included, for a JSON writer.
+def values_of(model: BaseModel) -> dict[str, Any]:
+    """Return the fields of a span, or of a part of it, unknown ones included, for a JSON writer.
 
     The plain dict, not the model: its serializer would try each type of each attribute in turn.
     """
-    return span.__dict__ | (span.__pydantic_extra__ or {})
+    return model.__dict__ | (model.__pydantic_extra__ or {})
 
 
 def span_of(values: dict[str, Any]) -> Span:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 import threading
 import weakref
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing as closing_on_exit, suppress
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
@@ -21,6 +22,8 @@ from agentlightning.store.sql.leases import restart_leases
 from agentlightning.store.sql.store import SqlLightningStore
 from agentlightning.store.sql.transaction import Transaction
 from agentlightning.store.sqlite_transaction import Operation, run_alone
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -117,7 +120,7 @@ class SqliteLightningStore(_LaneStore):
         reads = Lane("agl-store-reader", readers, "read", signals.publish, closing=closing)
         writes = reads
         if writer is not None:
-            upkeep = None if synchronous == "FULL" else _Checkpoints(writer, self.path)
+            upkeep = None if synchronous == "FULL" else _Checkpoints(writer, self.path, closing)
             writes = Lane(
                 "agl-store-writer",
                 [writer],
@@ -165,19 +168,37 @@ class InMemoryLightningStore(_LaneStore):
 class _Checkpoints:
     """Writes the log back into the file once it has grown, for commits in callers' threads must not wait for a disk.
 
+    Most of it is written by a thread of its own while commits go on; what they add meanwhile is little, and written
+    with the log's end in the lane's turn.
+
     Args:
         writer: The connection that writes, which gives up doing that in its commits, and waiting for other processes.
         path: The file.
+        closing: Held while the thread has its connection; see `Lane`.
     """
 
-    def __init__(self, writer: sqlite3.Connection, path: Path) -> None:
+    def __init__(self, writer: sqlite3.Connection, path: Path, closing: threading.Lock) -> None:
         writer.execute("PRAGMA wal_autocheckpoint = 0")
         writer.execute("PRAGMA busy_timeout = 0")
-        self._log = Path(f"{path}-wal")
+        self._path, self._log, self._closing = path, Path(f"{path}-wal"), closing
+        self._copying: threading.Thread | None = None
 
     def __call__(self, writer: sqlite3.Connection) -> None:
-        if self._log.stat().st_size > _LOG_PAGES * _PAGE_BYTES:
-            writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        if self._copying is not None:
+            if not self._copying.is_alive():
+                self._copying = None
+                writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        elif self._log.stat().st_size > _LOG_PAGES * _PAGE_BYTES:
+            self._copying = threading.Thread(target=self._copy, name="agl-store-checkpoint", daemon=True)
+            self._copying.start()
+
+    def _copy(self) -> None:
+        try:
+            with self._closing, closing_on_exit(sqlite3.connect(_to_existing(self._path), uri=True)) as connection:
+                connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        except sqlite3.Error as error:
+            # The lane's turn writes all that is not written; if that fails, too, a commit says so.
+            logger.warning("Could not write the log of %s back beside the writes (%s)", self._path, error)
 
 
 def _open(path: str, synchronous: str, presence: Presence | None = None) -> sqlite3.Connection:
@@ -209,8 +230,12 @@ def _open_to_read(path: str) -> sqlite3.Connection:
         connection.execute("PRAGMA query_only = ON")
         schema.check(connection, path)
 
-    address = f"{Path(path).absolute().as_uri()}?mode=rw"
-    return _connect(path, address, prepare, "cannot read a store in {path} ({error})")
+    return _connect(path, _to_existing(Path(path)), prepare, "cannot read a store in {path} ({error})")
+
+
+def _to_existing(path: Path) -> str:
+    """Return the address of a file that must exist."""
+    return f"{path.absolute().as_uri()}?mode=rw"
 
 
 def _connect(

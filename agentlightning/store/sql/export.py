@@ -17,7 +17,7 @@ from agentlightning.store.span_json import values_of
 from agentlightning.store.sql.codec import ATTEMPT_FIELDS, ROLLOUT_FIELDS, attempt_of, columns, rollout_of
 from agentlightning.store.sql.filters import Conditions
 from agentlightning.store.sql.resources import RESOURCES_FIELDS, resources_update_of
-from agentlightning.store.sql.spans import BODY, span_of_row
+from agentlightning.store.sql.span_rows import SPAN, span_of_row
 from agentlightning.store.sql.statistics import totals
 from agentlightning.store.sql.transaction import Row, Transaction
 from agentlightning.store.sql.transfer import FORMAT, Header, Progress, Transferred, open_file
@@ -34,7 +34,7 @@ _ROLLOUTS: Final = f"""
     FROM rollouts r WHERE r.position > ? ORDER BY r.position LIMIT ?
 """
 _ATTEMPTS: Final = f"SELECT {columns(ATTEMPT_FIELDS, 'a')} FROM attempts a"
-_SPANS: Final = f"SELECT position, {BODY} FROM spans WHERE position > ? ORDER BY position LIMIT ?"
+_SPANS: Final = f"SELECT position, {SPAN} FROM spans WHERE position > ? ORDER BY position LIMIT ?"
 
 
 async def export_lines(tx: Transaction, path: Path, *, with_secrets: bool, progress: Progress) -> Transferred:

@@ -8,7 +8,7 @@ from agentlightning.errors import InvalidValue
 from agentlightning.store.sql.checks import check_integer
 from agentlightning.store.sql.codec import ATTEMPT_FIELDS, ROLLOUT_FIELDS, columns, rollout_with_attempt_of
 from agentlightning.store.sql.filters import ALL
-from agentlightning.store.sql.spans import BODY, span_of_row
+from agentlightning.store.sql.span_rows import SPAN, span_of_row
 from agentlightning.store.sql.transaction import Row, Transaction
 from agentlightning.types import FinishedRollouts, SpanBatch
 
@@ -18,10 +18,10 @@ _FINISHED: Final = f"""
     FROM rollouts r LEFT JOIN attempts a ON a.rollout_id = r.rollout_id AND a.attempt_id = r.latest_attempt_id
     WHERE r.finish_position > ? ORDER BY r.finish_position LIMIT ?
 """
-_SPANS: Final = f"SELECT position, {BODY} FROM spans WHERE position > ? AND position <= ? ORDER BY position LIMIT ?"
+_SPANS: Final = f"SELECT position, {SPAN} FROM spans WHERE position > ? AND position <= ? ORDER BY position LIMIT ?"
 # The index alone tells which spans come next; only those are read.
 _SPANS_OF_ROLLOUT: Final = f"""
-    SELECT position, {BODY} FROM spans WHERE position IN (
+    SELECT position, {SPAN} FROM spans WHERE position IN (
         SELECT position FROM spans WHERE rollout_id = ? AND position > ? ORDER BY position LIMIT ?)
     ORDER BY position
 """

@@ -22,7 +22,7 @@ from agentlightning.store.sql.filters import Conditions
 from agentlightning.store.sql.leases import new_lease
 from agentlightning.store.sql.moves import count_up
 from agentlightning.store.sql.resources import RESOURCES_FIELDS, encode_resources
-from agentlightning.store.sql.spans import INSERT as INSERT_SPAN, encode_span
+from agentlightning.store.sql.span_rows import INSERT as INSERT_SPAN, encode_span
 from agentlightning.store.sql.transaction import Transaction
 from agentlightning.store.sql.transfer import (
     FORMAT,

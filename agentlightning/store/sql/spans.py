@@ -4,17 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Final, cast
-
-from pydantic_core import from_json
+from typing import Final
 
 from agentlightning.errors import NotFound
-from agentlightning.store.span_json import span_of, values_of
 from agentlightning.store.sql import workers
 from agentlightning.store.sql.attempts import existing_attempt
-from agentlightning.store.sql.checks import check_integer, check_optional_text, check_optional_time, check_text
-from agentlightning.store.sql.codec import encode
 from agentlightning.store.sql.filters import Conditions, Paging, fetch_page, text_key, time_key
 from agentlightning.store.sql.moves import (
     AttemptState,
@@ -25,18 +19,11 @@ from agentlightning.store.sql.moves import (
     write_attempt,
     write_rollout,
 )
-from agentlightning.store.sql.packing import pack, unpack
-from agentlightning.store.sql.transaction import Row, Transaction, Value
+from agentlightning.store.sql.span_rows import INSERT, SPAN, EncodedSpan, span_of_row
+from agentlightning.store.sql.transaction import Transaction, Value
 from agentlightning.types import PaginatedResult, Span
 from agentlightning.types.lifecycle import ENDED, FINISHED, LIVE
 
-INSERT: Final = """
-    INSERT INTO spans (rollout_id, attempt_id, span_id, sequence_id, start_time_ns, end_time, trace_id, parent_id,
-        name, body, numbers, late)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-"""
-BODY: Final = "body, numbers, late"
-"""The columns that a span is built from."""
 _SORTABLE: Final = {
     "rollout_id": "rollout_id",
     "attempt_id": "attempt_id",
@@ -48,62 +35,6 @@ _SORTABLE: Final = {
     "start_time": "start_time_ns",
     "end_time": time_key("end_time"),
 }
-_WITHOUT_START: Final = 2**63 - 1
-_LARGEST_SEQUENCE_ID: Final = 2**53 - 1
-"""The counter goes on from there for longer than anybody counts, and every reader of JSON knows the number exactly."""
-
-
-@dataclass(slots=True, frozen=True)
-class EncodedSpan:
-    """A span, its key and its columns but for `late`."""
-
-    span: Span
-    key: tuple[str, str]
-    columns: tuple[Any, ...]
-
-
-def encode_span(span: Span) -> EncodedSpan:
-    """Encode a span for its row.
-
-    Raises:
-        InvalidValue: An attribute has no JSON form, or a number is out of range.
-    """
-    for name in ("rollout_id", "attempt_id", "span_id", "trace_id", "name"):
-        check_text(getattr(span, name), name)
-    check_optional_text(span.parent_id, "parent_id")
-    check_integer(span.sequence_id, "sequence_id", _LARGEST_SEQUENCE_ID)
-    check_optional_time(span.start_time, "start_time")
-    end_time = check_optional_time(span.end_time, "end_time")
-    start_time_ns = _start_time_ns(span)
-    check_integer(start_time_ns, "start_time")
-    values, numbers = values_of(span), None
-    if isinstance(values.get("attributes"), dict):  # nobody may have validated the span
-        values["attributes"], numbers = pack(cast("dict[str, Any]", values["attributes"]))
-    body = encode(values, f"span {span.span_id}")
-    columns = (
-        span.rollout_id,
-        span.attempt_id,
-        span.span_id,
-        span.sequence_id,
-        start_time_ns,
-        end_time,
-        span.trace_id,
-        span.parent_id,
-        span.name,
-        body,
-        numbers,
-    )
-    return EncodedSpan(span, (span.rollout_id, span.attempt_id), columns)
-
-
-def _start_time_ns(span: Span) -> int:
-    if span.start_time_ns is not None:
-        return span.start_time_ns
-    if span.start_time is None:
-        return _WITHOUT_START
-    nanoseconds = span.start_time * 1e9
-    check_optional_time(nanoseconds, "start_time")
-    return round(nanoseconds)
 
 
 async def add_many_spans(tx: Transaction, spans: Sequence[EncodedSpan]) -> list[Span]:
@@ -193,19 +124,8 @@ async def query_spans(
         where += " AND attempt_id = ?"
         params.append(attempt_id)
     order = paging.order(_SORTABLE, "start_time_ns, position")
-    sql = f"SELECT {BODY} FROM spans WHERE {where} ORDER BY {order} LIMIT ? OFFSET ?"
+    sql = f"SELECT {SPAN} FROM spans WHERE {where} ORDER BY {order} LIMIT ? OFFSET ?"
     rows, total = await fetch_page(tx, sql, f"spans WHERE {where}", params, paging)
     return PaginatedResult[Span].model_construct(
         items=[span_of_row(row) for row in rows], limit=paging.limit, offset=paging.offset, total=total
     )
-
-
-def span_of_row(row: Row) -> Span:
-    """Build a span from the columns of `BODY`."""
-    body, numbers, late = row
-    values = from_json(body)
-    if numbers is not None:
-        values["attributes"].update(unpack(numbers))
-    if late:
-        values["late"] = True
-    return span_of(values)

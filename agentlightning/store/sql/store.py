@@ -42,6 +42,7 @@ from agentlightning.store.sql.claims import Claim, undo_claims
 from agentlightning.store.sql.codec import rollout_of
 from agentlightning.store.sql.filters import Conditions, Paging
 from agentlightning.store.sql.idempotency import Request, RequestKeys, check_key, withdraw
+from agentlightning.store.sql.span_rows import encode_span
 from agentlightning.store.sql.transaction import Transaction
 from agentlightning.types import (
     Attempt,
@@ -203,7 +204,7 @@ class SqlLightningStore(LightningStore, ABC):
 
     async def add_many_spans(self, spans: Sequence[Span]) -> Sequence[Span]:
         """See `LightningStore.add_many_spans`."""
-        encoded = [traces.encode_span(span) for span in spans]
+        encoded = [encode_span(span) for span in spans]
         if not encoded:
             return []
         return await self.write(lambda tx: traces.add_many_spans(tx, encoded), small=len(encoded) <= _FEW)

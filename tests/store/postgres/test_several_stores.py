@@ -10,7 +10,7 @@ import pytest
 from agentlightning.errors import LeaseLost, TooBusy
 from agentlightning.store.postgres import PostgresLightningStore, address, settled
 from agentlightning.store.postgres.dialect import translate
-from agentlightning.store.sql.spans import INSERT, encode_span
+from agentlightning.store.sql.span_rows import INSERT, encode_span
 from agentlightning.store.testing.suite import soon, span_of
 from agentlightning.types import EnqueueRolloutRequest, RolloutConfig, Span
 from tests.store.conftest import OpenPostgres

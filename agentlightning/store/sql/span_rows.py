@@ -1,0 +1,130 @@
+"""Spans in rows and out of them.
+
+A row is short, for a row's bytes are what a write costs: its body is JSON of what neither the columns nor most spans
+say, and long lists of numbers are packed beside it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+from pydantic_core import from_json
+
+from agentlightning.store.span_json import span_of, values_of
+from agentlightning.store.sql.checks import check_integer, check_optional_text, check_optional_time, check_text
+from agentlightning.store.sql.codec import encode
+from agentlightning.store.sql.packing import pack, unpack
+from agentlightning.store.sql.transaction import Row
+from agentlightning.types import OtelResource, Span, SpanContext
+
+INSERT: Final = """
+    INSERT INTO spans (rollout_id, attempt_id, span_id, sequence_id, trace_id, parent_id, name, end_time,
+        start_time_ns, body, numbers, late)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+_SAID: Final = ("rollout_id", "attempt_id", "span_id", "sequence_id", "trace_id", "parent_id", "name", "end_time")
+"""The fields that columns of their names hold exactly."""
+SPAN: Final = ", ".join((*_SAID, "body", "numbers", "late"))
+"""The columns that a span is built from."""
+
+_FIELDS: Final[dict[str, Any]] = dict.fromkeys(Span.model_fields)
+"""All fields in their order, which is that of a span's JSON."""
+
+_WITHOUT_START: Final = 2**63 - 1
+_LARGEST_SEQUENCE_ID: Final = 2**53 - 1
+"""The counter goes on from there for longer than anybody counts, and every reader of JSON knows the number exactly."""
+
+
+@dataclass(slots=True, frozen=True)
+class EncodedSpan:
+    """A span, its key and its columns but for `late`."""
+
+    span: Span
+    key: tuple[str, str]
+    columns: tuple[Any, ...]
+
+
+def encode_span(span: Span) -> EncodedSpan:
+    """Encode a span for its row.
+
+    Raises:
+        InvalidValue: An attribute has no JSON form, or a number is out of range.
+    """
+    for name in ("rollout_id", "attempt_id", "span_id", "trace_id", "name"):
+        check_text(getattr(span, name), name)
+    check_optional_text(span.parent_id, "parent_id")
+    check_integer(span.sequence_id, "sequence_id", _LARGEST_SEQUENCE_ID)
+    check_optional_time(span.start_time, "start_time")
+    end_time = check_optional_time(span.end_time, "end_time")
+    start_time_ns = _start_time_ns(span)
+    check_integer(start_time_ns, "start_time")
+    values, numbers = _unsaid(span), None
+    if isinstance(values.get("attributes"), dict):  # nobody may have validated the span
+        values["attributes"], numbers = pack(cast("dict[str, Any]", values["attributes"]))
+    columns = (
+        span.rollout_id,
+        span.attempt_id,
+        span.span_id,
+        span.sequence_id,
+        span.trace_id,
+        span.parent_id,
+        span.name,
+        end_time,
+        start_time_ns,
+        encode(values, f"span {span.span_id}"),
+        numbers,
+    )
+    return EncodedSpan(span, (span.rollout_id, span.attempt_id), columns)
+
+
+def span_of_row(row: Row) -> Span:
+    """Build a span from the columns of `SPAN`."""
+    *said, body, numbers, late = row
+    values = _FIELDS | dict(zip(_SAID, said, strict=True))
+    values["events"], values["links"] = [], []
+    values["context"] = _usual_context(values["trace_id"], values["span_id"])
+    values["resource"] = _usual_resource()
+    values |= from_json(body)  # it has the last word, for rows of an older program say all in it
+    if numbers is not None:
+        values["attributes"].update(unpack(numbers))
+    if late:
+        values["late"] = True
+    return span_of(values)
+
+
+def _unsaid(span: Span) -> dict[str, Any]:
+    """Return the fields of a span that its columns do not hold, without those that are as `span_of_row` makes them."""
+    values = values_of(span)
+    for name in _SAID:
+        del values[name]
+    for name in ("events", "links"):
+        if values.get(name) == []:
+            del values[name]
+    for name in ("parent", "start_time_ns", "end_time_ns"):
+        if values.get(name, ...) is None:
+            del values[name]
+    context, resource = values.get("context"), values.get("resource")
+    if isinstance(context, SpanContext) and values_of(context) == _usual_context(span.trace_id, span.span_id):
+        del values["context"]
+    if isinstance(resource, OtelResource) and values_of(resource) == _usual_resource():
+        del values["resource"]
+    return values
+
+
+def _usual_context(trace_id: str, span_id: str) -> dict[str, Any]:
+    return {"trace_id": trace_id, "span_id": span_id, "is_remote": False, "trace_state": {}}
+
+
+def _usual_resource() -> dict[str, Any]:
+    return {"attributes": {}, "schema_url": ""}
+
+
+def _start_time_ns(span: Span) -> int:
+    if span.start_time_ns is not None:
+        return span.start_time_ns
+    if span.start_time is None:
+        return _WITHOUT_START
+    nanoseconds = span.start_time * 1e9
+    check_optional_time(nanoseconds, "start_time")
+    return round(nanoseconds)
