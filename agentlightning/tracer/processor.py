@@ -6,8 +6,10 @@ import functools
 import logging
 import threading
 import weakref
+from collections import Counter
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Final
 
 from opentelemetry import trace as otel
@@ -19,7 +21,8 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from agentlightning.errors import ConfigurationError
 from agentlightning.semconv import LightningResourceAttributes
 from agentlightning.tracer.active import ActiveTrace, SpanRecord, active_trace
-from agentlightning.types import Span
+from agentlightning.tracer.nesting import framework_parent
+from agentlightning.types import Span, SpanContext
 
 logger = logging.getLogger(__name__)
 
@@ -33,21 +36,25 @@ _NO_LIMITS: Final = SpanLimits(
     max_span_attribute_length=SpanLimits.UNSET,
 )
 
+_MAX_NAMES: Final = 100
+_OTHER_NAMES: Final = "(others)"
+
 
 class TraceProcessor(SpanProcessor):
-    """Finds the trace of each span in its context.
+    """Finds the trace of each span in its context, or from the span's parent.
 
-    A span without one goes to the only open trace of the process, or is dropped if there is not exactly one.
+    A span with neither goes to the only open trace of the process, or is dropped if there is not exactly one.
 
     Attributes:
-        dropped: How many spans were dropped.
+        dropped: How many spans of each name were dropped.
     """
 
     def __init__(self) -> None:
-        self.dropped = 0
+        self.dropped: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._open: set[ActiveTrace] = set()
-        self._records: dict[tuple[int, int], SpanRecord] = {}
+        self._started: dict[int, _Started] = {}
+        self._has_told_of_limit = False
 
     @contextmanager
     def opened(self, trace: ActiveTrace) -> Generator[None]:
@@ -62,34 +69,92 @@ class TraceProcessor(SpanProcessor):
 
     def on_start(self, span: SdkSpan, parent_context: Context | None = None) -> None:
         """Reserve the span's place in its trace."""
-        trace = active_trace(parent_context) or active_trace() or self._only_open()
+        trace = active_trace(parent_context) or active_trace() or self._trace_of_parent(span) or self._only_open(span)
         if trace is None:
             return
-        context = span.get_span_context()
-        key = context.trace_id, context.span_id
-        self._records[key] = trace.start()
+        key = span.get_span_context().span_id
+        self._started[key] = _Started(trace.start(), framework_parent(span))
         # A span that never ends takes its record along when it goes.
-        weakref.finalize(span, self._records.pop, key, None).atexit = False
+        weakref.finalize(span, self._started.pop, key, None).atexit = False
 
     def on_end(self, span: ReadableSpan) -> None:
         """Give the span to its trace."""
         context = span.get_span_context()
-        record = self._records.pop((context.trace_id, context.span_id), None) if context else None
-        if record is not None:
-            record.trace.end(record, functools.partial(Span.from_opentelemetry, span))
+        started = self._started.pop(context.span_id, None) if context else None
+        if started is None:
+            return
+        started.record.trace.end(started.record, functools.partial(_make_span, span, started.parent))
+        if span.dropped_attributes and not self._has_told_of_limit:
+            self._has_told_of_limit = True
+            logger.warning(
+                "The span %r lost %d attributes to a limit of this program's OpenTelemetry provider: "
+                "set OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT higher, or give the provider SpanLimits without one",
+                span.name,
+                span.dropped_attributes,
+            )
 
-    def _only_open(self) -> ActiveTrace | None:
+    def _trace_of_parent(self, span: SdkSpan) -> ActiveTrace | None:
+        started = self._started.get(span.parent.span_id) if span.parent else None
+        return started.record.trace if started else None
+
+    def _only_open(self, span: SdkSpan) -> ActiveTrace | None:
         with self._lock:
             if len(self._open) == 1:
                 return next(iter(self._open))
-            self.dropped += 1
-        logger.debug("Dropped a span outside of any trace (%d so far)", self.dropped)
+            name = span.name if span.name in self.dropped or len(self.dropped) < _MAX_NAMES else _OTHER_NAMES
+            self.dropped[name] += 1
+        logger.debug("Dropped the span %r outside of any trace", span.name)
         return None
 
 
+@dataclass(frozen=True, slots=True)
+class _Started:
+    """A span that has not ended.
+
+    Attributes:
+        record: Its place.
+        parent: What it is part of, where OpenTelemetry does not know.
+    """
+
+    record: SpanRecord
+    parent: otel.SpanContext | None
+
+
+def _make_span(
+    span: ReadableSpan,
+    parent: otel.SpanContext | None,
+    *,
+    rollout_id: str,
+    attempt_id: str,
+    sequence_id: int,
+) -> Span:
+    made = Span.from_opentelemetry(span, rollout_id, attempt_id, sequence_id)
+    if parent is not None:
+        made.parent_id = otel.format_span_id(parent.span_id)
+        made.parent = SpanContext(
+            trace_id=otel.format_trace_id(parent.trace_id), span_id=made.parent_id, is_remote=False, trace_state={}
+        )
+    return made
+
+
+@dataclass(frozen=True)
+class Connection:
+    """How the process is connected to OpenTelemetry.
+
+    Attributes:
+        processor: Gives every span to its trace.
+        provider: Ours, which has no limits.
+        tracer: Makes our own spans.
+    """
+
+    processor: TraceProcessor
+    provider: TracerProvider
+    tracer: otel.Tracer
+
+
 @functools.cache
-def install() -> tuple[TraceProcessor, otel.Tracer]:
-    """Connect the process to OpenTelemetry and return its processor and the tracer for our own spans.
+def connect() -> Connection:
+    """Connect the process to OpenTelemetry.
 
     Done once a process, as OpenTelemetry has one global provider. Ours becomes the global one when there is none;
     else our processor joins the one that is there, so that agents' own spans are captured. Our own spans always come
@@ -115,4 +180,9 @@ def install() -> tuple[TraceProcessor, otel.Tracer]:
             "The global OpenTelemetry provider is a %s, not one of the SDK: only spans of agentlightning are captured",
             type(present).__name__,
         )
-    return processor, tracer
+    return Connection(processor, provider, tracer)
+
+
+def dropped_spans() -> dict[str, int]:
+    """Return how many spans of each name this process has dropped because no trace was theirs."""
+    return dict(connect().processor.dropped)

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from opentelemetry import trace as otel
+from opentelemetry.context import Context
 
 from agentlightning.emitter import emit_message, get_message_value
 from agentlightning.errors import ConfigurationError, InvalidValue, NotFound, StoreError
@@ -26,7 +27,7 @@ from agentlightning.tracer import (
 )
 from agentlightning.tracer.active import active_trace
 from agentlightning.tracer.batcher import Batcher
-from agentlightning.tracer.processor import install
+from agentlightning.tracer.processor import connect, dropped_spans
 from agentlightning.types import AttemptedRollout, Span, TraceStatus
 
 DEADLINE = 10.0
@@ -167,13 +168,13 @@ async def test_several_tracers_do_not_duplicate_spans(store: InMemoryLightningSt
 
 
 async def test_a_span_without_context_goes_to_the_only_open_trace_or_is_counted_as_dropped() -> None:
-    tracer, (processor, library) = make(OtelTracer, None), install()
+    tracer, library = make(OtelTracer, None), connect().tracer
 
     def outside() -> None:
         # A bare context, as in a thread that some extension module started.
         contextvars.Context().run(lambda: library.start_span("outside").end())
 
-    dropped = processor.dropped
+    dropped = dropped_spans().get("outside", 0)
     async with tracer.trace_context("only"):
         outside()
         assert [span.name for span in tracer.get_last_trace()] == ["outside"]
@@ -181,7 +182,21 @@ async def test_a_span_without_context_goes_to_the_only_open_trace_or_is_counted_
             outside()
             assert tracer.get_last_trace() == []
     outside()
-    assert processor.dropped == dropped + 2
+    assert dropped_spans()["outside"] == dropped + 2
+
+
+async def test_a_span_without_context_goes_where_its_parent_is() -> None:
+    tracer, library = make(OtelTracer, None), connect().tracer
+
+    async def run(name: str) -> None:
+        async with tracer.trace_context(name):
+            with tracer.operation_context(name) as parent:
+                await asyncio.sleep(0)  # both traces are open
+                only_the_parent = otel.set_span_in_context(parent.get_otel_span(), Context())
+                contextvars.Context().run(lambda: library.start_span(f"in {name}", only_the_parent).end())
+        assert [span.name for span in tracer.get_last_trace()] == [name, f"in {name}"]
+
+    await asyncio.gather(run("a"), run("b"))
 
 
 def test_a_span_that_never_ends_keeps_no_trace_alive() -> None:
