@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any, Final
 
-from agentlightning import semconv
+from agentlightning.adapter.joining import Group, Seen, join
 from agentlightning.adapter.reading import CallReading, SeenCall, Sighting
+from agentlightning.adapter.sighting import sightings
 from agentlightning.types import LLMCall, Span
-from agentlightning.types.llm_call_span import decode_calls
+from agentlightning.types.llm_call_span import SOURCE as GATEWAY
 
-
-def read_calls(spans: Sequence[Span]) -> CallReading:
-    """Read the model calls among the spans of a rollout, in order, with everybody who saw them and those that failed."""
-    return CallReading(
-        [
-            SeenCall(
-                answers=(call,),
-                sightings=(Sighting(span_id=call.span_id, name="", source=call.source, answers=(call,)),),
-            )
-            for call in llm_calls(spans)
-        ]
-    )
+_FILLED_IN: Final = ("messages", "tools", "model", "response_id", "finish_reason", "response")
 
 
 def llm_calls(spans: Sequence[Span]) -> list[LLMCall]:
@@ -28,36 +20,57 @@ def llm_calls(spans: Sequence[Span]) -> list[LLMCall]:
 
     Calls are ordered by sequence id, then by start time; each of the `n` answers to one request is a record of its
     own. Failed calls are left out. A call that several sources saw (the gateway and an instrumented SDK, say) is one
-    call: the source with tokens wins, the gateway before others.
+    call: the source with tokens wins, the gateway before others, and the others fill in what it does not know.
     """
-    succeeded = (span for span in in_order(spans) if span.status.status_code != "ERROR")
-    return _without_copies((span.name, call) for span in succeeded for call in decode_calls(span))
+    return read_calls(spans).calls
+
+
+def read_calls(spans: Sequence[Span]) -> CallReading:
+    """Read the model calls among the spans of a rollout, in order: who saw each, and which failed."""
+    ordered = in_order(spans)
+    seen = [Seen(span, sighting) for span, sighting in sightings(ordered)]
+    position = {each.span.span_id: number for number, each in enumerate(seen)}
+    calls = [_seen_call(group) for group in join(seen, ordered)]
+    return CallReading(sorted(calls, key=lambda call: position[call.sightings[0].span_id]))
 
 
 def in_order(spans: Iterable[Span]) -> list[Span]:
-    """Sort spans by sequence id, then by start."""
-    return sorted(
-        spans, key=lambda span: (span.sequence_id, span.start_time_ns or int((span.start_time or 0.0) * 1_000_000_000))
-    )
+    """Sort spans by sequence id, then by start; those that began together by their id, to be the same for everybody."""
+    return sorted(spans, key=lambda span: (span.sequence_id, _start_ns(span), span.span_id))
 
 
-def _without_copies(sightings: Iterable[tuple[str, LLMCall]]) -> list[LLMCall]:
-    """Keep, of the sightings with one response id, those of the best source.
-
-    Two sightings by one source are two calls even then: some backends give every answer the same id.
-    """
-    named = list(sightings)
-    best: dict[tuple[str, str | None, int], tuple[bool, bool, str]] = {}
-    for source, call in named:
-        key, rank = (call.attempt_id, call.response_id, call.choice), _rank(source, call)
-        if key not in best or rank > best[key]:
-            best[key] = rank
-    return [
-        call
-        for source, call in named
-        if call.response_id is None or source == best[call.attempt_id, call.response_id, call.choice][-1]
-    ]
+def _start_ns(span: Span) -> int:
+    return span.start_time_ns or int((span.start_time or 0.0) * 1_000_000_000)
 
 
-def _rank(source: str, call: LLMCall) -> tuple[bool, bool, str]:
-    return bool(call.response_token_ids), source == semconv.AGL_LLM_CALL, source
+def _seen_call(group: Group) -> SeenCall:
+    found = [each.sighting for each in reversed(group.members)]  # of equals, the one nearest to the wire
+    if len(found) == 1:
+        return SeenCall(answers=found[0].answers, sightings=(found[0],))
+    ranked = sorted(found, key=lambda each: max(map(_rank, each.answers), default=()), reverse=True)
+    span_ids = tuple(each.span_id for each in ranked)
+    choices = sorted({answer.choice for each in found for answer in each.answers})
+    return SeenCall(answers=tuple(_answer(ranked, choice, span_ids) for choice in choices), sightings=tuple(ranked))
+
+
+def _rank(answer: LLMCall) -> tuple[bool, ...]:
+    tokens = bool(answer.prompt_token_ids) and bool(answer.response_token_ids)
+    return tokens, answer.source == GATEWAY, answer.response_logprobs is not None, bool(answer.messages)
+
+
+def _answer(ranked: Sequence[Sighting], choice: int, span_ids: tuple[str, ...]) -> LLMCall:
+    """Return the best record of a choice; what it does not know is taken from the next best."""
+    records = sorted((a for each in ranked for a in each.answers if a.choice == choice), key=_rank, reverse=True)
+    best = records[0]
+    known: dict[str, Any] = {"span_ids": (best.span_id, *(each for each in span_ids if each != best.span_id))}
+    for name in _FILLED_IN:
+        known[name] = next((value for each in records if (value := getattr(each, name))), getattr(best, name))
+    known["message"] = next((each.message for each in records if _says(each.message)), best.message)
+    known["weights_version"] = next((v for each in records if (v := each.weights_version) is not None), None)
+    sent = next((each for each in records if each.sampling), best)
+    known |= {"sampling": sent.sampling, "temperature": sent.temperature}
+    return replace(best, streamed=any(each.streamed for each in records), **known)
+
+
+def _says(message: dict[str, Any]) -> bool:
+    return bool(message.get("content") or message.get("tool_calls"))

@@ -1,7 +1,8 @@
 """One record of a model call, and the training row made of several.
 
 Whatever captured a call (the gateway, an instrumented SDK, an imported trace), it becomes one `LLMCall`, with request
-and answer in the shape of OpenAI's chat completions; adapters and learners read nothing else. Nothing is ever tokenised again on the way to training.
+and answer in the shape of OpenAI's chat completions; adapters and learners read nothing else. Nothing is ever
+tokenised again on the way to training.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ class LLMCall:
         streamed: Whether the answer came in pieces.
         source: Who captured the call: `gateway`, `openinference`, `agentops`, `operation`, `litellm`, `gen_ai`.
         span_id: The span this record was read from.
+        span_ids: All spans that saw the call, `span_id` first: rewards link to any, and an SDK's knows its agent.
     """
 
     rollout_id: str
@@ -62,6 +64,7 @@ class LLMCall:
     streamed: bool = False
     source: str = ""
     span_id: str = ""
+    span_ids: tuple[str, ...] = ()
 
 
 @dataclass(slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
+from agentlightning.types.chat_shape import chat_calls, load_dict, load_list
 from agentlightning.types.llm_call import LLMCall
 from agentlightning.types.tracer import Attributes, Span
 
@@ -30,16 +31,8 @@ FINISH_REASONS: Final = "gen_ai.response.finish_reasons"
 INPUT_TOKENS: Final = "gen_ai.usage.input_tokens"
 OUTPUT_TOKENS: Final = "gen_ai.usage.output_tokens"
 
-_OPERATION_OUTPUT: Final = "agentlightning.operation.output"
-_PROMPT_KEYS: Final = (PROMPT_TOKEN_IDS, f"{_OPERATION_OUTPUT}.prompt_token_ids")
-_RESPONSE_KEYS: Final = (
-    RESPONSE_TOKEN_IDS,
-    f"{_OPERATION_OUTPUT}.response_token_ids.0",
-    f"{_OPERATION_OUTPUT}.choices.0.token_ids",
-    f"{_OPERATION_OUTPUT}.choices.0.provider_specific_fields.token_ids",
-)
-_RESPONSE_ID_KEYS: Final = (RESPONSE_ID, f"{_OPERATION_OUTPUT}.id")
-_NOT_SAMPLING: Final = frozenset({"model", "messages", "prompt", "tools", "stream"})
+SOURCE: Final = "gateway"
+"""`LLMCall.source` of what the gateway captured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,66 +113,26 @@ def encode_call(call: CapturedCall) -> Attributes:
 
 
 def decode_calls(span: Span) -> list[LLMCall]:
-    """Read the calls of a span, one record per choice; empty for a span that holds no answer of a model.
-
-    Spans of other sources count if they carry token ids under one of the keys of agent-lightning v0.3.
-    """
+    """Read the calls of a span of the gateway, one record per choice; empty for a call that got no answer."""
     attributes = span.attributes
-    if MESSAGES in attributes:
-        messages: list[dict[str, Any]] = json.loads(cast("str", attributes[MESSAGES]))
-    elif any(key in attributes for key in _RESPONSE_KEYS):
-        messages = [{}]
-    else:
-        return []
-    request = _request(attributes)
-    return [_choice(span, request, index, message) for index, message in enumerate(messages)]
-
-
-def _choice(span: Span, request: dict[str, Any], index: int, message: dict[str, Any]) -> LLMCall:
-    attributes = span.attributes
-    response_keys = _RESPONSE_KEYS if index == 0 else (_indexed(RESPONSE_TOKEN_IDS, index),)
-    token_ids = _token_ids(attributes, response_keys)
-    logprobs = cast("Sequence[float] | None", attributes.get(_indexed(LOGPROBS, index)))
+    messages = load_list(attributes.get(MESSAGES))
     finish_reasons = cast("Sequence[str]", attributes.get(FINISH_REASONS) or ())
-    sampling = {key: value for key, value in request.items() if key not in _NOT_SAMPLING}
-    return LLMCall(
-        rollout_id=span.rollout_id,
-        attempt_id=span.attempt_id,
-        sequence_id=span.sequence_id,
-        start_time=span.start_time or 0.0,
-        end_time=span.end_time or 0.0,
-        prompt_token_ids=_token_ids(attributes, _PROMPT_KEYS),
-        response_token_ids=token_ids,
-        response_logprobs=list(logprobs) if logprobs is not None and len(logprobs) == len(token_ids) else None,
-        temperature=1.0 if sampling.get("temperature") is None else float(sampling["temperature"]),
-        sampling=sampling,
-        finish_reason=(finish_reasons[index] or None) if index < len(finish_reasons) else None,
-        weights_version=cast("int | None", attributes.get(WEIGHTS_VERSION)),
-        model=cast("str | None", attributes.get(REQUEST_MODEL)),
-        response_id=cast("str | None", _first(attributes, _RESPONSE_ID_KEYS)),
-        choice=index,
-        messages=request.get("messages") or [],
-        message=message,
-        tools=request.get("tools"),
-        span_id=span.span_id,
-    )
-
-
-def _request(attributes: Attributes) -> dict[str, Any]:
-    text = attributes.get(REQUEST)
-    return json.loads(text) if isinstance(text, str) else {}
-
-
-def _token_ids(attributes: Attributes, keys: Sequence[str]) -> list[int]:
-    value = _first(attributes, keys)
-    if not isinstance(value, Sequence) or isinstance(value, str):
-        return []
-    token_ids = list(cast("Sequence[Any]", value))
-    return token_ids if all(type(token_id) is int for token_id in token_ids) else []
-
-
-def _first(attributes: Attributes, keys: Sequence[str]) -> Any:
-    return next((attributes[key] for key in keys if key in attributes), None)
+    choices = [
+        {
+            "message": message,
+            "finish_reason": finish_reasons[index] if index < len(finish_reasons) else None,
+            "token_ids": attributes.get(_indexed(RESPONSE_TOKEN_IDS, index)),
+            "logprobs": attributes.get(_indexed(LOGPROBS, index)),
+        }
+        for index, message in enumerate(messages)
+    ]
+    reply = load_dict(attributes.get(RESPONSE)) | {
+        "id": attributes.get(RESPONSE_ID),
+        "choices": choices,
+        "prompt_token_ids": attributes.get(PROMPT_TOKEN_IDS),
+        "weights_version": attributes.get(WEIGHTS_VERSION),
+    }
+    return chat_calls(span, SOURCE, load_dict(attributes.get(REQUEST)), reply)
 
 
 def _indexed(key: str, index: int) -> str:

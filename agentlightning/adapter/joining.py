@@ -1,0 +1,202 @@
+"""One call seen by several: sightings of the same request become one.
+
+A gateway, an instrumented SDK and the framework around it may each write a span for a request. They are joined by the
+id of the response. A sighting without one is joined to a span above or below it, else to one that ran at the same time
+and says the same. Two spans of one library are two calls, unless one lies in the other: some backends give every answer
+the same id.
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from agentlightning.adapter.reading import Sighting
+from agentlightning.types import LLMCall, Span
+from agentlightning.types.chat_shape import dicts, mapping
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A sighting and the span it was read from."""
+
+    span: Span
+    sighting: Sighting
+
+    @property
+    def response_id(self) -> str | None:
+        """The id of the response, if the span names one."""
+        return next((each.response_id for each in self.sighting.answers if each.response_id), None)
+
+    @cached_property
+    def library(self) -> tuple[str, str]:
+        """Who wrote the span."""
+        return self.sighting.source, self.sighting.scope or self.sighting.name
+
+    @cached_property
+    def said(self) -> str:
+        """What the model answered, as far as all sources agree to keep it; empty when nothing is known."""
+        if self.sighting.failure:
+            return "failed"
+        said = [_said(each) for each in self.sighting.answers]
+        return json.dumps(said) if any(any(each) for each in said) else ""
+
+    @property
+    def start(self) -> float | None:
+        """When the span began."""
+        return self.span.start_time
+
+    @property
+    def end(self) -> float | None:
+        """When the span ended."""
+        return self.span.end_time
+
+
+@dataclass
+class Group:
+    """The sightings of one call, in order."""
+
+    members: list[Seen] = field(default_factory=list[Seen])
+
+
+def join(seen: Sequence[Seen], spans: Iterable[Span]) -> list[Group]:
+    """Put the sightings of one request into one group; groups stand in the order of their first sighting."""
+    joining = _Joining(seen, spans)
+    for each in seen:
+        if each.response_id is not None:
+            joining.put(each, joining.of_same_response(each))
+    for each in seen:
+        if each.response_id is None:
+            joining.put(each, joining.around(each) or joining.at_the_same_time(each))
+    position = {id(each): number for number, each in enumerate(seen)}
+    for group in joining.groups:
+        group.members.sort(key=lambda each: position[id(each)])
+    return sorted(joining.groups, key=lambda group: position[id(group.members[0])])
+
+
+class _Joining:
+    """What is known while sightings are put into groups."""
+
+    def __init__(self, seen: Sequence[Seen], spans: Iterable[Span]) -> None:
+        self.groups: list[Group] = []
+        self._group_of: dict[str, Group] = {}
+        self._by_response: dict[tuple[str, str | None], list[Group]] = {}
+        self._by_answer: dict[tuple[str, str], _Timeline] = {}
+        self._above = _nearest_above(seen, spans)
+        self._below: dict[str, list[str]] = {}
+        for span_id, above in self._above.items():
+            self._below.setdefault(above, []).append(span_id)
+
+    def put(self, each: Seen, group: Group | None) -> None:
+        """Put a sighting into a group, or into one of its own."""
+        if group is None:
+            group = Group()
+            self.groups.append(group)
+        group.members.append(each)
+        self._group_of[each.span.span_id] = group
+        if each.response_id is not None:
+            of_response = self._by_response.setdefault((each.span.attempt_id, each.response_id), [])
+            if not any(known is group for known in of_response):
+                of_response.append(group)
+        if each.said and each.start is not None and each.end is not None:
+            key = each.span.attempt_id, each.said
+            self._by_answer.setdefault(key, _Timeline()).add(each.start, each.end, group)
+
+    def of_same_response(self, each: Seen) -> Group | None:
+        """Return a group with the same response id that may be the same call."""
+        groups = self._by_response.get((each.span.attempt_id, each.response_id), ())
+        return next((group for group in groups if self._may_join(each, group)), None)
+
+    def around(self, each: Seen) -> Group | None:
+        """Return the group of a span above or below with the same outcome, rather one that says the same."""
+        span_id = each.span.span_id
+        near = [*self._below.get(span_id, ()), *filter(None, [self._above.get(span_id)])]
+        groups = [self._group_of[each_id] for each_id in near if each_id in self._group_of]
+        failed = each.sighting.failure is not None
+        fitting = [
+            group
+            for group in groups
+            if (group.members[0].sighting.failure is not None) == failed and self._may_join(each, group)
+        ]
+        same = (group for group in fitting if any(member.said == each.said for member in group.members))
+        return next(same, fitting[-1] if fitting else None)
+
+    def at_the_same_time(self, each: Seen) -> Group | None:
+        """Return a group whose time overlaps and that says the same."""
+        timeline = self._by_answer.get((each.span.attempt_id, each.said))
+        if timeline is None or each.start is None or each.end is None:
+            return None
+        return next(
+            (group for group in timeline.overlapping(each.start, each.end) if self._may_join(each, group)), None
+        )
+
+    def _may_join(self, each: Seen, group: Group) -> bool:
+        return not any(
+            member.library == each.library and not self._are_nested(each, member) and _are_two(each, member)
+            for member in group.members
+        )
+
+    def _are_nested(self, one: Seen, two: Seen) -> bool:
+        ids = one.span.span_id, two.span.span_id
+        return self._above.get(ids[0]) == ids[1] or self._above.get(ids[1]) == ids[0]
+
+
+@dataclass
+class _Timeline:
+    """Groups by the time at which their sightings began."""
+
+    starts: list[float] = field(default_factory=list[float])
+    entries: list[tuple[float, Group]] = field(default_factory=list[tuple[float, Group]])
+    longest: float = 0.0
+
+    def add(self, start: float, end: float, group: Group) -> None:
+        index = bisect_left(self.starts, start)
+        self.starts.insert(index, start)
+        self.entries.insert(index, (end, group))
+        self.longest = max(self.longest, end - start)
+
+    def overlapping(self, start: float, end: float) -> Iterator[Group]:
+        for index in range(bisect_left(self.starts, start - self.longest), len(self.starts)):
+            if self.starts[index] > end:
+                return
+            if self.entries[index][0] >= start:
+                yield self.entries[index][1]
+
+
+def _are_two(one: Seen, two: Seen) -> bool:
+    """Whether two spans of one library are two calls: only one that says the same at the same time is a copy."""
+    if one.said != two.said or one.response_id is None:
+        return True
+    return (one.end or 0.0) < (two.start or 0.0) or (two.end or 0.0) < (one.start or 0.0)
+
+
+def _said(call: LLMCall) -> tuple[Any, list[Any]]:
+    content = call.message.get("content")
+    if isinstance(content, list):
+        content = "".join(str(part.get("text", "")) for part in dicts(call.message, "content"))
+    functions = [mapping(each, "function") for each in dicts(call.message, "tool_calls")]
+    return content or "", [function.get("name") for function in functions]
+
+
+def _nearest_above(seen: Iterable[Seen], spans: Iterable[Span]) -> dict[str, str]:
+    """Return, by the span of a sighting, the nearest span above it that is one too."""
+    parents = {span.span_id: span.parent_id for span in spans}
+    sighted = dict.fromkeys(each.span.span_id for each in seen)  # in order, so that nothing depends on a hash
+    nearest: dict[str, str] = {}
+    passed: dict[str, str | None] = {}
+    for span_id in sighted:
+        path: list[str] = []
+        above = parents.get(span_id)
+        while above is not None and above not in sighted and above not in passed:
+            passed[above] = None  # so a circle of parents ends here
+            path.append(above)
+            above = parents.get(above)
+        found = above if above is None or above in sighted else passed[above]
+        passed.update(dict.fromkeys(path, found))
+        if found is not None and found != span_id:
+            nearest[span_id] = found
+    return nearest

@@ -1,0 +1,58 @@
+"""From spans to sightings: which spans tell of a model call, and what each says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import cast
+
+from agentlightning.adapter.reading import Sighting
+from agentlightning.adapter.sources import READERS
+from agentlightning.types import LLMCall, Span
+
+
+def sightings(spans: Sequence[Span]) -> Iterator[tuple[Span, Sighting]]:
+    """Read each span that tells of a model call, in the order given."""
+    below: dict[str, list[Span]] = {}
+    for span in spans:
+        if span.parent_id is not None:
+            below.setdefault(span.parent_id, []).append(span)
+    for span in spans:
+        sighting = _sighting(span, below.get(span.span_id, ()))
+        if sighting is not None:
+            yield span, sighting
+
+
+def _sighting(span: Span, below: Sequence[Span]) -> Sighting | None:
+    for source, read in READERS.items():
+        try:
+            answers = read(span, below)
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
+            # Anybody may have written the span. What cannot be read is reported, and ends nothing.
+            return _made(span, source, (), f"its attributes cannot be read: {type(error).__name__}: {error}")
+        if answers is not None:
+            return _made(span, source, answers, _failure(span, answers))
+    return None
+
+
+def _failure(span: Span, answers: Sequence[LLMCall]) -> str | None:
+    if span.status.status_code == "ERROR":
+        return span.status.description or "it ended in an error that says nothing"
+    return None if answers else "no finished answer was recorded"
+
+
+def _made(span: Span, source: str, answers: Sequence[LLMCall], failure: str | None) -> Sighting:
+    return Sighting(
+        span_id=span.span_id,
+        name=span.name,
+        source=source,
+        scope=_scope(span),
+        answers=() if failure else tuple(answers),
+        failure=failure,
+    )
+
+
+def _scope(span: Span) -> str | None:
+    """Return the library that wrote the span; the store keeps it as OpenTelemetry says it."""
+    scope = (span.model_extra or {}).get("instrumentation_scope")
+    name = cast("dict[str, object]", scope).get("name") if isinstance(scope, dict) else None
+    return name if isinstance(name, str) else None
