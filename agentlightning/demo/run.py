@@ -87,7 +87,8 @@ def _train(options: DemoOptions, console: Console) -> GRPO:
         algorithm=algorithm,
         n_runners=options.n_runners,
         store=store,
-        runner=LitAgentRunner[Any](OtelTracer(), max_concurrency=options.concurrency),
+        # The gateway sees each of the agent's calls, which are as short as what it would take to record them twice.
+        runner=LitAgentRunner[Any](OtelTracer(instrument=None), max_concurrency=options.concurrency),
     )
     try:
         with display:
