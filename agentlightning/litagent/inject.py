@@ -1,11 +1,12 @@
 """What a functional agent asks for by its parameters, and what it gets.
 
-A parameter is looked up in this order: the resource of the same name; `rollout` and `resources`; then the resource of
-its type, which follows from the names `llm` and `prompt_template` or from the annotation.
+`rollout` and `resources` get the rollout and all resources. Any other parameter gets the resource of the same name, or
+else the only one of its type, which follows from the names `llm` and `prompt_template` or from the annotation.
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
 import types
 import typing
@@ -48,9 +49,7 @@ def wanted_parameters(function: Callable[..., Any], strip_proxy: bool) -> list[W
     Raises:
         InvalidAgent: The signature cannot be filled; the message quotes it.
     """
-    signature = inspect.signature(function)
-    parameters = list(signature.parameters.values())
-    where = f"{getattr(function, '__name__', function)!s}{signature}"
+    parameters, where = _parameters(function), describe(function)
     if not parameters or parameters[0].name != "task" or parameters[0].kind in _VARIADIC:
         raise InvalidAgent(f"the first parameter of an agent must be `task`: {where}")
     hints = _annotations(function)
@@ -62,11 +61,39 @@ def wanted_parameters(function: Callable[..., Any], strip_proxy: bool) -> list[W
     return [replace(each, kind=LLM) if strip_proxy and each.kind is ProxyLLM else each for each in wanted]
 
 
+def is_unbound_method(function: Callable[..., Any]) -> bool:
+    """Whether the function is a method as its class's body sees it: `self` stands before the task."""
+    names = list(_signature(function).parameters)[:2]
+    return inspect.isfunction(function) and names in (["self", "task"], ["cls", "task"])
+
+
+def describe(function: Callable[..., Any]) -> str:
+    """Return a function's name and signature, for messages about it."""
+    return f"{getattr(function, '__qualname__', function)!s}{_signature(function)}"
+
+
+def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    parameters = list(_signature(function).parameters.values())
+    return parameters[1:] if is_unbound_method(function) else parameters
+
+
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+    try:
+        return inspect.signature(function)
+    except ValueError as error:
+        raise InvalidAgent(f"the parameters of {function!r} cannot be read: write a function around it") from error
+
+
 def _wanted(parameter: inspect.Parameter, annotation: Any, where: str) -> Wanted:
     name, required = parameter.name, parameter.default is inspect.Parameter.empty
-    kind = _BY_NAME.get(name) or _resource_type(annotation)
+    named, annotated = _BY_NAME.get(name), _resource_type(annotation)
     if parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
         raise InvalidAgent(f"parameter `{name}` is positional-only, so it cannot be filled by name: {where}")
+    if named and annotated and not issubclass(annotated, named):
+        raise InvalidAgent(
+            f"parameter `{name}` takes {_a(named)} by its name and {_a(annotated)} by its annotation: {where}"
+        )
+    kind = annotated or named
     if required and kind is None and name not in _CONTEXT_NAMES:
         raise InvalidAgent(
             f"nobody fills parameter `{name}`: {where}. Name it llm, prompt_template, rollout or resources, "
@@ -76,7 +103,8 @@ def _wanted(parameter: inspect.Parameter, annotation: Any, where: str) -> Wanted
 
 
 def _annotations(function: Callable[..., Any]) -> dict[str, Any]:
-    target = function if inspect.isroutine(function) else getattr(function, "func", type(function).__call__)
+    target = function.func if isinstance(function, functools.partial) else function
+    target = target if inspect.isroutine(target) else type(target).__call__
     try:
         return typing.get_type_hints(target)
     except Exception:  # noqa: BLE001  # a name for type checkers only, or any nonsense: the text must do
@@ -96,17 +124,28 @@ def fill(wanted: list[Wanted], resources: NamedResources, rollout: Rollout) -> d
     """Return the arguments for the parameters.
 
     Raises:
-        MissingResource: A required resource is not there, or several of its type are and none has the name.
+        MissingResource: A required resource is not there, the one of the name has another type, or several of the type
+            are there and none has the name.
     """
     arguments: dict[str, Any] = {}
     for parameter in wanted:
-        if parameter.name in resources:
-            arguments[parameter.name] = resources[parameter.name]
-        elif parameter.name in _CONTEXT_NAMES:
+        if parameter.name in _CONTEXT_NAMES:
             arguments[parameter.name] = rollout if parameter.name == "rollout" else resources
+        elif parameter.name in resources:
+            arguments[parameter.name] = _by_name(parameter, resources)
         elif parameter.kind is not None:
             arguments.update(_by_type(parameter, parameter.kind, resources))
     return arguments
+
+
+def _by_name(parameter: Wanted, resources: NamedResources) -> Resource:
+    resource = resources[parameter.name]
+    if parameter.kind is not None and not isinstance(resource, parameter.kind):
+        raise MissingResource(
+            f"parameter `{parameter.name}` takes {_a(parameter.kind)}, but the resource of that name is "
+            f"{_a(type(resource))}: rename one of them"
+        )
+    return resource
 
 
 def _by_type(parameter: Wanted, kind: type[Resource], resources: NamedResources) -> dict[str, Any]:
@@ -116,7 +155,7 @@ def _by_type(parameter: Wanted, kind: type[Resource], resources: NamedResources)
     if keys:
         raise MissingResource(
             f"parameter `{parameter.name}` takes {_a(kind)} and there are several, {keys}: "
-            "name the parameter like the resource it should get"
+            f"the one that it should get must be called {parameter.name!r}, or the parameter like that one"
         )
     if not parameter.required:
         return {}

@@ -51,26 +51,32 @@ class LitAgent(Generic[T]):
     def is_async(self) -> bool:
         """Whether any of the `…_async` methods is overridden."""
         names = ("rollout_async", "training_rollout_async", "validation_rollout_async")
-        return any(getattr(type(self), name) is not getattr(LitAgent, name) for name in names)
+        return any(self._overrides(name) for name in names)
 
     def method_for(self, mode: RolloutMode | None) -> Callable[..., Any]:
         """Return the method that does tasks of this mode: the most specific one that is overridden.
 
-        A method for the mode wins over a general one, and of those an async one over a sync one. Without a mode,
-        tasks are validation.
+        A method for the mode wins over a general one, and of those an async one over a sync one; a class that
+        overrides `is_async` says by it which of the two counts. Without a mode, tasks are validation.
 
         Raises:
             InvalidAgent: None is overridden, or it cannot be called with task, resources and rollout.
         """
         specific = "training_rollout" if mode == "train" else "validation_rollout"
-        for name in (f"{specific}_async", specific, "rollout_async", "rollout"):
-            if getattr(type(self), name) is not getattr(LitAgent, name):
+        sides = ["_async", ""]
+        if self._overrides("is_async"):
+            sides = ["_async"] if self.is_async() else [""]
+        for name in (kind + side for kind in (specific, "rollout") for side in sides):
+            if self._overrides(name):
                 method: Callable[..., Any] = getattr(self, name)
                 check_method(method)
                 return method
         raise InvalidAgent(
             f"{type(self).__name__} cannot do tasks of mode {mode!r}: override rollout, rollout_async or {specific}"
         )
+
+    def _overrides(self, name: str) -> bool:
+        return getattr(type(self), name) is not getattr(LitAgent, name)
 
     def set_trainer(self, trainer: Trainer) -> None:
         """Remember the trainer, without keeping it alive."""

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import BaseModel, Field
 
 from agentlightning.types.core import AttemptedRollout
+from agentlightning.types.templates import fill_fstring, fill_jinja
 
 
 class Resource(BaseModel):
@@ -75,19 +76,19 @@ class PromptTemplate(Resource):
     engine: Literal["jinja", "f-string", "poml"]
 
     def format(self, **kwargs: Any) -> str:
-        """Fill the placeholders.
+        """Fill the placeholders; what is given and not asked for is ignored.
+
+        In an f-string template `{name}` is a placeholder, so braces that shall stay, those of JSON say, are doubled.
+        In a jinja template it is `{{ name }}`, and JSON stands as it is.
 
         Raises:
+            InvalidPrompt: A placeholder is not given, or the template is malformed (a KeyError and a ValueError).
             NotImplementedError: For `poml`, which needs its own library.
-            KeyError: When an f-string placeholder is not given.
         """
         if self.engine == "f-string":
-            return self.template.format(**kwargs)
+            return fill_fstring(self.template, kwargs)
         if self.engine == "jinja":
-            from jinja2 import StrictUndefined
-            from jinja2.sandbox import SandboxedEnvironment
-
-            return SandboxedEnvironment(undefined=StrictUndefined).from_string(self.template).render(**kwargs)
+            return fill_jinja(self.template, kwargs)
         raise NotImplementedError("poml templates are rendered by the poml library; use engine 'jinja' or 'f-string'")
 
 

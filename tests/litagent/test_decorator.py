@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 import pytest
+from agents_in_a_module import ByState, by_name, run_in_spawned_process
 
 from agentlightning.errors import InvalidAgent, MissingResource
 from agentlightning.litagent import FunctionalLitAgent, LitAgent, llm_rollout, prompt_rollout, rollout
@@ -87,6 +88,16 @@ def test_ambiguity_and_absence_name_the_keys() -> None:
         call(agent, {"a": MODEL, "b": MODEL})
     with pytest.raises(MissingResource, match=r"resources are \['p'\].*add_resources"):
         call(agent, {"p": PROMPT})
+    with pytest.raises(MissingResource, match=r"takes an LLM.*is a PromptTemplate"):
+        call(agent, {"llm": PROMPT, "main": MODEL})
+
+
+def test_the_rollout_and_all_resources_are_not_hidden_by_resources_of_their_name() -> None:
+    def agent(task: str, rollout: Rollout, resources: NamedResources) -> Any:
+        return rollout, resources
+
+    named: NamedResources = {"rollout": MODEL, "resources": PROMPT}
+    assert call(agent, named) == (ROLLOUT, named)
 
 
 def test_a_task_alone_is_fine() -> None:
@@ -97,9 +108,19 @@ def no_task(x: str) -> None: ...
 def unknown_parameter(task: str, tools: list[str]) -> None: ...
 def positional_only(task: str, llm: LLM, /) -> None: ...
 def variadic(*task: str) -> None: ...
+def contradictory(task: str, llm: PromptTemplate) -> None: ...
+def yields(task: str) -> Any:
+    yield 1.0
 
 
-@pytest.mark.parametrize("function", [no_task, unknown_parameter, positional_only, variadic])
+async def yields_async(task: str) -> Any:
+    yield 1.0
+
+
+REFUSED = [no_task, unknown_parameter, positional_only, variadic, contradictory, yields, yields_async]
+
+
+@pytest.mark.parametrize("function", REFUSED)
 def test_what_cannot_be_filled_is_refused_with_its_signature(function: Any) -> None:
     with pytest.raises(InvalidAgent) as caught:
         rollout(function)
@@ -107,7 +128,23 @@ def test_what_cannot_be_filled_is_refused_with_its_signature(function: Any) -> N
     assert function.__name__ in str(caught.value)
 
 
+class NotAnInstance(LitAgent[str]): ...
+
+
+@pytest.mark.parametrize(
+    ("thing", "hint"), [(module_level, "already"), (NotAnInstance, "derive"), (False, "bool"), (dict.get, "task")]
+)
+def test_what_is_no_function_is_refused_with_what_to_do(thing: Any, hint: str) -> None:
+    with pytest.raises(InvalidAgent, match=hint):
+        rollout(thing)
+
+
 def test_specific_decorators_need_their_parameter() -> None:
+    with pytest.raises(ValueError, match=r"`llm`: .*variadic\(task: 'str', \*llm: 'LLM'\)"):
+
+        @llm_rollout
+        def variadic(task: str, *llm: LLM) -> None: ...
+
     with pytest.raises(ValueError, match="`llm`"):
         llm_rollout(lambda task, prompt_template: None)
     with pytest.raises(ValueError, match="`prompt_template`"):
@@ -155,6 +192,16 @@ def test_agents_are_picklable() -> None:
     copied = cloudpickle.loads(cloudpickle.dumps(closure))
     assert copied(2) == 6
     assert copied.strip_proxy is False
+
+
+@pytest.mark.parametrize("agent", [by_name, ByState(2.0)], ids=["function", "class"])
+def test_a_spawned_process_runs_the_agent(agent: LitAgent[Any]) -> None:
+    from agentlightning.runner import LitAgentRunner
+    from agentlightning.tracer import DummyTracer
+
+    runner = LitAgentRunner[float](DummyTracer())
+    agent.set_runner(runner)
+    assert run_in_spawned_process(agent, 1.5) == 3.0
 
 
 class TrainsAndValidates(LitAgent[str]):
