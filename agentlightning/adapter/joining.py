@@ -2,8 +2,8 @@
 
 A gateway, an instrumented SDK and the framework around it may each write a span for a request. They are joined by the
 id of the response. A sighting without one is joined to a span above or below it, else to one that ran at the same time
-and says the same. Two spans of one library are two calls, unless one lies in the other: some backends give every answer
-the same id.
+and says the same. Two spans of one library with the same id are two calls if they lie beside each other and answer
+differently: some backends give every answer the same id.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 from agentlightning.adapter.reading import Sighting
 from agentlightning.types import LLMCall, Span
 from agentlightning.types.chat_shape import dicts, mapping
+from agentlightning.types.llm_call_span import SOURCE as GATEWAY
 
 
 @dataclass(frozen=True)
@@ -168,10 +169,12 @@ class _Timeline:
 
 
 def _are_two(one: Seen, two: Seen) -> bool:
-    """Whether two spans of one library are two calls: only one that says the same at the same time is a copy."""
-    if one.said != two.said or one.response_id is None:
-        return True
-    return (one.end or 0.0) < (two.start or 0.0) or (two.end or 0.0) < (one.start or 0.0)
+    """Whether two spans of one library are two calls: the gateway sees each once, others may repeat an answer."""
+    return one.sighting.source == GATEWAY or one.response_id is None or _answers(one) != _answers(two)
+
+
+def _answers(each: Seen) -> list[Any]:
+    return [(answer.message, answer.response_token_ids) for answer in each.sighting.answers]
 
 
 def _said(call: LLMCall) -> tuple[Any, list[Any]]:
