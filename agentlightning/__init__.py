@@ -57,6 +57,8 @@ if TYPE_CHECKING:
         ThreadingEvent as ThreadingEvent,
     )
     from agentlightning.litagent import (
+        CommandAgent as CommandAgent,
+        CommandRun as CommandRun,
         LitAgent as LitAgent,
         llm_rollout as llm_rollout,
         prompt_rollout as prompt_rollout,
