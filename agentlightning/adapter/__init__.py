@@ -2,7 +2,9 @@
 
 from agentlightning.adapter.base import Adapter, OtelTraceAdapter, TraceAdapter
 from agentlightning.adapter.llm_call import llm_calls
+from agentlightning.adapter.rewards import RewardMatchPolicy
 from agentlightning.adapter.trajectory import MergeCounters, TraceToTrajectories, Trajectories, merge_calls
+from agentlightning.adapter.tree import TraceTree, agent_labels
 from agentlightning.adapter.triplet import LlmProxyTraceToTriplet, TracerTraceToTriplet, TraceToTripletBase
 
 __all__ = [
@@ -10,11 +12,14 @@ __all__ = [
     "LlmProxyTraceToTriplet",
     "MergeCounters",
     "OtelTraceAdapter",
+    "RewardMatchPolicy",
     "TraceAdapter",
     "TraceToTrajectories",
     "TraceToTripletBase",
+    "TraceTree",
     "TracerTraceToTriplet",
     "Trajectories",
+    "agent_labels",
     "llm_calls",
     "merge_calls",
 ]

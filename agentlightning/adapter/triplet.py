@@ -2,64 +2,149 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass, field
+
+from opentelemetry.sdk.trace import ReadableSpan
+from pydantic import BaseModel
 
 from agentlightning.adapter.base import TraceAdapter
-from agentlightning.adapter.llm_call import in_order, llm_calls
-from agentlightning.emitter import find_final_reward, get_reward_value
-from agentlightning.types import LLMCall, Span, Triplet
+from agentlightning.adapter.call_triplet import to_triplets
+from agentlightning.adapter.credit import assign_rewards
+from agentlightning.adapter.rewards import RewardMatchPolicy, UnmatchedReward
+from agentlightning.adapter.tree import TraceTree, select_from_spans
+from agentlightning.types import Span, Triplet
+
+__all__ = [
+    "LlmProxyTraceToTriplet",
+    "RewardMatchPolicy",
+    "TraceToTripletBase",
+    "TraceTree",
+    "TracerTraceToTriplet",
+    "Transition",
+    "TripletReading",
+]
+
+logger = logging.getLogger(__name__)
+
+
+class Transition(BaseModel):
+    """One model call in the words of reinforcement learning."""
+
+    state: list[int]
+    action: list[int]
+    response_id: str | None
+    agent_name: str
+    reward: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class TripletReading:
+    """The triplets of a rollout, in order, and the rewards that belong to none of them."""
+
+    triplets: list[Triplet] = field(default_factory=list[Triplet])
+    unmatched: list[UnmatchedReward] = field(default_factory=list[UnmatchedReward])
 
 
 class TraceToTripletBase(TraceAdapter[list[Triplet]]):
     """Turns the spans of a rollout into triplets, one for each answer of a model, in order.
 
-    Prompt and response are `{"token_ids", "raw_content"}`, the response with `logprobs` where they are known.
-    Subclasses say which answer gets which reward.
+    `prompt` has `token_ids`, `raw_content` and `image_urls`, `response` has `token_ids`, `raw_content` and, where they
+    are known, `logprobs`. `metadata` has `request`, `response`, `response_id` and `agent_name`; with a reward also
+    `rewards`, all its dimensions by name, and `reward_rule`, the rule by which the call got it.
     """
 
-    def adapt(self, source: Sequence[Span], /) -> list[Triplet]:
-        """Return a triplet for each model call among the spans."""
-        calls = llm_calls(source)
-        rewards = self._rewards(calls, in_order(source))
-        return [_triplet(call, rewards.get(index)) for index, call in enumerate(calls)]
+    def adapt(self, source: Sequence[Span] | Sequence[ReadableSpan], /) -> list[Triplet]:
+        """Return a triplet for each model call among the spans; a log line says which rewards matched none."""
+        reading = self.read(source)
+        if reading.unmatched:
+            first = reading.unmatched[0]
+            logger.warning(
+                "%d rewards of rollout %s match no model call; the first is %s: %s",
+                len(reading.unmatched),
+                first.reward.span.rollout_id,
+                first.reward.value,
+                first.reason.value,
+            )
+        return reading.triplets
 
-    def _rewards(self, calls: Sequence[LLMCall], spans: Sequence[Span]) -> dict[int, float]:
-        """Return the rewards by the index of their call."""
+    def read(self, source: Sequence[Span] | Sequence[ReadableSpan], /) -> TripletReading:
+        """Return the triplets and the rewards that match none."""
         raise NotImplementedError(f"{type(self).__name__} must say which call gets which reward")
 
 
 class TracerTraceToTriplet(TraceToTripletBase):
-    """Gives the rollout's final reward to its last call."""
+    """Takes the calls of the agents that are trained, whoever saw them; rewards are matched by links, then by place.
 
-    def _rewards(self, calls: Sequence[LLMCall], spans: Sequence[Span]) -> dict[int, float]:
-        reward = find_final_reward(spans)
-        return {} if reward is None or not calls else {len(calls) - 1: reward}
+    Args:
+        repair_hierarchy: Put calls that stand outside of every agent below the span that was open around them.
+        llm_call_match: Only calls that a span saw with a name that this expression finds (`re.search`); all by default.
+        agent_match: Only calls whose nearest agent has a name that this expression finds; all by default.
+        exclude_llm_call_in_reward: Leave out calls made to compute a reward.
+        reward_match: Which call gets which reward.
+    """
+
+    def __init__(
+        self,
+        repair_hierarchy: bool = True,
+        llm_call_match: str | None = None,
+        agent_match: str | None = None,
+        exclude_llm_call_in_reward: bool = True,
+        reward_match: RewardMatchPolicy = RewardMatchPolicy.FIRST_OCCURRENCE,
+        _skip_empty_token_spans: bool = False,
+    ) -> None:
+        self.repair_hierarchy = repair_hierarchy
+        self.llm_call_match = llm_call_match
+        self.agent_match = agent_match
+        self.exclude_llm_call_in_reward = exclude_llm_call_in_reward
+        self.reward_match = RewardMatchPolicy(reward_match)
+        self._skip_empty_token_spans = _skip_empty_token_spans
+
+    def visualize(
+        self,
+        source: Sequence[Span] | Sequence[ReadableSpan],
+        /,
+        filename: str = "trace_tree",
+        interested_span_match: str | None = None,
+    ) -> TraceTree:
+        """Write the tree of the spans to `<filename>.dot` and return it; see `TraceTree.visualize`."""
+        tree = TraceTree.from_spans(_spans(source))
+        if self.repair_hierarchy:
+            tree.repair_hierarchy()
+        tree.visualize(filename, interested_span_match)
+        return tree
+
+    def read(self, source: Sequence[Span] | Sequence[ReadableSpan], /) -> TripletReading:
+        """Return the triplets and the rewards that match none."""
+        if not source:
+            return TripletReading()
+        tree, calls = select_from_spans(
+            _spans(source),
+            llm_call_match=self.llm_call_match,
+            agent_match=self.agent_match,
+            exclude_in_reward=self.exclude_llm_call_in_reward,
+            repair_hierarchy=self.repair_hierarchy,
+        )
+        if self._skip_empty_token_spans:
+            calls = [call for call in calls if call.has_tokens]
+        credit = assign_rewards(tree, calls, self.reward_match)
+        return TripletReading(to_triplets(calls, credit), credit.unmatched)
 
 
 class LlmProxyTraceToTriplet(TraceToTripletBase):
-    """Gives each reward to the latest call before it that has none yet, by sequence id and never by clock."""
+    """Takes the calls with tokens; a reward goes to the latest call before it that has none, never by the clock."""
 
-    def _rewards(self, calls: Sequence[LLMCall], spans: Sequence[Span]) -> dict[int, float]:
-        rewards: dict[int, float] = {}
-        for span in spans:
-            reward = get_reward_value(span)
-            if reward is None:
-                continue
-            earlier = (i for i, call in enumerate(calls) if call.sequence_id < span.sequence_id and i not in rewards)
-            latest = max(earlier, default=None)
-            if latest is not None:
-                rewards[latest] = reward
-        return rewards
+    def read(self, source: Sequence[Span] | Sequence[ReadableSpan], /) -> TripletReading:
+        """Return the triplets and the rewards that match none."""
+        if not source:
+            return TripletReading()
+        tree, calls = select_from_spans(_spans(source), exclude_in_reward=False, repair_hierarchy=False)
+        calls = [call for call in calls if call.has_tokens]
+        credit = assign_rewards(tree, calls, RewardMatchPolicy.BACK_FILL)
+        return TripletReading(to_triplets(calls, credit), credit.unmatched)
 
 
-def _triplet(call: LLMCall, reward: float | None) -> Triplet:
-    response: dict[str, Any] = {"token_ids": call.response_token_ids, "raw_content": [call.message]}
-    if call.response_logprobs is not None:
-        response["logprobs"] = call.response_logprobs
-    return Triplet(
-        prompt={"token_ids": call.prompt_token_ids, "raw_content": call.messages},
-        response=response,
-        reward=reward,
-        metadata={"response_id": call.response_id, "request": {"model": call.model, **call.sampling}},
-    )
+def _spans(source: Sequence[Span] | Sequence[ReadableSpan]) -> list[Span]:
+    """Spans of the OpenTelemetry SDK belong to no rollout, and only their times order them."""
+    return [span if isinstance(span, Span) else Span.from_opentelemetry(span, "", "", 0) for span in source]

@@ -27,7 +27,7 @@ def reward(sequence_id: int, value: float) -> Span:
 
 @pytest.mark.parametrize(
     ("adapter", "rewards"),
-    [(TracerTraceToTriplet(), [None, None, 0.75]), (LlmProxyTraceToTriplet(), [0.25, 0.75, 0.5])],
+    [(TracerTraceToTriplet(), [0.25, 0.5, 0.75]), (LlmProxyTraceToTriplet(), [0.25, 0.75, 0.5])],
 )
 def test_rewards_find_their_calls(adapter: TraceToTripletBase, rewards: list[float | None]) -> None:
     spans = [call(1), reward(2, 0.25), call(3), call(4), reward(5, 0.5), reward(6, 0.75)]
@@ -35,7 +35,7 @@ def test_rewards_find_their_calls(adapter: TraceToTripletBase, rewards: list[flo
     assert [triplet.reward for triplet in triplets] == rewards
     assert [triplet.response["token_ids"] for triplet in triplets] == [[1], [3], [4]]
     assert triplets[0].prompt["token_ids"] == [1, 2]
-    assert triplets[0].response["logprobs"] == [-1.0]
+    assert triplets[0].response["logprobs"] == [{"logprob": -1.0}]
     assert triplets[0].metadata["response_id"] == "1"
 
 

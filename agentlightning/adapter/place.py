@@ -1,0 +1,64 @@
+"""Where each span of a tree stands: below which agent, inside of a reward or not, and what lies below it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from agentlightning.adapter.tree import TraceTree
+
+
+@dataclass(slots=True)
+class Place:
+    """One node's place.
+
+    Attributes:
+        node: The node.
+        parent: The place above; None for the node the walk began at.
+        agent: The nearest agent's name, of the node itself or from above; None when there is none.
+        depth: How many nodes stand above.
+        in_reward: Whether a reward span stands above.
+        first: Index among all nodes, each before what is below it.
+        end: Index behind the last node below.
+    """
+
+    node: TraceTree
+    parent: Place | None
+    agent: str | None
+    depth: int
+    in_reward: bool
+    first: int
+    end: int = 0
+
+    def holds(self, other: Place) -> bool:
+        """Whether the other is this one or stands below it."""
+        return self.first <= other.first < self.end
+
+
+def places_of(tree: TraceTree) -> list[Place]:
+    """Return the place of each node, by its index."""
+    places: list[Place] = []
+    waiting: list[tuple[TraceTree, Place | None]] = [(tree, None)]
+    while waiting:
+        node, parent = waiting.pop()
+        in_reward = parent is not None and (parent.in_reward or parent.node.is_reward_span())
+        agent = node.agent_name() or (parent.agent if parent else None)
+        depth = 0 if parent is None else parent.depth + 1
+        place = Place(node, parent, agent, depth, in_reward, first=len(places))
+        places.append(place)
+        waiting.extend((child, place) for child in reversed(node.children))
+    _set_ends(places)
+    return places
+
+
+def by_span_id(places: list[Place]) -> dict[str, Place]:
+    """Return the places by span id; of several with one id, the first."""
+    return {place.node.id: place for place in reversed(places)}
+
+
+def _set_ends(places: list[Place]) -> None:
+    for place in reversed(places):
+        place.end = max(place.end, place.first + 1)
+        if place.parent is not None:
+            place.parent.end = max(place.parent.end, place.end)

@@ -1,0 +1,130 @@
+"""Calls that stand outside of every agent are put below the span that was open around them.
+
+The gateway does not know which of an agent's spans made a call, and some tracers lose it; then only the clock is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from agentlightning.adapter.llm_call import in_order
+from agentlightning.adapter.place import Place, by_span_id, places_of
+from agentlightning.adapter.reading import SeenCall
+from agentlightning.types import Span
+
+if TYPE_CHECKING:
+    from agentlightning.adapter.tree import TraceTree
+
+_NANOSECONDS = 1_000_000_000
+
+
+def repair(tree: TraceTree, calls: Iterable[SeenCall]) -> None:
+    """Move stray calls below the innermost span that was open around them.
+
+    A call is stray if no span that saw it has an agent or a span of the agent's program above it. Only calls move; what
+    their ids say of their parents stays true; and where two spans were open side by side, nobody can say which of them
+    made the call, so it stays above both.
+    """
+    places = places_of(tree)
+    seen = [[sighting.span_id for sighting in call.sightings] for call in calls]
+    strays = _strays(places, seen)
+    hosts = _hosts(places, {span_id for ids in seen for span_id in ids})
+    _move([(stray, host) for stray, host in _pairs(strays, hosts) if host is not stray.place.parent])
+
+
+@dataclass(frozen=True, slots=True)
+class _Timed:
+    """A place with the nanoseconds at which its span began and ended."""
+
+    place: Place
+    start: int
+    end: int
+
+
+def _strays(places: list[Place], seen: list[list[str]]) -> list[_Timed]:
+    by_id, tops = by_span_id(places), _tops(places)
+    strays: list[_Timed] = []
+    for ids in seen:
+        own = [by_id[span_id] for span_id in ids if span_id in by_id]
+        outermost = [place for place in own if place.parent is None or place.parent.node.id not in ids]
+        if all(place.agent is None and place.parent and place.parent.first in tops for place in outermost):
+            strays += _timed(outermost)
+    return sorted(strays, key=lambda stray: stray.start)
+
+
+def _tops(places: list[Place]) -> set[int]:
+    """Return the indexes of what stands for a whole trace: roots, and wrappers whose only child is the next one."""
+    tops = {
+        place.first
+        for place in places
+        if place.node.virtual or place.parent is None or (place.parent.parent is None and place.parent.node.virtual)
+    }
+    wrapper = places[0]
+    while len(wrapper.node.children) == 1:
+        wrapper = places[wrapper.first + 1]
+        tops.add(wrapper.first)
+    return tops
+
+
+def _hosts(places: list[Place], call_ids: set[str]) -> list[_Timed]:
+    inner = [place for place in places if not place.node.virtual and place.node.id not in call_ids]
+    return sorted(_timed(inner), key=lambda host: host.start)
+
+
+def _timed(places: Iterable[Place]) -> list[_Timed]:
+    """Leave out what has no times."""
+    times = [(place, _nanoseconds(place.node.span)) for place in places]
+    return [_Timed(place, *interval) for place, interval in times if interval is not None]
+
+
+def _nanoseconds(span: Span) -> tuple[int, int] | None:
+    if span.start_time_ns is not None and span.end_time_ns is not None:
+        return span.start_time_ns, span.end_time_ns
+    if span.start_time is None or span.end_time is None:
+        return None
+    return int(span.start_time * _NANOSECONDS), int(span.end_time * _NANOSECONDS)
+
+
+def _pairs(strays: list[_Timed], hosts: list[_Timed]) -> Iterable[tuple[_Timed, Place]]:
+    """Go through time once, with the spans that are open."""
+    waiting, opened = iter(hosts), list[_Timed]()
+    upcoming = next(waiting, None)
+    for stray in strays:
+        while upcoming is not None and upcoming.start <= stray.start:
+            opened.append(upcoming)
+            upcoming = next(waiting, None)
+        opened = [host for host in opened if host.end >= stray.start]
+        host = _innermost([host.place for host in opened if host.end >= stray.end], stray.place)
+        if host is not None:
+            yield stray, host
+
+
+def _innermost(around: Sequence[Place], stray: Place) -> Place | None:
+    """Return the innermost of the spans around the call, as long as each of them holds the next."""
+    assert stray.parent is not None
+    inside = [place for place in around if stray.parent.holds(place) and not stray.holds(place)]
+    chain = sorted(inside, key=lambda place: place.first)
+    innermost: Place | None = None
+    for place in chain:
+        if not place.holds(chain[-1]):
+            break
+        innermost = place
+    return innermost
+
+
+def _move(pairs: list[tuple[_Timed, Place]]) -> None:
+    moved = {id(stray.place.node) for stray, _ in pairs}
+    for parent in {id(stray.place.parent): stray.place.parent for stray, _ in pairs}.values():
+        assert parent is not None
+        parent.node.children = [child for child in parent.node.children if id(child) not in moved]
+    for stray, host in pairs:
+        host.node.add_child(stray.place.node)
+    for host in {id(host): host for _, host in pairs}.values():
+        _sort_children(host.node)
+
+
+def _sort_children(node: TraceTree) -> None:
+    positions = {id(span): position for position, span in enumerate(in_order(child.span for child in node.children))}
+    node.children.sort(key=lambda child: positions[id(child.span)])

@@ -1,0 +1,84 @@
+"""Which calls count: those of the agents that are trained, outside of the computation of rewards."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from agentlightning.adapter.place import Place, by_span_id, places_of
+from agentlightning.types import LLMCall
+
+if TYPE_CHECKING:
+    from agentlightning.adapter.tree import TraceTree
+
+
+@dataclass(frozen=True, slots=True)
+class TracedCall:
+    """One answered request to a model, and the agent that made it.
+
+    Attributes:
+        answers: The records of its answers, one unless the request asked for more.
+        agent: Name of the nearest agent; None when no span names one.
+    """
+
+    answers: tuple[LLMCall, ...]
+    agent: str | None
+
+    @property
+    def first(self) -> LLMCall:
+        """The first answer, which stands for the request."""
+        return self.answers[0]
+
+    @property
+    def span_ids(self) -> tuple[str, ...]:
+        """All spans that saw the call, the one it is read from first."""
+        return span_ids_of(self.first)
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether the tokens of the prompt and of every answer are known."""
+        return all(answer.prompt_token_ids and answer.response_token_ids for answer in self.answers)
+
+
+def select_calls(
+    tree: TraceTree,
+    requests: Iterable[tuple[LLMCall, ...]],
+    *,
+    llm_call_match: str | None = None,
+    agent_match: str | None = None,
+    exclude_in_reward: bool = False,
+) -> list[TracedCall]:
+    """Return those of a tree's calls that match, in their order.
+
+    Args:
+        tree: Where the spans stand that saw the calls.
+        requests: The answers to each request.
+        llm_call_match: Only calls that a span saw with a name that this expression finds.
+        agent_match: Only calls whose nearest agent has a name that this expression finds.
+        exclude_in_reward: Leave out calls made to compute a reward.
+    """
+    places = by_span_id(places_of(tree))
+    selected: list[TracedCall] = []
+    for answers in requests:
+        sightings = [places[span_id] for span_id in span_ids_of(answers[0]) if span_id in places]
+        call = TracedCall(answers, _agent(sightings))
+        if (
+            (llm_call_match is None or any(re.search(llm_call_match, each.node.span.name) for each in sightings))
+            and (agent_match is None or (call.agent is not None and re.search(agent_match, call.agent)))
+            and not (exclude_in_reward and any(each.in_reward for each in sightings))
+        ):
+            selected.append(call)
+    return selected
+
+
+def span_ids_of(call: LLMCall) -> tuple[str, ...]:
+    """Return all spans that saw the call, the one it is read from first."""
+    return call.span_ids or (call.span_id,)
+
+
+def _agent(sightings: Iterable[Place]) -> str | None:
+    """Of those who saw a call, the one that stands deepest knows best who made it."""
+    named = [each for each in sightings if each.agent is not None]
+    return max(named, key=lambda each: each.depth).agent if named else None

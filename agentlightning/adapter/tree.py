@@ -1,0 +1,355 @@
+"""The spans of a rollout as a tree: which agent made a call, and what a reward stands in."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from agentlightning import semconv
+from agentlightning.adapter.agents import agent_name
+from agentlightning.adapter.call_triplet import call_to_triplet, prompt_image_urls, to_triplets
+from agentlightning.adapter.credit import assign_rewards
+from agentlightning.adapter.forest import Forest, link_spans
+from agentlightning.adapter.llm_call import llm_calls, read_calls
+from agentlightning.adapter.place import by_span_id, places_of
+from agentlightning.adapter.reading import CallReading
+from agentlightning.adapter.repair import repair
+from agentlightning.adapter.rewards import RewardMatchPolicy
+from agentlightning.adapter.selection import TracedCall, select_calls
+from agentlightning.emitter import get_reward_value
+from agentlightning.types import LLMCall, Span, Triplet
+
+logger = logging.getLogger(__name__)
+
+VIRTUAL_ROOT = "virtual-root"
+"""Id and name of the node above several roots."""
+
+_OPERATION_NAME = semconv.LightningSpanAttributes.OPERATION_NAME.value
+
+
+class TraceTree:
+    """A span and what stands below it, ordered by sequence id and start.
+
+    Nothing here recurses, so a tree may be as deep as it likes.
+
+    Args:
+        id: The span's id.
+        span: The span.
+        children: The nodes below.
+        virtual: Whether the span was made up: no such span was recorded.
+    """
+
+    def __init__(self, id: str, span: Span, children: list[TraceTree] | None = None, *, virtual: bool = False) -> None:
+        self.id = id
+        self.span = span
+        self.children: list[TraceTree] = children or []
+        self.virtual = virtual
+
+    @classmethod
+    def from_spans(cls, spans: Sequence[Span]) -> TraceTree:
+        """Build the tree; the order of the spans does not matter.
+
+        No span is left out. An absent parent and the parent of several roots are made up, as long as what is below
+        them. Ids that stand twice and rings of parents are logged; `link_spans` returns them.
+
+        Raises:
+            ValueError: There are no spans.
+        """
+        if not spans:
+            raise ValueError("a trace tree needs at least one span")
+        forest = link_spans(spans)
+        _report(forest)
+        nodes = [cls(span.span_id, span) for span in forest.spans]
+        roots: list[TraceTree | str] = []
+        orphans: dict[str, list[TraceTree]] = {}
+        for node, parent in zip(nodes, forest.parents, strict=True):
+            if parent is not None:
+                nodes[parent].add_child(node)
+            elif node.span.parent_id and node.id not in forest.cut:
+                if node.span.parent_id not in orphans:
+                    roots.append(node.span.parent_id)
+                orphans.setdefault(node.span.parent_id, []).append(node)
+            else:
+                roots.append(node)
+        tops = [cls._virtual(top, semconv.AGL_VIRTUAL, orphans[top]) if isinstance(top, str) else top for top in roots]
+        return tops[0] if len(tops) == 1 else cls._virtual(VIRTUAL_ROOT, VIRTUAL_ROOT, tops)
+
+    @classmethod
+    def _virtual(cls, id: str, name: str, children: list[TraceTree]) -> TraceTree:
+        first = children[0].span
+        starts = [child.start_time for child in children if child.start_time is not None]
+        ends = [child.end_time for child in children if child.end_time is not None]
+        span = Span.from_attributes(
+            attributes={},
+            rollout_id=first.rollout_id,
+            attempt_id=first.attempt_id,
+            sequence_id=first.sequence_id,
+            name=name,
+            trace_id=first.trace_id,
+            span_id=id,
+            start_time=min(starts, default=None),
+            end_time=max(ends, default=None),
+        )
+        return cls(id, span, children, virtual=True)
+
+    @property
+    def start_time(self) -> float | None:
+        """Unix seconds at which the span began."""
+        return self.span.start_time
+
+    @property
+    def end_time(self) -> float | None:
+        """Unix seconds at which the span ended."""
+        return self.span.end_time
+
+    def traverse(self) -> list[TraceTree]:
+        """Return this node and all below it, each before what is below it."""
+        nodes: list[TraceTree] = []
+        waiting: list[TraceTree] = [self]
+        while waiting:
+            node = waiting.pop()
+            nodes.append(node)
+            waiting.extend(reversed(node.children))
+        return nodes
+
+    def find_id(self, id: str) -> TraceTree | None:
+        """Return the first node with this id, or None."""
+        return next((node for node in self.traverse() if node.id == id), None)
+
+    def add_child(self, child: TraceTree) -> None:
+        """Append a node below this one."""
+        self.children.append(child)
+
+    def names_tuple(self) -> tuple[str, list[Any]]:
+        """Return the name, with the agent's in brackets if it names one, and the same of each child."""
+        built: dict[int, tuple[str, list[Any]]] = {}
+        for node in reversed(self.traverse()):
+            agent = node.agent_name()
+            name = f"{node.span.name} [{agent}]" if agent else node.span.name
+            built[id(node)] = (name, [built.pop(id(child)) for child in node.children])
+        return built[id(self)]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return `id`, `span` and `children` of each node as plain data."""
+        built: dict[int, dict[str, Any]] = {}
+        for node in reversed(self.traverse()):
+            children = [built.pop(id(child)) for child in node.children]
+            built[id(node)] = {"id": node.id, "span": node.span.model_dump(mode="json"), "children": children}
+        return built[id(self)]
+
+    def visualize(self, filename: str, interested_span_match: str | None = None) -> None:
+        """Write the tree to `<filename>.dot`, in the language of Graphviz (`dot -Tsvg` draws it).
+
+        Args:
+            filename: The file without its ending.
+            interested_span_match: Draw only spans with a name that this expression finds, and those above them.
+        """
+        shown = self._shown(interested_span_match)
+        lines = [f'  "{number}" [label={_quoted(node.span.name)}];' for node, number in shown.values()]
+        for node, number in shown.values():
+            below = (shown[id(child)][1] for child in node.children if id(child) in shown)
+            lines += [f'  "{number}" -> "{child}";' for child in below]
+        text = "\n".join(["digraph trace {", "  node [shape=box];", *lines, "}", ""])
+        Path(f"{filename}.dot").write_text(text, encoding="utf-8")
+
+    def _shown(self, interested_span_match: str | None) -> dict[int, tuple[TraceTree, int]]:
+        nodes = self.traverse()
+        keep: set[int] = set()
+        for node in reversed(nodes):
+            found = interested_span_match is None or re.search(interested_span_match, node.span.name)
+            if found or any(id(child) in keep for child in node.children):
+                keep.add(id(node))
+        return {id(node): (node, number) for number, node in enumerate(nodes) if id(node) in keep}
+
+    def agent_name(self) -> str | None:
+        """Return the name of the agent whose work this span is, if the span says so itself."""
+        return None if self.virtual else agent_name(self.span)
+
+    def maybe_reward_dict(self) -> dict[str, Any]:
+        """Return `{"type": "reward", "value": …}` if the span carries a reward, otherwise an empty dict."""
+        value = get_reward_value(self.span)
+        return {} if value is None else {"type": "reward", "value": value}
+
+    def is_reward_span(self) -> bool:
+        """Whether the span carries a reward, or is the operation that computes one."""
+        names_reward = self.span.attributes.get(_OPERATION_NAME) == semconv.AGL_REWARD
+        return (self.span.name == semconv.AGL_OPERATION and names_reward) or get_reward_value(self.span) is not None
+
+    def find_llm_calls(
+        self,
+        *,
+        llm_call_match: str | None,
+        agent_match: str | None,
+        within_matching_subtree: str | None = None,
+        within_reward: bool | None = None,
+        within_llm_call: bool | None = None,
+        existing_llm_call_response_ids: set[str] | None = None,
+    ) -> list[tuple[TraceTree, str]]:
+        """Return the answered calls, each by the node it is read from, with the name of its agent.
+
+        Args:
+            llm_call_match: Only calls that a span saw with a name that this expression finds.
+            agent_match: Only calls of agents with a name that this expression finds.
+            within_matching_subtree: The agent above this node; without it, calls below no agent do not count.
+            within_reward: Whether this node stands in the computation of a reward, whose calls are left out; None to
+                take those too.
+            within_llm_call: None to return a call once for each span that saw it.
+            existing_llm_call_response_ids: Calls to leave out, by response id; those returned are added.
+        """
+        taken = set[str]() if existing_llm_call_response_ids is None else existing_llm_call_response_ids
+        calls = self.select_calls(llm_call_match, agent_match, within_reward is not None, within_llm_call is not None)
+        nodes = {node.id: node for node in reversed(self.traverse())}
+        found: list[tuple[TraceTree, str]] = []
+        for call in calls:
+            agent, response_id = call.agent or within_matching_subtree, call.first.response_id
+            if within_reward or agent is None or response_id in taken:
+                continue
+            found.append((nodes[call.first.span_id], agent))
+            if response_id is not None and within_llm_call is not None:
+                taken.add(response_id)
+        return found
+
+    def repair_hierarchy(self) -> None:
+        """Put calls that stand outside of every agent below the span that was open around them; see `repair`."""
+        repair(self, self._read().seen)
+
+    def select_calls(
+        self,
+        llm_call_match: str | None = None,
+        agent_match: str | None = None,
+        exclude_llm_call_in_reward: bool = True,
+        dedup_llm_call: bool = True,
+    ) -> list[TracedCall]:
+        """Return the calls to train on, in order; see `to_trajectory`."""
+        return select_calls(
+            self,
+            answered(self._read(), dedup_llm_call),
+            llm_call_match=llm_call_match,
+            agent_match=agent_match,
+            exclude_in_reward=exclude_llm_call_in_reward,
+        )
+
+    def match_rewards(self, reward_match: str, llm_calls: list[TraceTree]) -> dict[str, float | None]:
+        """Return the primary reward of each of the calls by span id, None for a call without one.
+
+        Args:
+            reward_match: A `RewardMatchPolicy`.
+            llm_calls: The calls' nodes.
+        """
+        wanted = {node.id for node in llm_calls}
+        calls = [call for call in self.select_calls(exclude_llm_call_in_reward=False) if wanted & {*call.span_ids}]
+        credit = assign_rewards(self, calls, RewardMatchPolicy(reward_match))
+        rewards: dict[str, float | None] = dict.fromkeys([node.id for node in llm_calls])
+        for index, given in credit.given.items():
+            rewards[next(span_id for span_id in calls[index].span_ids if span_id in wanted)] = given.reward.value
+        return rewards
+
+    def extract_prompt_image_urls(self, prompt_raw_content: Any) -> list[str]:
+        """Return the URLs of all images in messages, in order."""
+        return prompt_image_urls(prompt_raw_content)
+
+    def span_to_triplet(self, span: Span, agent_name: str) -> Triplet:
+        """Return the first answer that the span holds as a triplet.
+
+        Raises:
+            ValueError: The span holds no answer of a model.
+        """
+        calls = llm_calls([span])
+        if not calls:
+            raise ValueError(f"span {span.span_id} ({span.name}) holds no answer of a model")
+        return call_to_triplet(calls[0], agent_name)
+
+    def to_trajectory(
+        self,
+        llm_call_match: str | None = None,
+        agent_match: str | None = None,
+        exclude_llm_call_in_reward: bool = True,
+        dedup_llm_call: bool = True,
+        reward_match: RewardMatchPolicy = RewardMatchPolicy.FIRST_OCCURRENCE,
+        final_reward: float | None = None,
+        _skip_empty_token_spans: bool = False,
+    ) -> list[Triplet]:
+        """Return the selected calls as triplets, in order.
+
+        Args:
+            llm_call_match: Only calls that a span saw with a name that this expression finds.
+            agent_match: Only calls whose nearest agent has a name that this expression finds.
+            exclude_llm_call_in_reward: Leave out calls made to compute a reward.
+            dedup_llm_call: Take a call that several spans saw once.
+            reward_match: Which call gets which reward.
+            final_reward: Reward of the last triplet, whatever was recorded.
+        """
+        calls = self.select_calls(llm_call_match, agent_match, exclude_llm_call_in_reward, dedup_llm_call)
+        if _skip_empty_token_spans:
+            calls = [call for call in calls if call.has_tokens]
+        triplets = to_triplets(calls, assign_rewards(self, calls, reward_match))
+        if triplets and final_reward is not None:
+            triplets[-1].reward = final_reward
+        return triplets
+
+    def _read(self) -> CallReading:
+        return read_calls([node.span for node in self.traverse() if not node.virtual])
+
+
+def answered(reading: CallReading, once: bool = True) -> list[tuple[LLMCall, ...]]:
+    """Return the answers to each request; unless `once`, as often as a span saw them."""
+    if once:
+        return [seen.answers for seen in reading.seen if seen.answers]
+    return [sighting.answers for seen in reading.seen for sighting in seen.sightings if sighting.answers]
+
+
+def agent_labels(spans: Sequence[Span], *, repair_hierarchy: bool = True) -> dict[str, str]:
+    """Return, by span id, the name of the agent that each span belongs to; spans that belong to none are left out.
+
+    A model call belongs to one agent, whoever saw it.
+    """
+    if not spans:
+        return {}
+    tree, calls = select_from_spans(spans, exclude_in_reward=False, repair_hierarchy=repair_hierarchy)
+    places = by_span_id(places_of(tree))
+    labels = {span_id: place.agent for span_id, place in places.items() if place.agent and not place.node.virtual}
+    labels.update({span_id: call.agent for call in calls if call.agent for span_id in call.span_ids})
+    return labels
+
+
+def select_from_spans(
+    spans: Sequence[Span],
+    *,
+    llm_call_match: str | None = None,
+    agent_match: str | None = None,
+    exclude_in_reward: bool = True,
+    repair_hierarchy: bool = True,
+) -> tuple[TraceTree, list[TracedCall]]:
+    """Return the tree of the spans and the calls to train on, reading the spans once.
+
+    Raises:
+        ValueError: There are no spans.
+    """
+    tree, reading = TraceTree.from_spans(spans), read_calls(spans)
+    if repair_hierarchy:
+        repair(tree, reading.seen)
+    calls = select_calls(
+        tree,
+        answered(reading),
+        llm_call_match=llm_call_match,
+        agent_match=agent_match,
+        exclude_in_reward=exclude_in_reward,
+    )
+    return tree, calls
+
+
+def _report(forest: Forest) -> None:
+    if forest.duplicates:
+        logger.warning("%d span ids stand twice, such as %s", len(forest.duplicates), forest.duplicates[0])
+    if forest.cut:
+        logger.warning(
+            "%d spans stand below themselves, such as %s: its parent is ignored", len(forest.cut), forest.cut[0]
+        )
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
