@@ -41,8 +41,8 @@ class Seen:
     @cached_property
     def said(self) -> str:
         """What the model answered, as far as all sources agree to keep it; empty when nothing is known."""
-        if self.sighting.failure:
-            return "failed"
+        if self.sighting.failure is not None:
+            return "" if self.sighting.silent else "failed"
         said = [_said(each) for each in self.sighting.answers]
         return json.dumps(said) if any(any(each) for each in said) else ""
 
@@ -70,9 +70,9 @@ def join(seen: Sequence[Seen], spans: Iterable[Span]) -> list[Group]:
     for each in seen:
         if each.response_id is not None:
             joining.put(each, joining.of_same_response(each))
-    for each in seen:
-        if each.response_id is None:
-            joining.put(each, joining.around(each) or joining.at_the_same_time(each))
+    unnamed = [each for each in seen if each.response_id is None]
+    for each in sorted(unnamed, key=lambda each: each.sighting.silent):
+        joining.put(each, joining.around(each) or joining.at_the_same_time(each))
     position = {id(each): number for number, each in enumerate(seen)}
     for group in joining.groups:
         group.members.sort(key=lambda each: position[id(each)])
@@ -113,16 +113,11 @@ class _Joining:
         return next((group for group in groups if self._may_join(each, group)), None)
 
     def around(self, each: Seen) -> Group | None:
-        """Return the group of a span above or below with the same outcome, rather one that says the same."""
+        """Return the group of a span above or below with the same outcome, if possible one that says the same."""
         span_id = each.span.span_id
         near = [*self._below.get(span_id, ()), *filter(None, [self._above.get(span_id)])]
         groups = [self._group_of[each_id] for each_id in near if each_id in self._group_of]
-        failed = each.sighting.failure is not None
-        fitting = [
-            group
-            for group in groups
-            if (group.members[0].sighting.failure is not None) == failed and self._may_join(each, group)
-        ]
+        fitting = [group for group in groups if self._may_join(each, group) and _same_outcome(each, group)]
         same = (group for group in fitting if any(member.said == each.said for member in group.members))
         return next(same, fitting[-1] if fitting else None)
 
@@ -166,6 +161,12 @@ class _Timeline:
                 return
             if self.entries[index][0] >= start:
                 yield self.entries[index][1]
+
+
+def _same_outcome(each: Seen, group: Group) -> bool:
+    """Whether no one of them saw an answer where another saw an error."""
+    sightings = [each.sighting, *(member.sighting for member in group.members)]
+    return len({sighting.failure is None for sighting in sightings if not sighting.silent}) < 2
 
 
 def _are_two(one: Seen, two: Seen) -> bool:

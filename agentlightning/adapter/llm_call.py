@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, TypeVar
 
 from agentlightning.adapter.joining import Group, Seen, join
 from agentlightning.adapter.reading import CallReading, SeenCall, Sighting
@@ -12,7 +12,7 @@ from agentlightning.adapter.sighting import sightings
 from agentlightning.types import LLMCall, Span
 from agentlightning.types.llm_call_span import SOURCE as GATEWAY
 
-_FILLED_IN: Final = ("messages", "tools", "model", "response_id", "finish_reason", "response")
+T = TypeVar("T")
 
 
 def llm_calls(spans: Sequence[Span]) -> list[LLMCall]:
@@ -62,14 +62,26 @@ def _answer(ranked: Sequence[Sighting], choice: int, span_ids: tuple[str, ...]) 
     """Return the best record of a choice; what it does not know is taken from the next best."""
     records = sorted((a for each in ranked for a in each.answers if a.choice == choice), key=_rank, reverse=True)
     best = records[0]
-    known: dict[str, Any] = {"span_ids": (best.span_id, *(each for each in span_ids if each != best.span_id))}
-    for name in _FILLED_IN:
-        known[name] = next((value for each in records if (value := getattr(each, name))), getattr(best, name))
-    known["message"] = next((each.message for each in records if _says(each.message)), best.message)
-    known["weights_version"] = next((v for each in records if (v := each.weights_version) is not None), None)
-    sent = next((each for each in records if each.sampling), best)
-    known |= {"sampling": sent.sampling, "temperature": sent.temperature}
-    return replace(best, streamed=any(each.streamed for each in records), **known)
+    sent = best if best.messages else next((each for each in records if each.messages), best)
+    return replace(
+        best,
+        messages=sent.messages,
+        tools=sent.tools,
+        sampling=sent.sampling,
+        temperature=sent.temperature,
+        message=next((each.message for each in records if _says(each.message)), best.message),
+        model=_first(each.model for each in records),
+        response_id=_first(each.response_id for each in records),
+        finish_reason=_first(each.finish_reason for each in records),
+        weights_version=_first(each.weights_version for each in records),
+        response=best.response or sent.response,
+        streamed=any(each.streamed for each in records),
+        span_ids=(best.span_id, *(each for each in span_ids if each != best.span_id)),
+    )
+
+
+def _first(values: Iterable[T | None]) -> T | None:
+    return next((value for value in values if value is not None), None)
 
 
 def _says(message: dict[str, Any]) -> bool:

@@ -19,6 +19,7 @@ class Sighting:
         scope: The library that wrote it, such as `openinference.instrumentation.openai`; None when unknown.
         answers: What it says, one record per answer; empty for a call that failed.
         failure: Why there is no answer; None when there is one.
+        silent: Whether there is no answer though nothing failed: the library kept none.
     """
 
     span_id: str
@@ -27,6 +28,7 @@ class Sighting:
     scope: str | None = None
     answers: tuple[LLMCall, ...] = ()
     failure: str | None = None
+    silent: bool = False
 
     @property
     def has_tokens(self) -> bool:

@@ -48,6 +48,7 @@ def _made(span: Span, source: str, answers: Sequence[LLMCall], failure: str | No
         scope=_scope(span),
         answers=() if failure else tuple(answers),
         failure=failure,
+        silent=failure is not None and span.status.status_code != "ERROR",
     )
 
 

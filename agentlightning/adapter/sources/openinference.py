@@ -13,7 +13,7 @@ from agentlightning.adapter.sources.nested import below as values_below, objects
 from agentlightning.adapter.sources.provider_shape import to_chat
 from agentlightning.adapter.sources.tool_schema import chat_tool
 from agentlightning.types import Attributes, LLMCall, Span
-from agentlightning.types.chat_shape import Json, chat_calls, load_dict, load_list, mapping, text
+from agentlightning.types.chat_shape import Json, chat_calls, dicts, load_dict, load_list, mapping, text
 
 SOURCE: Final = "openinference"
 
@@ -24,12 +24,30 @@ def read(span: Span, below: Sequence[Span]) -> list[LLMCall] | None:
     if attributes.get("openinference.span.kind") != "LLM":
         return None
     output = load_dict(attributes.get("output.value"))
-    request = load_dict(attributes.get("input.value")) or {"input": load_list(attributes.get("input.value"))}
-    bodies = to_chat(request, output) or (_request(attributes), _reply(attributes, output))
+    bodies = to_chat(_sent(attributes, output), _whole(output)) or (_request(attributes), _reply(attributes, output))
     calls = chat_calls(span, SOURCE, *bodies)
     if any(call.streamed for call in calls) and not any(call.finish_reason for call in calls):
         return []  # nobody read the stream to its end
     return calls
+
+
+def _sent(attributes: Attributes, output: Json) -> Json:
+    """Return the request's body; the OpenAI Agents SDK keeps its input alone, the rest stands in the answer."""
+    model = {"model": attributes.get("llm.model_name")}
+    sent = load_dict(attributes.get("input.value"))
+    if sent:
+        return model | sent
+    rest = {key: output.get(key) for key in ("instructions", "tools")}
+    return model | rest | {"input": load_list(attributes.get("input.value"))}
+
+
+def _whole(output: Json) -> Json:
+    """Return the answer; in one put together from a stream, tool calls still have the index of their pieces."""
+    if output.get("object") == "chat.completion.chunk":
+        for choice in dicts(output, "choices"):
+            for call in dicts(mapping(choice, "message"), "tool_calls"):
+                call.pop("index", None)
+    return output
 
 
 def _request(attributes: Attributes) -> Json:
