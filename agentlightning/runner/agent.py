@@ -5,17 +5,22 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, get_args
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar, get_args
 
 from agentlightning.errors import ConfigurationError, NotFound, RolloutCancelled
 from agentlightning.litagent import LitAgent
 from agentlightning.runner.attempt import AttemptRun
 from agentlightning.runner.base import Runner
-from agentlightning.runner.cancel import settled
+from agentlightning.runner.cancel import cancelled_by, settled, told_by
+from agentlightning.runner.children import Children
 from agentlightning.runner.claims import Claims
 from agentlightning.runner.heartbeat import Heartbeat, HeartbeatSettings
 from agentlightning.runner.leases import Lease, Leases
+from agentlightning.runner.progress import Progress
+from agentlightning.runner.settings import AttemptSettings
+from agentlightning.runner.slots import Slots
 from agentlightning.tracer import Tracer
 from agentlightning.types import Hook, NamedResources, Rollout, RolloutMode
 
@@ -27,12 +32,19 @@ logger = logging.getLogger(__name__)
 
 T_task = TypeVar("T_task")
 
+Isolation: TypeAlias = Literal["thread", "process"]
+"""Where the agent runs: in the runner's process, or each time in one of its own."""
+
 START_DEADLINE: Final = 60.0
 """Seconds for the store to start a rollout."""
 
 
 class LitAgentRunner(Runner[T_task]):
     """Runs an agent on the rollouts of a store, tracing each on its own.
+
+    An attempt ends when its agent does, or is stopped: after its `timeout_seconds`, by the event, or when a heartbeat
+    tells that it is over in the store. An async agent is cancelled then; a thread cannot be, so a sync agent in one is
+    left to itself; a process is killed with all that it started in its group.
 
     Args:
         tracer: Records what the agent does.
@@ -45,6 +57,12 @@ class LitAgentRunner(Runner[T_task]):
         heartbeat_launch_mode: `asyncio` beats on the event loop, `thread` in a thread of its own.
         heartbeat_include_gpu: Whether heartbeats tell about GPUs.
         max_concurrency: How many rollouts `iter` runs at the same time.
+        isolation: `thread` calls async agents on the event loop and others in a thread each; `process` calls each in a
+            process of its own, which may hang, crash or exit without harm to anything else. Agent and tracer are
+            pickled for it.
+        stop_grace: Seconds that `iter` gives to running rollouts once its event is set.
+        cancel_grace: Seconds that a cancelled async agent gets to end; one that goes on is given up.
+        max_outage: Seconds for which a store that does not answer is asked again, with growing pauses.
 
     Raises:
         ConfigurationError: A number makes no sense.
@@ -61,17 +79,24 @@ class LitAgentRunner(Runner[T_task]):
         heartbeat_include_gpu: bool = False,
         *,
         max_concurrency: int = 1,
+        isolation: Isolation = "thread",
+        stop_grace: float = 30.0,
+        cancel_grace: float = 5.0,
+        max_outage: float = 60.0,
     ) -> None:
         if max_concurrency < 1 or poll_interval <= 0:
             raise ConfigurationError(
                 f"max_concurrency={max_concurrency} and poll_interval={poll_interval} must be positive"
             )
-        if heartbeat_launch_mode not in ("asyncio", "thread"):
-            raise ConfigurationError(f"heartbeat_launch_mode must be asyncio or thread, not {heartbeat_launch_mode!r}")
+        _check_choice("heartbeat_launch_mode", heartbeat_launch_mode, ("asyncio", "thread"))
+        _check_choice("isolation", isolation, get_args(Isolation))
         self._tracer = tracer
         self._max_rollouts = max_rollouts
         self._poll_interval = poll_interval
         self._max_concurrency = max_concurrency
+        self._isolation: Isolation = isolation
+        self._stop_grace = stop_grace
+        self._settings = AttemptSettings(cancel_grace, max_outage)
         self._heartbeat_settings = HeartbeatSettings(
             heartbeat_interval, interval_jitter, heartbeat_launch_mode, heartbeat_include_gpu
         )
@@ -89,7 +114,13 @@ class LitAgentRunner(Runner[T_task]):
         return self._tracer
 
     def init(self, agent: LitAgent[T_task], *, hooks: Sequence[Hook] | None = None, **kwargs: Any) -> None:
-        """Take the agent and the hooks; once for all workers."""
+        """Take the agent and the hooks; once for all workers.
+
+        Raises:
+            ConfigurationError: Agent or tracer cannot be sent to a process of their own; the message names what.
+        """
+        children = Children(agent, self._tracer) if self._isolation == "process" else None
+        self._settings = replace(self._settings, children=children)
         self._agent = agent
         agent.set_runner(self)
         self._hooks = tuple(hooks or ())
@@ -176,7 +207,8 @@ class LitAgentRunner(Runner[T_task]):
             with self._leases.claiming():
                 rollout, cancelled = await settled(start, START_DEADLINE)
                 lease = self._leases.hold(rollout)
-            await self._run(lease, event, cancelled)
+            async with told_by(event, lease.stop):
+                await self._run(lease, cancelled)
         completed = await store.get_rollout_by_id(rollout.rollout_id)
         if completed is None:
             raise NotFound(f"rollout {rollout.rollout_id} is finished and the store has forgotten it")
@@ -185,61 +217,50 @@ class LitAgentRunner(Runner[T_task]):
     async def iter(self, *, event: ExecutionEvent | None = None) -> None:
         """Run the rollouts of the store's queue, up to `max_concurrency` at the same time.
 
-        Failures of rollouts are logged and recorded; the next one follows. When a heartbeat tells that an attempt is
-        over in the store, its agent is cancelled; one that is not async runs on in its thread, and nobody waits for it.
+        Failures of rollouts are logged and recorded; the next one follows.
 
         Args:
-            event: Ends the waiting for work at once when it is set; running rollouts finish first.
+            event: Ends the waiting for work at once when it is set; running rollouts get `stop_grace` seconds to end.
 
         Raises:
-            StoreError: The store did not answer, retries included; running rollouts finish first.
+            StoreError: The store did not answer for `max_outage` seconds; running rollouts finish first.
         """
-        claims = Claims(self.get_store(), self.get_worker_id(), self._leases, self._poll_interval, event)
+        worker_id, patience = self.get_worker_id(), self._settings.max_outage
+        claims = Claims(self.get_store(), worker_id, self._leases, self._poll_interval, patience)
         failure: Exception | None = None
-        async with self._beating(), asyncio.TaskGroup() as running:
+        async with self._beating(), asyncio.TaskGroup() as group:
+            slots = Slots(self._max_concurrency, group, self._run_one)
             try:
-                await self._run_claimed(claims, running)
+                with suppress(RolloutCancelled):  # no rollout was cancelled, just the wait for one
+                    async with cancelled_by(event):
+                        await self._fill(slots, claims, event)
             except Exception as error:  # noqa: BLE001  # raised below: a task group would cancel the running rollouts
                 failure = error
+            await slots.finish(event, self._stop_grace)
         if failure is not None:
             raise failure
 
-    async def _run_claimed(self, claims: Claims, running: asyncio.TaskGroup) -> None:
-        active: set[asyncio.Task[None]] = set()
-        freed = asyncio.Event()
-
-        def free(task: asyncio.Task[None]) -> None:
-            active.discard(task)
-            freed.set()
-
-        started = 0
-        while not claims.stopped and (self._max_rollouts is None or started < self._max_rollouts):
-            limit = self._max_concurrency - len(active)
-            if limit == 0:
-                freed.clear()
-                await freed.wait()
-                continue
-            if self._max_rollouts is not None:
-                limit = min(limit, self._max_rollouts - started)
-            for lease in await claims.take(limit):
-                started += 1
-                task = running.create_task(self._run_one(lease))
-                active.add(task)
-                task.add_done_callback(free)
+    async def _fill(self, slots: Slots, claims: Claims, event: ExecutionEvent | None) -> None:
+        """Give work to the slots until the event is set or `max_rollouts` were started."""
+        progress = Progress(self.get_worker_id(), self._max_rollouts)
+        while not (progress.complete or (event is not None and event.is_set())):
+            for lease in await claims.take(progress.limit(await slots.free())):
+                progress.count()
+                slots.fill(lease)
 
     async def _run_one(self, lease: Lease) -> None:
         rollout_id = lease.rollout.rollout_id
         try:
-            await self._run(lease, None)
+            await self._run(lease)
         except RolloutCancelled as stop:
             logger.warning("%s: rollout %s was stopped: %s", self.get_worker_id(), rollout_id, stop)
         except (Exception, SystemExit):
             # The attempt is recorded as failed; the queue goes on. An agent that calls sys.exit() ends only itself.
             logger.exception("%s: rollout %s failed", self.get_worker_id(), rollout_id)
 
-    async def _run(self, lease: Lease, event: ExecutionEvent | None, interruption: BaseException | None = None) -> None:
+    async def _run(self, lease: Lease, interruption: BaseException | None = None) -> None:
         try:
-            await AttemptRun(self, lease, self._hooks, event).run(interruption)
+            await AttemptRun(self, lease, self._hooks, self._settings).run(interruption)
         finally:
             self._leases.drop(lease)
 
@@ -257,6 +278,11 @@ class LitAgentRunner(Runner[T_task]):
             self._beating_users -= 1
             if self._beating_users == 0:
                 await self._beating_stack.aclose()
+
+
+def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ConfigurationError(f"{name} must be {' or '.join(choices)}, not {value!r}")
 
 
 def _check_mode(mode: RolloutMode | None) -> None:

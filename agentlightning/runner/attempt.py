@@ -6,24 +6,26 @@ import asyncio
 import functools
 import inspect
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from agentlightning._internal.threads import run_in_thread
 from agentlightning.emitter import emit_exception
-from agentlightning.errors import InvalidValue, LeaseLost, MissingResource
+from agentlightning.errors import MissingResource
 from agentlightning.litagent import GivenResources, LitAgent, is_async_callable, resolve_proxies
-from agentlightning.runner.cancel import cancelled_by, uninterrupted
-from agentlightning.runner.failure import describe_failure
+from agentlightning.runner.giving_up import ended_or_given_up
+from agentlightning.runner.hooks import Hooks
 from agentlightning.runner.leases import Lease
 from agentlightning.runner.outcome import record_result
-from agentlightning.store.retry import retrying
+from agentlightning.runner.patience import persistently
+from agentlightning.runner.settings import AttemptSettings
+from agentlightning.runner.stop import out_of_time
+from agentlightning.runner.verdict import Verdict
 from agentlightning.tracer.active import ActiveTrace, active_trace
 from agentlightning.types import Hook, NamedResources, ProxyLLM, Span
 
 if TYPE_CHECKING:
-    from agentlightning.execution.events import ExecutionEvent
     from agentlightning.runner.agent import LitAgentRunner
     from agentlightning.store import LightningStore
 
@@ -31,10 +33,6 @@ logger = logging.getLogger(__name__)
 
 GATEWAY_DEADLINE: Final = 10.0
 """Seconds for the gateway to put the attempt's model calls into the store."""
-STATUS_DEADLINE: Final = 60.0
-"""Seconds for the store to take the attempt's status, retries included."""
-LOST: Final = "the attempt ended in the store: cancelled, out of time, silent for too long, or given to another worker"
-"""Why the agent of a lost attempt was stopped."""
 
 
 class AttemptRun:
@@ -42,58 +40,67 @@ class AttemptRun:
 
     Args:
         runner: Who runs it; gives agent, tracer and store.
-        lease: The attempt; that it is lost cancels the agent.
+        lease: The attempt; its stop ends the agent early.
         hooks: Callbacks.
-        event: Cancels the agent once it is set.
+        settings: How an agent is run, and for how long what is waited for.
     """
 
     def __init__(
-        self,
-        runner: LitAgentRunner[Any],
-        lease: Lease,
-        hooks: Sequence[Hook],
-        event: ExecutionEvent | None,
+        self, runner: LitAgentRunner[Any], lease: Lease, hooks: Sequence[Hook], settings: AttemptSettings
     ) -> None:
         self._runner = runner
         self._agent: LitAgent[Any] = runner.get_agent()
         self._store: LightningStore = runner.get_store()
+        self._lease = lease
         self._rollout = lease.rollout
-        self._lost = lease.lost
-        self._hooks = hooks
-        self._event = event
+        self._stop = lease.stop
+        self._hooks = Hooks(hooks, self._agent, runner, lease.rollout)
+        self._settings = settings
+        self._verdict = Verdict(self._store, lease.rollout, settings.max_outage)
         self._trace: ActiveTrace | None = None
         self._resources: NamedResources = {}
 
-    async def run(self, interruption: BaseException | None = None) -> None:
-        """Run the attempt and write its status.
+    async def run(self, interruption: BaseException | None = None) -> list[Span]:
+        """Run the attempt and write its status; returns its spans.
 
         Whatever goes wrong, interruptions included, ends the attempt as failed and is raised again once that is
-        written; an attempt that is lost keeps the status that it has. Only when the store has committed the success is
-        the attempt finished: what comes later is raised, and changes nothing.
+        written; one that is out of time ends as `timeout`, and one that is lost keeps the status that it has. Only when
+        the store has committed the success is the attempt finished: what comes later is raised, and changes nothing.
 
         Args:
             interruption: What came before the agent could start; the agent is not run then.
         """
-        failure = await _caught(self._run_agent(interruption))
+        with self._deadline():
+            failure = await _caught(self._run_agent(interruption))
         failure = await _caught(self._finish()) or failure
         if failure is None:
-            # Not shielded: the store skips a write whose caller is cancelled before its turn.
-            failure = await _caught(self._write_success())
+            failure = await _caught(self._verdict.succeeded())
         if failure is None:
-            return
-        if self._lost.is_set():  # its status is what the store has made it, or another worker's to write
-            raise failure
-        try:
-            await uninterrupted(self._write_failure(failure), STATUS_DEADLINE)
-        except Exception:
-            # The caller must see why the agent failed; that the store did not hear of it is second.
-            logger.exception("The failure of rollout %s was not written", self._rollout.rollout_id)
+            return self._trace.spans() if self._trace else []
+        reason = self._stop.reason
+        status = "failed" if reason is None else reason.status
+        if status is not None:
+            await self._verdict.failed(failure, status, self._resources)
         raise failure
+
+    @contextmanager
+    def _deadline(self) -> Generator[None]:
+        """Stop the agent when its time is over, whatever the store does: it may be away, or heartbeats be off."""
+        seconds = self._rollout.config.timeout_seconds
+        if seconds is None:
+            yield
+            return
+        loop = asyncio.get_running_loop()
+        timer = loop.call_at(self._lease.since + seconds, self._stop.tell, out_of_time(seconds))
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     async def _run_agent(self, interruption: BaseException | None) -> None:
         rollout, tracer = self._rollout, self._runner.tracer
-        async with self._stoppable():
-            await self._call_hooks("on_rollout_start")
+        with self._stop.cancels():
+            await self._hooks.call("on_rollout_start")
         # With this runner's own store: runners of other stores may share the tracer, and be torn down before this one.
         async with tracer.trace_context(
             rollout.rollout_id,
@@ -105,12 +112,12 @@ class AttemptRun:
             assert trace is not None, "a tracer that overrides trace_context opens it through super()"
             trace.runner = self._runner
             try:
-                async with self._stoppable():
-                    await self._call_hooks("on_trace_start", tracer=tracer)
+                with self._stop.cancels():
+                    await self._hooks.call("on_trace_start", tracer=tracer)
                     if interruption is not None:
                         raise interruption
                     self._resources = await self._fetch_resources()
-                    result = await self._call_agent()
+                    result = await self._call_agent(trace)
                 record_result(result, trace)
             except BaseException as error:
                 emit_exception(error)
@@ -118,17 +125,14 @@ class AttemptRun:
             finally:
                 await self._end_trace(trace)
 
-    @asynccontextmanager
-    async def _stoppable(self) -> AsyncGenerator[None]:
-        async with cancelled_by(self._event), cancelled_by(self._lost, LOST):
-            yield
-
     async def _fetch_resources(self) -> NamedResources:
-        resources_id, store = self._rollout.resources_id, self._store
+        resources_id, store, patience = self._rollout.resources_id, self._store, self._settings.max_outage
         if resources_id is None:
-            latest = await retrying(store.get_latest_resources, what="read the latest resources")
+            latest = await persistently(store.get_latest_resources, what="read the latest resources", patience=patience)
             return latest.resources if latest else {}
-        update = await retrying(lambda: store.get_resources_by_id(resources_id), what="read resources")
+        update = await persistently(
+            lambda: store.get_resources_by_id(resources_id), what="read resources", patience=patience
+        )
         if update is None:
             raise MissingResource(
                 f"rollout {self._rollout.rollout_id} asks for the resources {resources_id!r}, which the store does "
@@ -136,13 +140,22 @@ class AttemptRun:
             )
         return update.resources
 
-    async def _call_agent(self) -> Any:
-        method = self._agent.method_for(self._rollout.mode)
+    async def _call_agent(self, trace: ActiveTrace) -> Any:
         resources = GivenResources(self._resources)
         if self._agent.strip_proxy:
             resources = resolve_proxies(resources, self._rollout)
+        if self._settings.children is not None:
+            return await self._settings.children.run(self._rollout, resources, trace)
+        method = self._agent.method_for(self._rollout.mode)
         call = functools.partial(method, self._rollout.input, resources=resources, rollout=self._rollout)
-        result = call() if is_async_callable(method) else await self._call_in_thread(call)
+        return await ended_or_given_up(
+            self._call(call, is_async_callable(method)),
+            self._settings.cancel_grace,
+            f"the agent of rollout {self._rollout.rollout_id}",
+        )
+
+    async def _call(self, call: Callable[[], Any], is_async: bool) -> Any:
+        result = call() if is_async else await self._call_in_thread(call)
         return await result if inspect.isawaitable(result) else result
 
     async def _call_in_thread(self, call: Callable[[], Any]) -> Any:
@@ -150,7 +163,8 @@ class AttemptRun:
             return await run_in_thread(call, "agent")
         except asyncio.CancelledError:
             logger.warning(
-                "The agent of rollout %s is given up: it is not async, so its thread runs on and its result is dropped",
+                "The agent of rollout %s is given up: it is not async, so its thread runs on and its result is "
+                "dropped; LitAgentRunner(isolation='process') can end such agents",
                 self._rollout.rollout_id,
             )
             raise
@@ -161,7 +175,7 @@ class AttemptRun:
         if gateway:
             await self._flush_gateway()
         if self._hooks:
-            await self._call_hooks("on_rollout_end", spans=await self._all_spans(gateway))
+            await self._hooks.call("on_rollout_end", spans=await self._all_spans(gateway))
 
     async def _flush_gateway(self) -> None:
         from agentlightning.llm_proxy.flush import flush_captures
@@ -179,21 +193,16 @@ class AttemptRun:
             return captured
         rollout_id, attempt_id = self._rollout.rollout_id, self._rollout.attempt.attempt_id
         try:
-            return list(
-                await retrying(lambda: self._store.query_spans(rollout_id, attempt_id), what="read an attempt's spans")
+            spans = await persistently(
+                lambda: self._store.query_spans(rollout_id, attempt_id),
+                what="read an attempt's spans",
+                patience=self._settings.max_outage,
             )
+            return list(spans)
         except Exception:
             # Hooks see less rather than nothing; whether the attempt succeeded is not theirs to decide.
             logger.exception("The spans of rollout %s could not be read for its hooks", rollout_id)
             return captured
-
-    async def _call_hooks(self, name: str, **details: Any) -> None:
-        for hook in self._hooks:
-            try:
-                await getattr(hook, name)(agent=self._agent, runner=self._runner, rollout=self._rollout, **details)
-            except Exception:
-                # Hooks observe: their errors are told and change nothing.
-                logger.exception("%s of %s failed", name, type(hook).__name__)
 
     async def _end_trace(self, trace: ActiveTrace) -> None:
         try:
@@ -202,27 +211,7 @@ class AttemptRun:
         except Exception as error:  # noqa: BLE001  # raised again when the trace is closed
             logger.debug("Spans are not written yet: %s", error)
         finally:
-            await self._call_hooks("on_trace_end", tracer=self._runner.tracer)
-
-    async def _write_success(self) -> None:
-        async with asyncio.timeout(STATUS_DEADLINE):
-            await self._update(status="succeeded")
-
-    async def _write_failure(self, failure: BaseException) -> None:
-        known = self._rollout.attempt.metadata or {}
-        try:
-            error = describe_failure(failure, self._resources)
-            await self._update(status="failed", metadata={**known, "error": error})
-        except InvalidValue as refusal:
-            logger.warning("The failure of rollout %s is written without words: %s", self._rollout.rollout_id, refusal)
-            await self._update(status="failed", metadata={**known, "error": {"type": type(failure).__name__}})
-
-    async def _update(self, **changes: Any) -> None:
-        rollout_id, attempt_id = self._rollout.rollout_id, self._rollout.attempt.attempt_id
-        try:
-            await retrying(lambda: self._store.update_attempt(rollout_id, attempt_id, **changes), what="write a status")
-        except LeaseLost as error:
-            logger.warning("The attempt of rollout %s had ended already: %s", rollout_id, error)
+            await self._hooks.call("on_trace_end", tracer=self._runner.tracer)
 
 
 async def _caught(work: Awaitable[None]) -> BaseException | None:

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from agentlightning._internal.aio import wait_for_flag
-from agentlightning.errors import RolloutCancelled
+from agentlightning.runner.stop import TOLD, Stop
 
 if TYPE_CHECKING:
     from agentlightning.execution.events import ExecutionEvent
@@ -20,49 +20,37 @@ ResultT = TypeVar("ResultT")
 
 
 @asynccontextmanager
-async def cancelled_by(
-    event: ExecutionEvent | asyncio.Event | None, reason: str = "the stop event was set before the agent ended"
-) -> AsyncGenerator[None]:
-    """Cancel the block once the event is set, and make sure that a cancelled block never looks finished.
-
-    Args:
-        event: Cancels the block; None never does.
-        reason: What the event means, for the error.
+async def cancelled_by(event: ExecutionEvent | None) -> AsyncGenerator[None]:
+    """Cancel the block once the event is set; None never does.
 
     Raises:
         RolloutCancelled: The event was set, whatever error the block made of that.
         CancelledError: The task was cancelled, even if the block swallowed that.
     """
-    task = asyncio.current_task()
-    assert task is not None
-    cancellations, fired = task.cancelling(), asyncio.Event()
-    watcher = None if event is None else asyncio.create_task(_cancel_on(event, task, fired))
-    failure: BaseException | None = None
+    stop = Stop()
+    async with told_by(event, stop):
+        with stop.cancels():
+            yield
+
+
+@asynccontextmanager
+async def told_by(event: ExecutionEvent | None, stop: Stop) -> AsyncGenerator[None]:
+    """Tell the stop once the event is set, within the block."""
+    watcher = None if event is None else asyncio.create_task(_tell_on(event, stop))
     try:
         yield
-    except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # raised below, unless the event caused it
-        failure = error
     finally:
         if watcher is not None:
             watcher.cancel()
-        if fired.is_set():
-            task.uncancel()
-    if task.cancelling() > cancellations:
-        raise failure or asyncio.CancelledError("the task was cancelled and the agent went on")
-    if fired.is_set():
-        raise RolloutCancelled(reason) from failure
-    if failure is not None:
-        raise failure
 
 
-async def _cancel_on(event: ExecutionEvent | asyncio.Event, task: asyncio.Task[Any], fired: asyncio.Event) -> None:
+async def _tell_on(event: ExecutionEvent, stop: Stop) -> None:
     try:
-        await (event.wait() if isinstance(event, asyncio.Event) else wait_for_flag(event))
+        await wait_for_flag(event)
     except Exception:
         logger.exception("The stop event cannot be watched, so it will not cancel the agent")
         return
-    fired.set()
-    task.cancel()
+    stop.tell(TOLD)
 
 
 async def uninterrupted(work: Coroutine[Any, Any, ResultT], deadline: float) -> ResultT:

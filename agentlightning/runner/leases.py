@@ -7,6 +7,7 @@ import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 
+from agentlightning.runner.stop import LOST, Stop
 from agentlightning.store.events import call_in_loop
 from agentlightning.types import AttemptedRollout, LeaseRenewal
 
@@ -16,13 +17,15 @@ class Lease:
 
     Attributes:
         rollout: The rollout with the attempt.
-        lost: Set once the store has said that the attempt is no longer the runner's.
+        since: When it was claimed, by the clock of the loop.
+        stop: Ends the agent early, as it does once the store has said that the attempt is no longer the runner's.
     """
 
     def __init__(self, rollout: AttemptedRollout) -> None:
         self.rollout = rollout
-        self.lost = asyncio.Event()
+        self.stop = Stop()
         self._loop = asyncio.get_running_loop()
+        self.since = self._loop.time()
 
     @property
     def key(self) -> tuple[str, str]:
@@ -30,8 +33,8 @@ class Lease:
         return self.rollout.rollout_id, self.rollout.attempt.attempt_id
 
     def lose(self) -> None:
-        """Set `lost`, from any thread."""
-        call_in_loop(self._loop, self.lost.set)
+        """Tell the agent to stop, from any thread."""
+        call_in_loop(self._loop, self.stop.tell, LOST)
 
 
 class Leases:

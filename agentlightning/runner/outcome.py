@@ -80,12 +80,13 @@ def _record_span(span: Span, trace: ActiveTrace, known: set[str]) -> None:
         if given not in ("", own):
             raise InvalidResult(f"span {span.name!r} has the {field} {given!r}, but the agent runs {own!r}")
     if span.span_id not in known:
-        trace.add(functools.partial(_with_identity, span), span.sequence_id or None)
+        trace.add(functools.partial(with_identity, span), span.sequence_id or None)
 
 
 def _record_core(core: SpanCoreFields, trace: ActiveTrace, known: set[str]) -> None:
     trace.add(functools.partial(Span.from_core_fields, core))
 
 
-def _with_identity(span: Span, *, rollout_id: str, attempt_id: str, sequence_id: int) -> Span:
+def with_identity(span: Span, *, rollout_id: str, attempt_id: str, sequence_id: int) -> Span:
+    """Return the span as one of an attempt, at its place in the order."""
     return span.model_copy(update={"rollout_id": rollout_id, "attempt_id": attempt_id, "sequence_id": sequence_id})

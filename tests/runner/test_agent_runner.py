@@ -46,6 +46,7 @@ RESOURCES: NamedResources = {"prompt": PromptTemplate(template="{x}", engine="f-
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agentlightning.store.retry.FIRST_PAUSE", 0.001)
+    monkeypatch.setattr("agentlightning.runner.patience.FIRST_PAUSE", 0.001)
 
 
 @pytest.fixture
@@ -363,7 +364,7 @@ async def test_a_failure_is_recorded_whatever_its_text(
 async def test_a_description_that_the_store_refuses_leaves_the_status(
     store: InMemoryLightningStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agentlightning.runner.attempt.describe_failure", lambda *_: {"message": object()})
+    monkeypatch.setattr("agentlightning.runner.verdict.describe_failure", lambda *_: {"message": object()})
     with pytest.raises(KeyError):
         await step(store, returning(lambda: {}["x"]))
     attempt = await latest_attempt(store)
@@ -869,7 +870,7 @@ async def test_claiming_is_tried_again_and_then_given_up(
 
     monkeypatch.setattr(store, "dequeue_many_rollouts", flaky)
     await store.enqueue_rollout(0)
-    runner = make(max_rollouts=1)
+    runner = make(max_rollouts=1, max_outage=0.05)
     with runner.run_context(agent=returning(1.0), store=store):
         await runner.iter()
         assert (await latest_attempt(store)).status == "succeeded"

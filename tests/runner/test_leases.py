@@ -13,12 +13,12 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, rule
 
-from agentlightning.errors import StoreError
-from agentlightning.execution.events import ThreadingEvent
+from agentlightning.errors import RolloutCancelled, StoreError
 from agentlightning.litagent import rollout
 from agentlightning.runner import LitAgentRunner
 from agentlightning.runner.claims import Claims
 from agentlightning.runner.leases import Lease, Leases
+from agentlightning.runner.stop import LOST
 from agentlightning.store import InMemoryLightningStore
 from agentlightning.store.base import UNSET
 from agentlightning.tracer import DummyTracer
@@ -82,9 +82,9 @@ async def test_a_lost_attempt_is_told_and_no_other(from_thread: bool) -> None:
         await asyncio.to_thread(leases.renewed, renewal)
     else:
         leases.renewed(renewal)
-    async with asyncio.timeout(DEADLINE):
-        await lost.lost.wait()
-    assert not kept.lost.is_set()
+    with pytest.raises(RolloutCancelled, match="ended in the store"), lost.stop.cancels():
+        await asyncio.sleep(DEADLINE)
+    assert (lost.stop.reason, kept.stop.reason) == (LOST, None)
 
 
 @dataclass(eq=False)
@@ -292,13 +292,13 @@ async def test_a_step_whose_start_heartbeats_overtake_is_run(store: Store) -> No
     assert {first.status, second.status} == {"succeeded"}
 
 
-@pytest.mark.parametrize("end", ["event", "cancel", "error"])
+@pytest.mark.parametrize("end", ["cancel", "error"])
 async def test_a_claim_that_comes_to_nothing_holds_nothing_back(
     store: Store, end: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agentlightning.store.retry.FIRST_PAUSE", 0.001)
-    event, leases = ThreadingEvent(), Leases()
-    claims = Claims(store, "w", leases, DEADLINE, event)
+    monkeypatch.setattr("agentlightning.runner.patience.FIRST_PAUSE", 0.001)
+    leases = Leases()
+    claims = Claims(store, "w", leases, DEADLINE, patience=0.05)
     leases.renewed(answer(1.0))
     if end == "error":
 
@@ -310,10 +310,8 @@ async def test_a_claim_that_comes_to_nothing_holds_nothing_back(
     await asyncio.sleep(0)
     leases.renewed(answer(2.0))
     assert leases.list() == ([], 1.0)
-    if end == "event":
-        event.set()
-    elif end == "cancel":
+    if end == "cancel":
         task.cancel()
     (outcome,) = await asyncio.gather(task, return_exceptions=True)
-    assert outcome == [] if end == "event" else isinstance(outcome, BaseException)
+    assert isinstance(outcome, asyncio.CancelledError if end == "cancel" else StoreError)
     assert leases.list() == ([], 2.0)

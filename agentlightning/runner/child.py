@@ -1,0 +1,143 @@
+"""The process of one call of an agent, from its own side."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import pickle
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Awaitable, Generator
+from contextlib import contextmanager
+from contextvars import copy_context
+from typing import Any, NoReturn
+
+from opentelemetry import context as otel_context
+
+from agentlightning._internal.text import text_of
+from agentlightning.litagent import LitAgent
+from agentlightning.runner.agent import LitAgentRunner
+from agentlightning.runner.frames import (
+    AgentEnded,
+    AgentFailed,
+    Job,
+    Message,
+    SpanEnded,
+    SpanStarted,
+    encode,
+    receive_job,
+)
+from agentlightning.runner.outcome import record_result
+from agentlightning.runner.pickling import dumps
+from agentlightning.tracer import Tracer
+from agentlightning.tracer.active import LAST_TRACE, TRACE_KEY, ActiveTrace, MakeSpan, SpanRecord, follow_into_threads
+
+
+def main(descriptor: int) -> NoReturn:
+    """Do the job that comes over the socket, and exit without waiting for anything that the agent left running."""
+    os.set_inheritable(descriptor, False)
+    line = Line(socket.socket(fileno=descriptor))
+    job = line.receive_job()
+    if job is None:
+        os._exit(1)
+    loop = asyncio.Runner()  # never closed: that waits for what the agent left running
+    ended = _ended(job, line, loop)
+    # Before the last message, after which the runner kills what is left.
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    line.send(ended)
+    os._exit(0)
+
+
+class Line:
+    """The way to the runner; for all threads of this process, and not for those that it forks."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+        self._process = os.getpid()
+
+    def receive_job(self) -> Job | None:
+        """Wait for the job; None when the runner is gone."""
+        return receive_job(self._connection)
+
+    def send(self, message: Message) -> None:
+        """Send a message; it is on its way when this returns, whatever becomes of the process."""
+        if os.getpid() == self._process:
+            frame = encode(message)
+            with self._lock:
+                self._connection.sendall(frame)
+
+
+class RelayedTrace(ActiveTrace):
+    """A trace whose spans go to the runner, which places them into the trace of the attempt."""
+
+    def __init__(self, tracer: Tracer, rollout_id: str, attempt_id: str, line: Line) -> None:
+        super().__init__(tracer, rollout_id, attempt_id, None)
+        self._line = line
+
+    def start(self, sequence_id: int | None = None) -> SpanRecord:
+        """Tell the runner that a span starts, so that its place is reserved."""
+        record = super().start(sequence_id)
+        self._line.send(SpanStarted(record.index, sequence_id))
+        return record
+
+    def end(self, record: SpanRecord, make: MakeSpan) -> None:
+        """Send the span."""
+        super().end(record, make)
+        self._line.send(SpanEnded(record.index, record.span(record.sequence_id or record.index)))
+
+
+def _ended(job: Job, line: Line, loop: asyncio.Runner) -> Message:
+    try:
+        _call(job, line, loop)
+    except BaseException as error:  # noqa: BLE001  # raised again in the runner's process
+        return _described(error)
+    return AgentEnded()
+
+
+def _call(job: Job, line: Line, loop: asyncio.Runner) -> None:
+    agent: LitAgent[Any] = pickle.loads(job.agent)
+    tracer: Tracer = pickle.loads(job.tracer)
+    runner = LitAgentRunner[Any](tracer)
+    agent.set_runner(runner)
+    tracer.init()
+    trace = RelayedTrace(tracer, job.rollout.rollout_id, job.rollout.attempt.attempt_id, line)
+    trace.runner = runner
+    with _opened(trace):
+        method = agent.method_for(job.rollout.mode)
+        result = method(job.rollout.input, resources=job.resources, rollout=job.rollout)
+        if inspect.isawaitable(result):
+            result = loop.run(_awaited(result), context=copy_context())
+        record_result(result, trace)
+
+
+async def _awaited(result: Awaitable[Any]) -> Any:
+    return await result
+
+
+@contextmanager
+def _opened(trace: ActiveTrace) -> Generator[None]:
+    """Open a trace without an event loop, as an agent that is not async may start one itself."""
+    follow_into_threads()
+    LAST_TRACE.set(trace)
+    otel_context.attach(otel_context.set_value(TRACE_KEY, trace))
+    with trace.tracer._opened(trace):  # pyright: ignore[reportPrivateUsage]  # `trace_context` makes a trace of its own
+        yield
+
+
+def _described(error: BaseException) -> AgentFailed:
+    text = f"{type(error).__name__}: {text_of(error)}"
+    return AgentFailed(_pickled(error), text, "".join(traceback.format_exception(error)))
+
+
+def _pickled(error: BaseException) -> bytes | None:
+    try:
+        content = dumps(error)
+        pickle.loads(content)  # many an exception can be taken apart, but not put together again
+    except Exception:  # noqa: BLE001  # its text goes in its place
+        return None
+    return content

@@ -1,0 +1,70 @@
+"""How an attempt ended, written to the store."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, Literal
+
+from agentlightning.errors import InvalidValue, LeaseLost
+from agentlightning.runner.cancel import uninterrupted
+from agentlightning.runner.failure import describe_failure
+from agentlightning.runner.patience import persistently
+from agentlightning.store.retry import CALL_TIMEOUT
+from agentlightning.types import AttemptedRollout, NamedResources
+
+if TYPE_CHECKING:
+    from agentlightning.store import LightningStore
+
+logger = logging.getLogger(__name__)
+
+
+class Verdict:
+    """Writes the status of one attempt; the store refuses it once the attempt is over there.
+
+    Args:
+        store: The store.
+        rollout: The rollout with its attempt.
+        patience: Seconds for which a store that is away is asked again.
+    """
+
+    def __init__(self, store: LightningStore, rollout: AttemptedRollout, patience: float) -> None:
+        self._store = store
+        self._rollout = rollout
+        self._patience = patience
+
+    async def succeeded(self) -> None:
+        """Write that it succeeded; not shielded, as the store skips a write whose caller is cancelled before its turn.
+
+        Raises:
+            StoreError: The store did not take it.
+        """
+        await self._update(status="succeeded")
+
+    async def failed(
+        self, failure: BaseException, status: Literal["failed", "timeout"], resources: NamedResources
+    ) -> None:
+        """Write that it failed and why, also while the caller is being cancelled; what cannot be written is logged."""
+        try:
+            await uninterrupted(self._explain(failure, status, resources), self._patience + CALL_TIMEOUT)
+        except Exception:
+            # The caller must see why the agent failed; that the store did not hear of it is second.
+            logger.exception("The failure of rollout %s was not written", self._rollout.rollout_id)
+
+    async def _explain(self, failure: BaseException, status: str, resources: NamedResources) -> None:
+        known = self._rollout.attempt.metadata or {}
+        try:
+            await self._update(status=status, metadata={**known, "error": describe_failure(failure, resources)})
+        except InvalidValue as refusal:
+            logger.warning("The failure of rollout %s is written without words: %s", self._rollout.rollout_id, refusal)
+            await self._update(status=status, metadata={**known, "error": {"type": type(failure).__name__}})
+
+    async def _update(self, **changes: Any) -> None:
+        rollout_id, attempt_id = self._rollout.rollout_id, self._rollout.attempt.attempt_id
+        try:
+            await persistently(
+                lambda: self._store.update_attempt(rollout_id, attempt_id, **changes),
+                what="write a status",
+                patience=self._patience,
+            )
+        except LeaseLost as error:
+            logger.warning("The attempt of rollout %s had ended already: %s", rollout_id, error)
