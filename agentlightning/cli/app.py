@@ -10,6 +10,7 @@ import typer
 
 import agentlightning
 from agentlightning.cli.demo import demo
+from agentlightning.cli.doctor import doctor
 from agentlightning.cli.store import store
 from agentlightning.errors import AgentLightningError
 
@@ -23,6 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(demo)
+app.command()(doctor)
 app.add_typer(store, name="store")
 
 

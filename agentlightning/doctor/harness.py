@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -12,10 +14,14 @@ from agentlightning.litagent import LitAgent
 from agentlightning.llm_proxy import LLMProxy, ModelConfig
 from agentlightning.runner import LitAgentRunner
 from agentlightning.store import InMemoryLightningStore, LightningStore
-from agentlightning.tracer import Tracer
+from agentlightning.tracer import OtelTracer, Tracer
+from agentlightning.tracer.instrument import instrumented
+from agentlightning.tracer.processor import dropped_spans
 from agentlightning.trainer.gateway import serving
 from agentlightning.types import LLM, NamedResources, Span
 
+_SDKS: Final = ("openai", "anthropic", "litellm", "cohere", "mistralai", "google.genai", "ollama", "groq")
+"""SDKs that call models, by module."""
 _GRACE_SECONDS: Final = 3.0
 """How long an agent that was told to stop may take; one that blocks is left behind in its thread."""
 
@@ -30,6 +36,8 @@ class Observation:
         hung: Whether it was stopped because its time was over.
         requests: How many model calls the scripted model answered.
         unknown_paths: Where else the agent asked the scripted model.
+        uninstrumented: SDKs of models that are loaded, with nobody to record their calls.
+        dropped_spans: How many spans of each name belonged to no trace.
     """
 
     spans: Sequence[Span]
@@ -37,6 +45,8 @@ class Observation:
     hung: bool
     requests: int
     unknown_paths: Sequence[str]
+    uninstrumented: Sequence[str]
+    dropped_spans: Mapping[str, int]
 
 
 def observe(
@@ -45,7 +55,6 @@ def observe(
     resources: NamedResources,
     *,
     model: ScriptedModel,
-    tracer: Tracer,
     live: bool,
     deadline: float,
 ) -> Observation:
@@ -56,27 +65,38 @@ def observe(
         task: Its input.
         resources: What it gets; each model is put behind a gateway.
         model: Stands for every model unless `live`.
-        tracer: Records what the agent does.
         live: Whether the models of the resources are really asked.
         deadline: Seconds for the agent.
     """
-    store = InMemoryLightningStore()
+    store, tracer = InMemoryLightningStore(), OtelTracer(instrument="auto")
+    dropped_before, instrumented_now = Counter(dropped_spans()), set[str]()
+
+    async def run_agent() -> None:
+        try:
+            await _run(agent, task, _behind(proxy, given), tracer, store)
+        finally:
+            instrumented_now.update(instrumented())
+
     with model:
         given = resources if live else _with_endpoint(resources, model.url)
         proxy = LLMProxy(model_list=_model_list(given), timeout=deadline)
         with serving(proxy, store):
-            run = LoopThread(
-                Cancellable(lambda: _run(agent, task, _behind(proxy, given), tracer, store)), "agl-doctor-agent"
-            )
+            run = LoopThread(Cancellable(run_agent), "agl-doctor-agent")
             run.start()
             hung = not run.join(deadline)
             if hung:
                 run.cancel()
                 run.join(_GRACE_SECONDS)
-        # The gateway has shipped everything once it is down, also for an agent that hung.
-        return Observation(
-            _read(store), None if hung else run.error, hung, len(model.requests), model.unknown_paths.copy()
-        )
+    # The gateway has shipped everything once it is down, also for an agent that hung.
+    return Observation(
+        spans=_read(store),
+        failure=None if hung else run.error,
+        hung=hung,
+        requests=len(model.requests),
+        unknown_paths=model.unknown_paths.copy(),
+        uninstrumented=[name for name in _SDKS if name in sys.modules and name not in instrumented_now],
+        dropped_spans=Counter(dropped_spans()) - dropped_before,
+    )
 
 
 async def _run(
@@ -84,7 +104,9 @@ async def _run(
 ) -> None:
     runner = LitAgentRunner[Any](tracer, heartbeat_interval=0)
     with runner.run_context(agent=agent, store=store):
-        await runner.step(task, resources=resources, mode="train")
+        # A second open trace, as in training: spans that do not know their trace are not guessed to be the agent's.
+        async with tracer.trace_context("a neighbour"):
+            await runner.step(task, resources=resources, mode="train")
 
 
 def _read(store: InMemoryLightningStore) -> list[Span]:

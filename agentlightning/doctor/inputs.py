@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import json
 import sys
 from pathlib import Path
@@ -31,18 +32,19 @@ def load_agent(target: str) -> LitAgent[Any]:
     if not separator or not module_name or not name:
         raise ConfigurationError(f"{target!r} names no agent: write package.module:agent or path/to/file.py:agent")
     module = _import_file(Path(module_name)) if module_name.endswith(".py") else _import_module(module_name)
-    agent: Any = module
+    found: Any = module
     for part in name.split("."):
-        if not hasattr(agent, part):
+        if not hasattr(found, part):
             raise ConfigurationError(f"{module_name} has no {name!r}; it has {_agents_in(module) or 'no agents'}")
-        agent = getattr(agent, part)
-    agent = agent() if isinstance(agent, type) and issubclass(agent, LitAgent) else agent
-    if not isinstance(agent, LitAgent):
-        raise ConfigurationError(
-            f"{target} is a {type(agent).__name__}, not an agent: decorate the function with @agl.rollout, "
-            "or give an agl.LitAgent"
-        )
-    return cast("LitAgent[Any]", agent)
+        found = getattr(found, part)
+    if inspect.isclass(found) and issubclass(found, LitAgent):
+        return cast("LitAgent[Any]", found())
+    if isinstance(found, LitAgent):
+        return cast("LitAgent[Any]", found)
+    raise ConfigurationError(
+        f"{target} is no agent but a {type(cast('object', found)).__name__}: decorate the function with @agl.rollout, "
+        "or name an instance or a class of agl.LitAgent"
+    )
 
 
 def load_task(path: Path) -> Any:
@@ -83,14 +85,22 @@ def _import_module(name: str) -> ModuleType:
 
 
 def _import_file(path: Path) -> ModuleType:
-    specification = importlib.util.spec_from_file_location(path.stem, path)
+    specification = importlib.util.spec_from_file_location(path.stem, path.absolute())
     if not path.is_file() or specification is None or specification.loader is None:
         raise ConfigurationError(f"there is no Python file {path}")
+    loaded = sys.modules.get(path.stem)
+    if loaded is not None:
+        if getattr(loaded, "__file__", None) == specification.origin:
+            return loaded
+        raise ConfigurationError(f"{path} has the name of another module, {loaded}: name it package.module:agent")
     module = importlib.util.module_from_spec(specification)
     sys.modules[path.stem] = module  # where dataclasses and pickle look for it
     sys.path.insert(0, str(path.parent))
     try:
         specification.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[path.stem]
+        raise
     finally:
         sys.path.remove(str(path.parent))
     return module

@@ -67,7 +67,7 @@ class ScriptedModel:
             Route("/{path:path}", self._unknown, methods=["GET", "POST"]),
         ]
         app = Starlette(routes=routes, exception_handlers={InvalidRequest: _refuse, ClientDisconnect: answer_nobody})
-        self._server = ServerThread(EmbeddedServer(app, drain_seconds=0), "agl-scripted-model")
+        self._server = ServerThread(EmbeddedServer(app), "agl-scripted-model")
 
     @property
     def url(self) -> str:

@@ -1,0 +1,194 @@
+"""Agents with one thing wrong each, for the doctor to tell apart."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import urllib.request
+from typing import Any
+
+from openai import AsyncOpenAI, OpenAI
+from opentelemetry import context as otel_context, trace as otel
+
+import agentlightning as agl
+
+Messages = list[dict[str, Any]]
+
+LOOKUP: dict[str, Any] = {
+    "type": "function",
+    "function": {"name": "lookup", "parameters": {"type": "object", "properties": {"key": {"type": "string"}}}},
+}
+
+
+async def converse(llm: agl.LLM, messages: Messages, **request: Any) -> dict[str, Any]:
+    """Ask, append the answer to the messages as it came, and return it."""
+    async with AsyncOpenAI(base_url=llm.endpoint, api_key="none", max_retries=0) as client:
+        completion: Any = await client.chat.completions.create(model=llm.model, messages=messages, **request)
+    messages.append(completion.choices[0].message.model_dump(exclude_none=True))
+    return messages[-1]
+
+
+async def ask_with_tool(llm: agl.LLM) -> Messages:
+    """Look something up and answer: two calls, the second of which goes on from the first."""
+    messages: Messages = [{"role": "user", "content": "What is the value of ruby?"}]
+    for call in (await converse(llm, messages, tools=[LOOKUP]))["tool_calls"]:
+        messages.append({"role": "tool", "tool_call_id": call["id"], "content": "42"})
+    await converse(llm, messages, tools=[LOOKUP])
+    return messages
+
+
+@agl.rollout
+async def good(task: Any, llm: agl.LLM) -> float:
+    await ask_with_tool(llm)
+    return 1.0
+
+
+@agl.rollout
+def good_and_sync(task: Any, llm: agl.LLM) -> float:
+    with OpenAI(base_url=llm.endpoint, api_key="none") as client:
+        client.chat.completions.create(model=llm.model, messages=[{"role": "user", "content": "hi"}])
+    return 1.0
+
+
+@agl.rollout
+def elsewhere(task: dict[str, str], llm: agl.LLM) -> float:
+    """Call a model by its own address, with a client that nobody instruments."""
+    body = json.dumps({"model": "other", "messages": [{"role": "user", "content": "hi"}]}).encode()
+    request = urllib.request.Request(f"{task['url']}/chat/completions", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return float(len(json.load(answer)["choices"]))
+
+
+@agl.rollout
+async def elsewhere_by_sdk(task: dict[str, str], llm: agl.LLM) -> float:
+    """Call a model by its own address, with an SDK that is instrumented."""
+    await converse(agl.LLM(endpoint=task["url"], model="other"), [{"role": "user", "content": "hi"}])
+    return 1.0
+
+
+@agl.rollout(strip_proxy=False)
+async def anonymous(task: Any, llm: agl.ProxyLLM) -> float:
+    """Call the gateway by an address that names no attempt."""
+    await converse(llm, [{"role": "user", "content": "hi"}])
+    return 1.0
+
+
+@agl.rollout
+async def unrewarded(task: Any, llm: agl.LLM) -> None:
+    await ask_with_tool(llm)
+
+
+@agl.rollout
+async def hasty(task: Any, llm: agl.LLM) -> None:
+    """Give the reward before there is anything to reward."""
+    agl.emit_reward(1.0)
+    await ask_with_tool(llm)
+
+
+@agl.rollout
+async def streaming(task: Any, llm: agl.LLM) -> float:
+    async with AsyncOpenAI(base_url=llm.endpoint, api_key="none") as client:
+        messages: Any = [{"role": "user", "content": "hi"}]
+        chunks = await client.chat.completions.create(model=llm.model, messages=messages, stream=True)
+        words = [chunk.choices[0].delta.content or "" async for chunk in chunks if chunk.choices]
+    return float(bool("".join(words)))
+
+
+@agl.rollout
+async def writer_and_critic(task: Any, llm: agl.LLM) -> float:
+    for name in ("writer", "critic"):
+        with agl.operation(**{"type": "agent", "agent.name": name}):
+            await converse(llm, [{"role": "user", "content": f"You are the {name}."}])
+    return 1.0
+
+
+@agl.rollout
+async def forgetful(task: Any, llm: agl.LLM) -> float:
+    """Shorten what the model said before asking again."""
+    messages: Messages = [{"role": "user", "content": "Tell me a story."}]
+    answer = await converse(llm, messages)
+    messages[-1] = {**answer, "content": answer["content"][:6] + " …"}
+    messages.append({"role": "user", "content": "Go on."})
+    await converse(llm, messages)
+    return 1.0
+
+
+@agl.rollout
+async def rewriting(task: Any, llm: agl.LLM) -> float:
+    """Parse a tool call's arguments, and write them in a form of its own."""
+    messages: Messages = [{"role": "user", "content": "What is the value of ruby?"}]
+    for call in (await converse(llm, messages, tools=[LOOKUP]))["tool_calls"]:
+        call["function"]["arguments"] = json.dumps(json.loads(call["function"]["arguments"]), separators=(",", ":"))
+        messages.append({"role": "tool", "tool_call_id": call["id"], "content": "42"})
+    await converse(llm, messages, tools=[LOOKUP])
+    return 1.0
+
+
+@agl.rollout
+async def picky(task: Any, llm: agl.LLM) -> float:
+    """Ask for a model that the gateway does not serve."""
+    await converse(llm.model_copy(update={"model": "gpt-of-my-own"}), [{"role": "user", "content": "hi"}])
+    return 1.0
+
+
+@agl.rollout
+async def modern(task: Any, llm: agl.LLM) -> float:
+    """Speak a protocol that is not recorded."""
+    async with AsyncOpenAI(base_url=llm.endpoint, api_key="none", max_retries=0) as client:
+        await client.responses.create(model=llm.model, input="hi")
+    return 1.0
+
+
+@agl.rollout
+async def broken(task: Any, llm: agl.LLM) -> float:
+    return task["no such key"]
+
+
+@agl.rollout
+async def wanting(task: Any, prompt_template: agl.PromptTemplate) -> float:
+    return 1.0
+
+
+@agl.rollout
+async def waiting(task: Any, llm: agl.LLM) -> float:
+    await converse(llm, [{"role": "user", "content": "hi"}])
+    await asyncio.Event().wait()
+    return 1.0
+
+
+@agl.rollout
+async def blocking(task: Any, llm: agl.LLM) -> float:
+    """Block the event loop for longer than anybody waits, with a call made before."""
+    await converse(llm, [{"role": "user", "content": "hi"}])
+    threading.Event().wait(task["seconds"])
+    return 1.0
+
+
+@agl.rollout
+def astray(task: Any, llm: agl.LLM) -> float:
+    """Record a span where nobody knows the rollout."""
+
+    def work() -> None:
+        otel_context.attach(otel_context.Context())
+        otel.get_tracer("astray").start_span("lost work").end()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    with OpenAI(base_url=llm.endpoint, api_key="none") as client:
+        client.chat.completions.create(model=llm.model, messages=[{"role": "user", "content": "hi"}])
+    return 1.0
+
+
+class Classy(agl.LitAgent[Any]):
+    """An agent as a class."""
+
+    async def rollout_async(self, task: Any, resources: agl.NamedResources, rollout: agl.Rollout) -> float:
+        llm = resources["llm"]
+        assert isinstance(llm, agl.LLM)
+        await ask_with_tool(llm)
+        return 1.0
+
+
+not_an_agent = "just a text"

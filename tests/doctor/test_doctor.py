@@ -1,0 +1,278 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, get_args
+
+import patients
+import pytest
+
+import agentlightning as agl
+from agentlightning.adapter.rewards import RewardMatchPolicy
+from agentlightning.cli.app import run
+from agentlightning.cli.doctor import RewardMatch
+from agentlightning.doctor.diagnosis import diagnose
+from agentlightning.doctor.inputs import load_agent
+from agentlightning.doctor.report import Report
+from agentlightning.doctor.scripted_model import ScriptedModel
+from agentlightning.doctor.text import describe
+from agentlightning.errors import ConfigurationError
+
+PATIENTS = Path(patients.__file__)
+
+
+def codes(report: Report) -> list[str]:
+    return [finding.code for finding in report.findings]
+
+
+def says(report: Report, *words: str) -> bool:
+    text = describe(report)
+    return all(word in text for word in words)
+
+
+def test_a_good_agent() -> None:
+    report = diagnose(patients.good)
+    assert (report.code, report.ok, report.verdict) == ("all-good", True, "ready for training")
+    first, second = report.calls
+    assert first.captured_by == second.captured_by == ["gateway", "openai"]
+    assert all(call.has_tokens and call.has_logprobs and call.trained and not call.streamed for call in report.calls)
+    assert [list(call.rows) for call in report.calls] == [[1], [1]]
+    (row,) = report.rows
+    assert row.sampled == first.response_tokens + second.response_tokens
+    assert row.tokens == second.prompt_tokens + second.response_tokens
+    (reward,) = report.rewards
+    assert (reward.value, reward.call) == (1.0, 2)
+    assert says(report, "gateway, openai", "verdict: ready for training (all-good)", "1 to call 2")
+
+
+def test_sync_agents_and_classes_are_agents_too() -> None:
+    assert diagnose(patients.good_and_sync).code == "all-good"
+    assert diagnose(patients.Classy()).code == "all-good"
+
+
+def test_not_instrumented_and_past_the_gateway() -> None:
+    with ScriptedModel(name="other") as other:
+        report = diagnose(patients.elsewhere, {"url": other.url})
+        assert len(other.requests) == 1
+    assert codes(report) == ["no-calls"]
+    assert not report.ok
+    assert says(report, "No model call was seen", "base_url=llm.endpoint")
+
+
+def test_instrumented_but_past_the_gateway() -> None:
+    with ScriptedModel(name="other") as other:
+        report = diagnose(patients.elsewhere_by_sdk, {"url": other.url})
+    assert codes(report) == ["gateway-bypassed"]
+    assert says(report, "Call 1 went to a model elsewhere", "seen by openai")
+
+
+def test_through_the_gateway_but_nobody_knows_whose() -> None:
+    report = diagnose(patients.anonymous)
+    assert codes(report) == ["unrecorded-calls"]
+    assert says(report, "1 call reached the model", "llm.get_base_url(")
+
+
+def test_a_model_that_names_no_tokens() -> None:
+    report = diagnose(patients.good, model=ScriptedModel(token_ids=False))
+    assert codes(report) == ["no-token-ids"]
+    assert [call.has_tokens for call in report.calls] == [False, False]
+    assert report.rows == []
+    assert says(report, "Calls 1, 2 came back without the tokens", "return_token_ids")
+
+
+def test_a_stream_that_names_no_tokens() -> None:
+    report = diagnose(patients.streaming, model=ScriptedModel(stream_token_ids=False))
+    assert codes(report) == ["streaming-without-ids"]
+    assert [(call.streamed, call.has_tokens) for call in report.calls] == [(True, False)]
+    assert says(report, "Call 1 streamed, and the stream did not name its tokens")
+
+
+def test_a_stream_that_names_its_tokens_is_as_good_as_any() -> None:
+    report = diagnose(patients.streaming)
+    assert report.code == "all-good"
+    assert [(call.streamed, call.has_tokens, list(call.rows)) for call in report.calls] == [(True, True, [1])]
+
+
+def test_no_reward() -> None:
+    report = diagnose(patients.unrewarded)
+    assert codes(report) == ["no-reward"]
+    assert says(report, "The agent gave no reward", "emit_reward(value)")
+
+
+def test_a_reward_before_any_call() -> None:
+    report = diagnose(patients.hasty)
+    assert codes(report) == ["reward-before-call"]
+    assert [(reward.value, reward.call) for reward in report.rewards] == [(1.0, None)]
+    assert says(report, "1 to no call", "before the first model call")
+
+
+def test_a_history_in_other_tokens() -> None:
+    report = diagnose(patients.good, model=ScriptedModel(retokenise=True))
+    assert codes(report) == ["retokenised-history"]
+    assert (report.ok, report.verdict) == (True, "ready for training, with losses")
+    (broken,) = report.breaks
+    assert (broken.call, broken.row, broken.kind) == (2, 1, "retokenisation")
+    assert broken.token == report.calls[0].prompt_tokens
+    assert broken.before.endswith("<|im_start|>assistant\n")
+    assert (broken.expected[0], broken.found[0]) == ("<t", "<")
+    assert [list(call.rows) for call in report.calls] == [[1], [2]]
+    assert says(report, "same text in other tokens", f"byte {broken.byte}", "'<t'")
+
+
+def test_two_agents_of_which_one_is_trained() -> None:
+    report = diagnose(patients.writer_and_critic, agent_match="^writer$")
+    assert codes(report) == ["agents-left-out"]
+    assert report.ok
+    assert [(call.agent, call.trained, list(call.rows)) for call in report.calls] == [
+        ("writer", True, [1]),
+        ("critic", False, []),
+    ]
+    assert says(report, "Trained: writer. Left out: critic (Call 2)", "not trained")
+    assert len(diagnose(patients.writer_and_critic).rows) == 2
+
+
+def test_an_expression_that_finds_no_agent() -> None:
+    report = diagnose(patients.writer_and_critic, agent_match="editor")
+    assert report.code == "no-agent-matches"
+    assert says(report, "'editor'", "there are: critic, writer")
+
+
+def test_a_history_that_the_agent_edits() -> None:
+    report = diagnose(patients.forgetful)
+    assert codes(report) == ["history-edited"]
+    (broken,) = report.breaks
+    assert broken.before.endswith("assistant\nAnswer")
+    assert "".join(broken.expected).startswith(" to")
+    assert "".join(broken.found).startswith(" …")
+
+
+def test_tool_calls_that_the_agent_writes_anew() -> None:
+    report = diagnose(patients.rewriting)
+    assert codes(report) == ["tool-calls-rewritten"]
+    assert says(report, "json.dumps", "other JSON text")
+
+
+def test_an_agent_that_raises() -> None:
+    report = diagnose(patients.broken)
+    assert codes(report) == ["agent-raised"]
+    assert says(report, "KeyError", "patients.py:", "'no such key'", "--task")
+
+
+def test_a_missing_resource() -> None:
+    report = diagnose(patients.wanting)
+    assert codes(report) == ["missing-resource"]
+    assert says(report, "prompt_template", "--resources")
+
+
+def test_resources_have_any_names_and_models() -> None:
+    resources: agl.NamedResources = {
+        "main": agl.LLM(endpoint="http://127.0.0.1:9/v1", model="mine", sampling_parameters={"temperature": 0.5}),
+        "prompt_template": agl.PromptTemplate(template="x", engine="jinja"),
+    }
+    report = diagnose(patients.good, resources=resources)
+    assert (report.code, report.calls[0].model) == ("all-good", "mine")
+
+
+def test_a_model_that_the_gateway_does_not_serve() -> None:
+    report = diagnose(patients.picky)
+    assert codes(report) == ["agent-raised", "failed-calls"]
+    assert says(report, "gpt-of-my-own", "llm.model")
+
+
+def test_another_protocol() -> None:
+    report = diagnose(patients.modern)
+    assert "unrecorded-protocol" in codes(report)
+    assert says(report, "/v1/responses", "chat completions")
+
+
+def test_an_agent_that_never_ends() -> None:
+    report = diagnose(patients.waiting, deadline=1.0)
+    assert report.ended == "stopped"
+    assert codes(report) == ["agent-hung"]
+    assert [call.has_tokens for call in report.calls] == [True]
+    assert says(report, "within 1 s", "--deadline")
+
+
+def test_an_agent_that_blocks_its_event_loop() -> None:
+    report = diagnose(patients.blocking, {"seconds": 6}, deadline=1.0)
+    assert codes(report) == ["agent-hung"]
+    assert len(report.calls) == 1
+
+
+def test_spans_that_know_no_rollout() -> None:
+    report = diagnose(patients.astray)
+    assert codes(report) == ["spans-dropped"]
+    assert report.dropped_spans == {"lost work": 1}
+
+
+def test_live_asks_the_models_of_the_resources() -> None:
+    with ScriptedModel(["really"], name="real") as real:
+        resources: agl.NamedResources = {"llm": agl.LLM(endpoint=real.url, model="real")}
+        report = diagnose(patients.good_and_sync, resources=resources, live=True)
+        assert len(real.requests) == 1
+    assert report.code == "all-good"
+
+
+def test_live_needs_a_model() -> None:
+    with pytest.raises(ConfigurationError, match="give resources with an LLM"):
+        diagnose(patients.good, live=True)
+
+
+def test_the_command_prints_the_report_and_exits_by_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["doctor", f"{PATIENTS}:good"]) == 0
+    assert "verdict: ready for training (all-good)" in capsys.readouterr().out
+    assert run(["doctor", f"{PATIENTS}:unrewarded"]) == 1
+    assert "error: no-reward" in capsys.readouterr().out
+
+
+def test_the_command_prints_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    task, resources = tmp_path / "task.json", tmp_path / "resources.json"
+    task.write_text('{"url": "http://127.0.0.1:9/v1"}')
+    resources.write_text('{"main": {"resource_type": "llm", "endpoint": "http://127.0.0.1:9/v1", "model": "mine"}}')
+    options = ["--task", str(task), "--resources", str(resources), "--reward-match", "final", "--json"]
+    assert run(["doctor", f"{PATIENTS}:good", *options]) == 0
+    printed: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert (printed["code"], printed["ok"]) == ("all-good", True)
+    assert [call["model"] for call in printed["calls"]] == ["mine", "mine"]
+    assert printed["rewards"][0]["rule"] == "final"
+
+
+def test_the_command_knows_every_policy() -> None:
+    assert list(get_args(RewardMatch)) == [policy.value for policy in RewardMatchPolicy]
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("no_colon", "package.module:agent"),
+        ("no_such_module_here:agent", "there is no module 'no_such_module_here'"),
+        ("no/such/file.py:agent", "there is no Python file"),
+        (f"{PATIENTS}:nobody", "has no 'nobody'; it has good, "),
+        (f"{PATIENTS}:not_an_agent", "is no agent but a str"),
+    ],
+    ids=["no-colon", "no-module", "no-file", "no-name", "no-agent"],
+)
+def test_what_is_no_agent_is_refused(target: str, words: str) -> None:
+    with pytest.raises(ConfigurationError) as error:
+        load_agent(target)
+    assert words in str(error.value)
+
+
+def test_a_file_that_hides_another_module_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "json.py").write_text("")
+    with pytest.raises(ConfigurationError, match="has the name of another module"):
+        load_agent(f"{tmp_path}/json.py:agent")
+    assert json.loads("1") == 1
+
+
+def test_an_agent_of_a_module_is_found_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(PATIENTS.parent)
+    assert load_agent("patients:good") is patients.good
+
+
+@pytest.mark.parametrize("option", ["--task", "--resources"])
+def test_files_that_cannot_be_read_are_named(option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "file.json"
+    path.write_text("{not json")
+    assert run(["doctor", f"{PATIENTS}:good", option, str(path)]) == 1
+    assert str(path) in capsys.readouterr().err
