@@ -46,7 +46,10 @@ class SequenceReserver:
         future: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(_PATIENCE_SECONDS):
-                (sequence_id,) = await self._get_store().get_many_span_sequence_ids([(rollout_id, attempt_id)])
+                store = self._get_store()
+                if attempt_id not in {attempt.attempt_id for attempt in await store.query_attempts(rollout_id)}:
+                    raise NotFound(f"there is no attempt {attempt_id!r} of a rollout {rollout_id!r}")
+                (sequence_id,) = await store.get_many_span_sequence_ids([(rollout_id, attempt_id)])
             future.set_result(sequence_id)
         except NotFound:
             raise
