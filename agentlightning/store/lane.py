@@ -37,6 +37,8 @@ _PULSE: Final = 0.5
 """How often a thread that waits for a deadline looks whether it was away, for nothing tells it so."""
 _ABSENCE: Final = 0.5
 """How late it is then at the least: what is less may be a machine that is busy."""
+_ALONE_SECONDS: Final = 0.001
+"""How long a caller that was alone is taken to stay so: another turn of the loop would cost a third of a small write."""
 _UPKEEP_EVERY: Final = 64
 """Commits between two times that the lane's thread looks after its database."""
 _GROUP: Final = 256
@@ -118,6 +120,7 @@ class Lane:
         self._pending: dict[_Job, _Job] = {}  # accepted, in order; their callers have not heard of them yet
         self._closed = False
         self._callers = 0  # who lets the loop go on before running here
+        self._alone_until = 0.0
         connections = list(connections)
         self._here = connections[0] if upkeep is not None else None  # for operations in their callers' threads
         self._upkeep = upkeep
@@ -143,7 +146,7 @@ class Lane:
             StoreError: The database failed, or this is a child of the process that has the lane's threads.
         """
         require_process(self._process)
-        # Whoever calls lets the loop go on once, so that operations run in the order in which they were called.
+        # Whoever finds others on their way goes behind them, so that operations run in the order of their calls.
         if self._here is not None and await self._alone() and small:
             job = _Job(operation)
             if self._run_here(self._here, job):
@@ -166,7 +169,9 @@ class Lane:
         return job.result
 
     async def _alone(self) -> bool:
-        """Let the loop go on once; returns whether nobody else came meanwhile, to share a transaction with."""
+        """Return whether nobody else is there to share a transaction with; to see that, the loop goes on once."""
+        if not self._callers and not self._pending and time.monotonic() < self._alone_until:
+            return True
         with self._state:
             self._callers += 1
         try:
@@ -174,7 +179,9 @@ class Lane:
         finally:
             with self._state:
                 self._callers -= 1
-        return not self._callers and not self._pending
+        alone = not self._callers and not self._pending
+        self._alone_until = time.monotonic() + _ALONE_SECONDS if alone else 0.0
+        return alone
 
     def _run_here(self, connection: sqlite3.Connection, job: _Job) -> bool:
         """Run a job in this thread, unless that would have to wait; returns whether it ran."""

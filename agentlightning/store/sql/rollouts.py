@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, get_args
 
-from agentlightning._internal.ids import generate_ordered_id
+from agentlightning._internal.ids import generate_id
 from agentlightning.errors import InvalidValue, NotFound
 from agentlightning.store.base import UNSET
 from agentlightning.store.sql import attempts
@@ -201,7 +201,7 @@ async def existing_rollout(tx: Transaction, rollout_id: str) -> RolloutState:
 def _new_row(task: Task, latest_resources_id: str | None, status: RolloutStatus, now: float) -> tuple[Any, ...]:
     """Return the columns of `ROLLOUT_FIELDS`."""
     return (
-        f"ro-{generate_ordered_id(now)}",
+        f"ro-{generate_id(12)}",
         task.input,
         now,
         None,
