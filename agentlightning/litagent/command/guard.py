@@ -7,7 +7,7 @@ import subprocess
 from typing import Final
 
 # `read` returns when the pipe's other end is closed, which the kernel does also for a process that was killed.
-_SCRIPT: Final = 'read -r _; kill -KILL -- "-$1"'
+_SCRIPT: Final = 'read -r _; kill -s KILL -- "-$1"'
 
 
 class Guard:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, cast
 
 from agentlightning.errors import InvalidResult
@@ -23,8 +23,8 @@ def reward_from_file(text: str) -> Any:
         raise InvalidResult(f"the result file is not JSON, {error}: {text!r:.200}") from error
     if _is_number(value):
         return value
-    if isinstance(value, Mapping) and _KEY in value:
-        return cast("Mapping[str, Any]", value)[_KEY]
+    if isinstance(value, dict) and _KEY in value:
+        return _checked(cast("dict[str, Any]", value)[_KEY])
     raise InvalidResult(f'the result file holds neither a number nor {{"{_KEY}": …}}: {text!r:.200}')
 
 
@@ -34,7 +34,8 @@ def reward_from_lines(lines: Sequence[str]) -> Any:
     A number counts only as the last line of all: elsewhere it may be anything.
 
     Raises:
-        InvalidResult: The last line looks like such an object and is no JSON.
+        InvalidResult: The last line looks like such an object and is no JSON, or the reward is neither a number nor an
+            object of numbers.
     """
     last = True
     for line in reversed(lines):
@@ -44,9 +45,15 @@ def reward_from_lines(lines: Sequence[str]) -> Any:
         if last and _is_number(value):
             return value
         if isinstance(value, dict) and _KEY in value:
-            return cast("dict[str, Any]", value)[_KEY]
+            return _checked(cast("dict[str, Any]", value)[_KEY])
         last = False
     return None
+
+
+def _checked(reward: Any) -> Any:
+    if isinstance(reward, (str, list)):
+        raise InvalidResult(f"a reward is a number or an object of numbers, not {reward!r:.100}")
+    return reward
 
 
 def _parsed(line: str, last: bool) -> Any:
