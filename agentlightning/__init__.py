@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         OtelTraceAdapter as OtelTraceAdapter,
         TraceAdapter as TraceAdapter,
         TracerTraceToTriplet as TracerTraceToTriplet,
+        TraceToMessages as TraceToMessages,
         TraceToTrajectories as TraceToTrajectories,
         TraceToTripletBase as TraceToTripletBase,
     )

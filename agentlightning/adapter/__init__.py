@@ -2,6 +2,7 @@
 
 from agentlightning.adapter.base import Adapter, OtelTraceAdapter, TraceAdapter
 from agentlightning.adapter.llm_call import llm_calls
+from agentlightning.adapter.messages import TraceToMessages
 from agentlightning.adapter.rewards import RewardMatchPolicy
 from agentlightning.adapter.trajectory import MergeCounters, TraceToTrajectories, Trajectories, merge_calls
 from agentlightning.adapter.tree import TraceTree, agent_labels
@@ -14,6 +15,7 @@ __all__ = [
     "OtelTraceAdapter",
     "RewardMatchPolicy",
     "TraceAdapter",
+    "TraceToMessages",
     "TraceToTrajectories",
     "TraceToTripletBase",
     "TraceTree",

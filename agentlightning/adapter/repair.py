@@ -103,8 +103,10 @@ def _pairs(strays: list[_Timed], hosts: list[_Timed]) -> Iterable[tuple[_Timed, 
 
 def _innermost(around: Sequence[Place], stray: Place) -> Place | None:
     """Return the innermost of the spans around the call, as long as each of them holds the next."""
-    assert stray.parent is not None
-    inside = [place for place in around if stray.parent.holds(place) and not stray.holds(place)]
+    ground = stray.parent
+    while ground is not None and ground.node.virtual:
+        ground = ground.parent
+    inside = [place for place in around if (ground is None or ground.holds(place)) and not stray.holds(place)]
     chain = sorted(inside, key=lambda place: place.first)
     innermost: Place | None = None
     for place in chain:
