@@ -36,17 +36,23 @@ class MakeSpan(Protocol):
 class SpanRecord:
     """A span from its start, when its place in the order is reserved, to its being written.
 
+    It does not know its trace: what refers to itself stays in memory until Python collects garbage, and a collection
+    of many spans holds up an event loop.
+
     Attributes:
+        rollout_id: Whose span it is; empty for a local trace.
+        attempt_id: Likewise.
         index: Counts the spans of a trace in the order in which they started, from 1.
         sequence_id: The place in the rollout's order; None until the store has given it.
-        make: Builds the span; None until it has ended.
+        make: Builds the span; None until it has ended, and again once it is built.
         error: Why the store did not take it.
     """
 
-    __slots__ = ("_span", "error", "index", "make", "sequence_id", "trace")
+    __slots__ = ("_span", "attempt_id", "error", "index", "make", "rollout_id", "sequence_id")
 
-    def __init__(self, trace: ActiveTrace, index: int, sequence_id: int | None) -> None:
-        self.trace = trace
+    def __init__(self, rollout_id: str, attempt_id: str, index: int, sequence_id: int | None) -> None:
+        self.rollout_id = rollout_id
+        self.attempt_id = attempt_id
         self.index = index
         self.sequence_id = sequence_id
         self.make: MakeSpan | None = None
@@ -54,14 +60,16 @@ class SpanRecord:
         self._span: Span | None = None
 
     def span(self, sequence_id: int) -> Span:
-        """Return the ended span; it is built once for each sequence id."""
-        assert self.make is not None
-        if self._span is None or self._span.sequence_id != sequence_id:
-            trace = self.trace
-            self._span = self.make(
-                rollout_id=trace.rollout_id or "", attempt_id=trace.attempt_id or "", sequence_id=sequence_id
-            )
-        return self._span
+        """Return the ended span with this sequence id."""
+        make, span = self.make, self._span
+        if make is not None:
+            span = self._span = make(rollout_id=self.rollout_id, attempt_id=self.attempt_id, sequence_id=sequence_id)
+            self.make = None
+        assert span is not None
+        if span.sequence_id != sequence_id:
+            # Somebody may have the other one, from before the store gave it its place.
+            span = self._span = span.model_copy(update={"sequence_id": sequence_id})
+        return span
 
 
 class ActiveTrace:
@@ -95,7 +103,8 @@ class ActiveTrace:
             sequence_id: The place it has already; None reserves one.
         """
         index = next(self._indices)
-        record = SpanRecord(self, index, sequence_id if self._writer else sequence_id or index)
+        place = sequence_id if self._writer else sequence_id or index
+        record = SpanRecord(self.rollout_id or "", self.attempt_id or "", index, place)
         if self._writer and sequence_id is None:
             self._writer.reserve(record)
         return record

@@ -8,10 +8,12 @@ from collections.abc import Generator
 from contextlib import contextmanager
 
 from agentlightning._internal.text import text_of
-from agentlightning.tracer.active import SpanRecord, active_trace
+from agentlightning.tracer.active import ActiveTrace, SpanRecord, active_trace
 from agentlightning.tracer.base import Tracer
 from agentlightning.types import Attributes, Span, SpanCoreFields, StatusCode, TraceStatus
 from agentlightning.types.attributes import format_exception_attributes
+
+_Place = tuple[ActiveTrace, SpanRecord]
 
 
 class DummyTracer(Tracer):
@@ -25,12 +27,12 @@ class DummyTracer(Tracer):
         status: TraceStatus | None = None,
     ) -> SpanCoreFields:
         """Record a span that starts and ends at once; the status defaults to OK."""
-        record = self._start()
+        place = self._start()
         recording = DummySpanRecordingContext(name, attributes, timestamp)
         if status is not None:
             recording.record_status(status.status_code, status.description)
         recording.finalize(recording.start_time)
-        return _end(record, recording)
+        return _end(place, recording)
 
     @contextmanager
     def operation_context(
@@ -41,7 +43,7 @@ class DummyTracer(Tracer):
         end_time: float | None = None,
     ) -> Generator[DummySpanRecordingContext]:
         """Record a span around a block; see `Tracer.operation_context`."""
-        record = self._start()
+        place = self._start()
         recording = DummySpanRecordingContext(name, attributes, start_time)
         try:
             yield recording
@@ -50,11 +52,11 @@ class DummyTracer(Tracer):
             raise
         finally:
             recording.finalize(end_time)
-            _end(record, recording)
+            _end(place, recording)
 
-    def _start(self) -> SpanRecord | None:
+    def _start(self) -> _Place | None:
         trace = active_trace()
-        return trace.start() if trace is not None and trace.tracer is self else None
+        return (trace, trace.start()) if trace is not None and trace.tracer is self else None
 
 
 class DummySpanRecordingContext:
@@ -107,8 +109,9 @@ class DummySpanRecordingContext:
         )
 
 
-def _end(record: SpanRecord | None, recording: DummySpanRecordingContext) -> SpanCoreFields:
+def _end(place: _Place | None, recording: DummySpanRecordingContext) -> SpanCoreFields:
     core = recording.get_recorded_span()
-    if record is not None:
-        record.trace.end(record, functools.partial(Span.from_core_fields, core))
+    if place is not None:
+        trace, record = place
+        trace.end(record, functools.partial(Span.from_core_fields, core))
     return core

@@ -73,7 +73,7 @@ class TraceProcessor(SpanProcessor):
         if trace is None:
             return
         key = span.get_span_context().span_id
-        self._started[key] = _Started(trace.start(), framework_parent(span))
+        self._started[key] = _Started(trace, trace.start(), framework_parent(span))
         # A span that never ends takes its record along when it goes.
         weakref.finalize(span, self._started.pop, key, None).atexit = False
 
@@ -83,7 +83,7 @@ class TraceProcessor(SpanProcessor):
         started = self._started.pop(context.span_id, None) if context else None
         if started is None:
             return
-        started.record.trace.end(started.record, functools.partial(_make_span, span, started.parent))
+        started.trace.end(started.record, functools.partial(_make_span, span, started.parent))
         if span.dropped_attributes and not self._has_told_of_limit:
             self._has_told_of_limit = True
             logger.warning(
@@ -95,7 +95,7 @@ class TraceProcessor(SpanProcessor):
 
     def _trace_of_parent(self, span: SdkSpan) -> ActiveTrace | None:
         started = self._started.get(span.parent.span_id) if span.parent else None
-        return started.record.trace if started else None
+        return started.trace if started else None
 
     def _only_open(self, span: SdkSpan) -> ActiveTrace | None:
         with self._lock:
@@ -112,10 +112,12 @@ class _Started:
     """A span that has not ended.
 
     Attributes:
-        record: Its place.
+        trace: Where it belongs.
+        record: Its place in there.
         parent: What it is part of, where OpenTelemetry does not know.
     """
 
+    trace: ActiveTrace
     record: SpanRecord
     parent: otel.SpanContext | None
 

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from agentlightning.errors import StoreError
-from agentlightning.store.retry import may_pass, retrying
+from agentlightning.store.retry import CALL_TIMEOUT, may_pass, retrying
 from agentlightning.tracer.active import SpanRecord
 from agentlightning.tracer.batcher import Batcher
 
 if TYPE_CHECKING:
     from agentlightning.store import LightningStore
+    from agentlightning.types import Span
 
 logger = logging.getLogger(__name__)
 
 RESERVE_DELAY: Final = 0.002
 WRITE_DELAY: Final = 0.02
 """Seconds a first reservation or span waits for company."""
-FLUSH_TIMEOUT: Final = 30.0
+PART: Final = 50
+PART_CHARACTERS: Final = 250_000
+"""The most spans, or about the most text, that are made ready for the store in one go, while the event loop waits."""
+MAX_OUTAGE: Final = 60.0
+"""Seconds for which a store that is away is asked again."""
+OUTAGE_PAUSE: Final = 1.0
+FLUSH_TIMEOUT: Final = MAX_OUTAGE + CALL_TIMEOUT
 """Seconds after which a flush gives up; the spans stay queued."""
 
 
@@ -63,25 +70,43 @@ class SpanWriter:
             batcher.put(record)
         except RuntimeError as error:  # the loop is closed: the span stays in its trace, the caller must not suffer
             record.error = error
-            logger.warning("A span of rollout %s ended after its event loop was closed", record.trace.rollout_id)
+            logger.warning("A span of rollout %s ended after its event loop was closed", record.rollout_id)
 
     async def _reserve_batch(self, records: list[SpanRecord]) -> None:
         await _deliver(records, self._reserve, "reserve span sequence ids")
 
     async def _write_batch(self, records: list[SpanRecord]) -> None:
         await self._reservations.flush()
-        placed = [record for record in records if record.sequence_id is not None]
-        if placed:
-            await _deliver(placed, self._write, "write spans")
+        async with asyncio.TaskGroup() as writes:
+            for part in _parts(record for record in records if record.sequence_id is not None):
+                writes.create_task(_deliver(part, self._write, "write spans"))
+                await asyncio.sleep(0)  # it is the agents' turn
 
     async def _reserve(self, records: Sequence[SpanRecord]) -> None:
-        pairs = [(record.trace.rollout_id or "", record.trace.attempt_id or "") for record in records]
+        pairs = [(record.rollout_id, record.attempt_id) for record in records]
         sequence_ids = await self.store.get_many_span_sequence_ids(pairs)
         for record, sequence_id in zip(records, sequence_ids, strict=True):
             record.sequence_id = sequence_id
 
     async def _write(self, records: Sequence[SpanRecord]) -> None:
-        await self.store.add_many_spans([record.span(record.sequence_id or 0) for record in records])
+        await self.store.add_many_spans([_span(record) for record in records])
+
+
+def _parts(records: Iterable[SpanRecord]) -> Iterator[list[SpanRecord]]:
+    part: list[SpanRecord] = []
+    characters = 0
+    for record in records:
+        part.append(record)
+        characters += sum(len(value) for value in _span(record).attributes.values() if isinstance(value, str))
+        if len(part) == PART or characters >= PART_CHARACTERS:
+            yield part
+            part, characters = [], 0
+    if part:
+        yield part
+
+
+def _span(record: SpanRecord) -> Span:
+    return record.span(record.sequence_id or 0)
 
 
 async def _deliver(
@@ -89,7 +114,7 @@ async def _deliver(
 ) -> None:
     """Send the records together; if the store refuses, in ever smaller parts, so that none fails another."""
     try:
-        await retrying(lambda: call(records), what=what)
+        await _persistently(lambda: call(records), what)
     except Exception as error:  # noqa: BLE001  # whatever went wrong is kept on the records and raised by flush
         if len(records) > 1 and not may_pass(error):
             middle = len(records) // 2
@@ -98,3 +123,18 @@ async def _deliver(
             return
         for record in records:
             record.error = error
+        # A flush may never come: a span can end after its trace.
+        rollouts = sorted({record.rollout_id for record in records})
+        logger.error("Could not %s of %s: %s: %s", what, ", ".join(rollouts[:3]), type(error).__name__, error)
+
+
+async def _persistently(call: Callable[[], Awaitable[None]], what: str) -> None:
+    loop = asyncio.get_running_loop()
+    last_try = loop.time() + MAX_OUTAGE
+    while True:
+        try:
+            return await retrying(call, what=what)
+        except Exception as error:
+            if not may_pass(error) or loop.time() + OUTAGE_PAUSE > last_try:
+                raise
+        await asyncio.sleep(OUTAGE_PAUSE)

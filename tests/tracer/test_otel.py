@@ -65,6 +65,7 @@ class FailingStore(InMemoryLightningStore):
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agentlightning.store.retry.FIRST_PAUSE", 0.001)
+    monkeypatch.setattr("agentlightning.tracer.writer.MAX_OUTAGE", 0.0)
 
 
 @pytest.fixture
