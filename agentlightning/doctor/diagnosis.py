@@ -71,6 +71,7 @@ def diagnose(
         requests=None if live else seen.requests,
         unknown_paths=seen.unknown_paths,
         uninstrumented=seen.uninstrumented,
+        contacted=seen.contacted,
         agent_match=agent_match,
     )
     return replace(report, findings=find(report, circumstances))

@@ -7,14 +7,16 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import urlsplit
 
+from agentlightning.doctor.network import connections_noted
 from agentlightning.doctor.scripted_model import ScriptedModel
 from agentlightning.execution.loop_thread import Cancellable, LoopThread, run_blocking
 from agentlightning.litagent import LitAgent
 from agentlightning.llm_proxy import LLMProxy, ModelConfig
 from agentlightning.runner import LitAgentRunner
 from agentlightning.store import InMemoryLightningStore, LightningStore
-from agentlightning.tracer import OtelTracer, Tracer
+from agentlightning.tracer import OtelTracer
 from agentlightning.tracer.instrument import instrumented
 from agentlightning.tracer.processor import dropped_spans
 from agentlightning.trainer.gateway import serving
@@ -37,6 +39,7 @@ class Observation:
         requests: How many model calls the scripted model answered.
         unknown_paths: Where else the agent asked the scripted model.
         uninstrumented: SDKs of models that are loaded, with nobody to record their calls.
+        contacted: Whom the process connected to besides gateway and model.
         dropped_spans: How many spans of each name belonged to no trace.
     """
 
@@ -46,6 +49,7 @@ class Observation:
     requests: int
     unknown_paths: Sequence[str]
     uninstrumented: Sequence[str]
+    contacted: Sequence[str]
     dropped_spans: Mapping[str, int]
 
 
@@ -68,40 +72,34 @@ def observe(
         live: Whether the models of the resources are really asked.
         deadline: Seconds for the agent.
     """
-    store, tracer = InMemoryLightningStore(), OtelTracer(instrument="auto")
-    dropped_before, instrumented_now = Counter(dropped_spans()), set[str]()
-
-    async def run_agent() -> None:
-        try:
-            await _run(agent, task, _behind(proxy, given), tracer, store)
-        finally:
-            instrumented_now.update(instrumented())
-
-    with model:
+    store, dropped_before = InMemoryLightningStore(), Counter(dropped_spans())
+    with model, connections_noted() as contacted, OtelTracer(instrument="auto").lifespan():
         given = resources if live else _with_endpoint(resources, model.url)
         proxy = LLMProxy(model_list=_model_list(given), timeout=deadline)
         with serving(proxy, store):
-            run = LoopThread(Cancellable(run_agent), "agl-doctor-agent")
+            behind = _behind(proxy, given)
+            run = LoopThread(Cancellable(lambda: _run(agent, task, behind, store)), "agl-doctor-agent")
             run.start()
             hung = not run.join(deadline)
             if hung:
                 run.cancel()
                 run.join(_GRACE_SECONDS)
-    # The gateway has shipped everything once it is down, also for an agent that hung.
-    return Observation(
-        spans=_read(store),
-        failure=None if hung else run.error,
-        hung=hung,
-        requests=len(model.requests),
-        unknown_paths=model.unknown_paths.copy(),
-        uninstrumented=[name for name in _SDKS if name in sys.modules and name not in instrumented_now],
-        dropped_spans=Counter(dropped_spans()) - dropped_before,
-    )
+        known = {urlsplit(llm.endpoint).netloc for llm in [*given.values(), *behind.values()] if isinstance(llm, LLM)}
+        # The gateway has shipped everything once it is down, also for an agent that hung.
+        return Observation(
+            spans=_read(store),
+            failure=None if hung else run.error,
+            hung=hung,
+            requests=len(model.requests),
+            unknown_paths=model.unknown_paths.copy(),
+            uninstrumented=[name for name in _SDKS if name in sys.modules and name not in instrumented()],
+            contacted=[address for address in contacted if address not in known],
+            dropped_spans=Counter(dropped_spans()) - dropped_before,
+        )
 
 
-async def _run(
-    agent: LitAgent[Any], task: Any, resources: NamedResources, tracer: Tracer, store: LightningStore
-) -> None:
+async def _run(agent: LitAgent[Any], task: Any, resources: NamedResources, store: LightningStore) -> None:
+    tracer = OtelTracer(instrument="auto")
     runner = LitAgentRunner[Any](tracer, heartbeat_interval=0)
     with runner.run_context(agent=agent, store=store):
         # A second open trace, as in training: spans that do not know their trace are not guessed to be the agent's.

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sysconfig
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, TypeAlias
 
 from agentlightning.adapter.rewards import Unmatched
@@ -21,6 +24,7 @@ class Circumstances:
         requests: How many calls the scripted model got; None when a real one was asked.
         unknown_paths: Where else the agent asked the scripted model.
         uninstrumented: SDKs that are loaded and whose calls nobody records.
+        contacted: Whom the agent's process connected to besides the gateway.
         agent_match: Which agents are trained; None for all.
     """
 
@@ -29,11 +33,15 @@ class Circumstances:
     requests: int | None
     unknown_paths: Sequence[str]
     uninstrumented: Sequence[str]
+    contacted: Sequence[str]
     agent_match: str | None
 
 
 Rule: TypeAlias = Callable[[Report, Circumstances], Iterator[Finding]]
 
+_LIBRARIES: Final = [sysconfig.get_path(kind) for kind in ("stdlib", "purelib", "platlib")] + [
+    Path(__file__).parents[1]
+]
 _ENDPOINT: Final = (
     "Give the client the resource's address: base_url=llm.endpoint (or llm.get_base_url(…) for a ProxyLLM)."
 )
@@ -60,7 +68,7 @@ def _ending(report: Report, circumstances: Circumstances) -> Iterator[Finding]:
         yield Finding(
             code="missing-resource",
             severity="error",
-            text=f"{failure}",
+            text=_sentence(str(failure)),
             advice="Name the parameter like the resource, or give resources of these names with --resources.",
         )
     elif failure is not None:
@@ -88,7 +96,8 @@ def _missing_calls(report: Report, circumstances: Circumstances) -> Iterator[Fin
             code="no-calls",
             severity="error",
             text="No model call was seen, neither by the gateway nor by an instrumented SDK."
-            + (f" Loaded but not instrumented: {unseen}." if unseen else ""),
+            + (f" Loaded but not instrumented: {unseen}." if unseen else "")
+            + _addresses(circumstances),
             advice=f"If the agent did call a model, it called one elsewhere. {_ENDPOINT}",
         )
 
@@ -104,13 +113,26 @@ def _ways_around_the_gateway(report: Report, circumstances: Circumstances) -> It
             advice="The address names the attempt, so use it whole: base_url=llm.endpoint, or for a ProxyLLM "
             "llm.get_base_url(rollout.rollout_id, rollout.attempt.attempt_id).",
         )
-    elif around:
+    elif around and not circumstances.unknown_paths:
         seen_by = ", ".join(sorted({name for call in around for name in call.captured_by}))
         yield Finding(
             code="gateway-bypassed",
             severity="error",
-            text=f"{_numbers(around)} went to a model elsewhere: seen by {seen_by}, but not by the gateway.",
+            text=f"{_numbers(around)} went to a model elsewhere: seen by {seen_by}, but not by the gateway."
+            + _addresses(circumstances),
             advice=f"Without the gateway there are no exact tokens to train on. {_ENDPOINT}",
+        )
+
+
+def _sdks(report: Report, circumstances: Circumstances) -> Iterator[Finding]:
+    unseen = [call for call in report.calls if call.captured_by == ["gateway"]]
+    if unseen and circumstances.uninstrumented:
+        names = ", ".join(circumstances.uninstrumented)
+        yield Finding(
+            code="sdk-not-instrumented",
+            severity="note",
+            text=f"{_numbers(unseen)} were seen by the gateway alone; loaded but not instrumented: {names}.",
+            advice="That is enough to train on. For the names of agents, install the extra `instrument`.",
         )
 
 
@@ -225,15 +247,16 @@ def _dropped(report: Report, _: Circumstances) -> Iterator[Finding]:
 
 
 _RULES: Final[tuple[Rule, ...]] = (
-    _ending,
     _missing_calls,
     _ways_around_the_gateway,
     _failed_calls,
+    _ending,
     _tokens,
     _rewards,
     _agents,
     _breaks,
     _dropped,
+    _sdks,
 )
 _ROWS: Final = "Each such call starts a training row of its own, which costs time but is correct."
 _KINDS: Final[dict[str, tuple[str, str, str]]] = {
@@ -277,8 +300,16 @@ def _values(rewards: Sequence[object]) -> str:
     return f"{len(rewards)} {'reward' if len(rewards) == 1 else 'rewards'}"
 
 
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def _addresses(circumstances: Circumstances) -> str:
+    return f" The agent talked to {', '.join(circumstances.contacted)}." if circumstances.contacted else ""
+
+
 def _place(error: BaseException) -> str:
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return "" if trace is None else f" in {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
+    """Where the error left the agent's own code: the last place that is neither a library's nor ours."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not any(Path(frame.filename).is_relative_to(place) for place in _LIBRARIES)]
+    return f" in {own[-1].filename}:{own[-1].lineno}" if own else ""
