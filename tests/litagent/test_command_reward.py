@@ -29,6 +29,7 @@ from agentlightning.litagent.command.reward import reward_from_file, reward_from
         ("", None),
         ('{"reward": 1\nDone.', None),
         ("{broken}", None),
+        ('{"id": 1}{"event_type": "reward", "data": {"value": 1}}', None),
         ("[" * 10_000, None),
     ],
     ids=lambda value: None if isinstance(value, str) and len(value) > 100 else repr(value),

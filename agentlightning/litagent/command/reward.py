@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any, Final, cast
 
 from agentlightning.errors import InvalidResult
 
 _KEY: Final = "reward"
+_BEGINNING: Final = re.compile(rf'\{{\s*"{_KEY}"\s*:')
 
 
 def reward_from_file(text: str) -> Any:
@@ -34,7 +36,7 @@ def reward_from_lines(lines: Sequence[str]) -> Any:
     A number counts only as the last line of all: elsewhere it may be anything.
 
     Raises:
-        InvalidResult: The last line looks like such an object and is no JSON, or the reward is neither a number nor an
+        InvalidResult: The last line begins like such an object and is no JSON, or the reward is neither a number nor an
             object of numbers.
     """
     last = True
@@ -62,7 +64,7 @@ def _parsed(line: str, last: bool) -> Any:
     try:
         return json.loads(line)
     except (ValueError, RecursionError) as error:
-        if last and line.startswith("{") and f'"{_KEY}"' in line:
+        if last and _BEGINNING.match(line):
             raise InvalidResult(f"the program's last line is not JSON, {error}: {line!r:.200}") from error
         return None
 
