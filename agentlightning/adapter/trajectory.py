@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from array import array
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from agentlightning.adapter.base import TraceAdapter
+from agentlightning.adapter.history import AttemptHistory
 from agentlightning.adapter.llm_call import llm_calls
+from agentlightning.adapter.prefix_break import BreakKind, PrefixBreak
+from agentlightning.adapter.tree import select_from_spans
 from agentlightning.types import LLMCall, Span, TrainingRow
 
 
@@ -20,8 +23,9 @@ class MergeCounters:
         calls: All calls.
         merged: Calls that extended a row.
         rows: Rows, each opened by one call.
-        broken_prefixes: Rows opened by a call that went on from a row's answer, but with other tokens than were
-            sampled: the agent rendered its history anew and the tokenizer or the template did not give them back.
+        broken_prefixes: Rows opened by a call that went on from a row's answer, but with other tokens: the agent
+            rendered its history anew and the tokenizer, the template or the agent did not give them back.
+        broken_by_kind: The same by what changed; its values add up to `broken_prefixes`.
         calls_without_tokens: Calls that cannot be trained on, because the backend named no tokens or sampled none.
     """
 
@@ -29,23 +33,43 @@ class MergeCounters:
     merged: int = 0
     rows: int = 0
     broken_prefixes: int = 0
+    broken_by_kind: Counter[BreakKind] = field(default_factory=Counter[BreakKind])
     calls_without_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Trajectories:
-    """The rows of some calls, in the order in which they were opened, and what was counted on the way."""
+    """The rows of some calls, in the order in which they were opened, what was counted, and each broken prefix."""
 
     rows: list[TrainingRow]
     counters: MergeCounters
+    breaks: list[PrefixBreak] = field(default_factory=list[PrefixBreak])
 
 
 class TraceToTrajectories(TraceAdapter[list[TrainingRow]]):
-    """Turns the spans of a rollout into training rows."""
+    """Turns the spans of a rollout into training rows.
+
+    Args:
+        agent_match: Regular expression that finds the names of the agents to train; None trains them all. Given one,
+            calls made to compute a reward are left out too.
+    """
+
+    def __init__(self, agent_match: str | None = None) -> None:
+        self.agent_match = agent_match
 
     def adapt(self, source: Sequence[Span], /) -> list[TrainingRow]:
-        """Return the rows of all model calls among the spans."""
-        return merge_calls(llm_calls(source)).rows
+        """Return the rows of the model calls among the spans."""
+        return self.read(source).rows
+
+    def read(self, source: Sequence[Span]) -> Trajectories:
+        """Return the rows with what was counted and each broken prefix."""
+        return merge_calls(self._calls(source))
+
+    def _calls(self, source: Sequence[Span]) -> list[LLMCall]:
+        if self.agent_match is None or not source:
+            return llm_calls(source)
+        _, calls = select_from_spans(source, agent_match=self.agent_match)
+        return [answer for call in calls for answer in call.answers]
 
 
 def merge_calls(calls: Iterable[LLMCall]) -> Trajectories:
@@ -55,69 +79,34 @@ def merge_calls(calls: Iterable[LLMCall]) -> Trajectories:
     opens a row. All rows stay open, so sub-agents that take turns each find their own. The mask marks each sampled
     token in exactly one row, behind the context it was sampled in; nothing is patched or tokenised again.
     """
-    opened: list[_OpenRow] = []
-    counters = MergeCounters()
+    merged = Trajectories([], MergeCounters())
+    histories: dict[tuple[str, str], AttemptHistory] = {}
     for call in calls:
-        counters.calls += 1
-        if not call.prompt_token_ids or not call.response_token_ids:
-            counters.calls_without_tokens += 1
-            continue
-        prompt = _packed(call.prompt_token_ids)
-        same_attempt = [r for r in opened if (r.row.rollout_id, r.row.attempt_id) == (call.rollout_id, call.attempt_id)]
-        extended = [each for each in same_attempt if _extends(prompt, each.tokens)]
-        if extended:
-            counters.merged += 1
-            target = max(extended, key=lambda each: len(each.tokens))
+        merged.counters.calls += 1
+        if call.prompt_token_ids and call.response_token_ids:
+            history = histories.setdefault((call.rollout_id, call.attempt_id), AttemptHistory())
+            _merge(call, history, merged)
         else:
-            counters.rows += 1
-            counters.broken_prefixes += _breaks_prefix(prompt, same_attempt)
-            target = _open_row(call)
-            opened.append(target)
-        _append_call(target.row, call)
-        target.tokens = prompt + _packed(call.response_token_ids)
-    return Trajectories([each.row for each in opened], counters)
+            merged.counters.calls_without_tokens += 1
+    return merged
 
 
-@dataclass(slots=True)
-class _OpenRow:
-    """A row and its tokens, packed."""
-
-    row: TrainingRow
-    tokens: array[int]
-
-
-def _packed(token_ids: list[int]) -> array[int]:
-    return array("q", token_ids)  # slices of it compare many times faster than those of a list
-
-
-def _extends(prompt: array[int], tokens: array[int]) -> bool:
-    return len(prompt) >= len(tokens) and prompt[: len(tokens)] == tokens
+def _merge(call: LLMCall, history: AttemptHistory, merged: Trajectories) -> None:
+    index, broken = history.place(call, new_row=len(merged.rows))
+    if index < len(merged.rows):
+        merged.counters.merged += 1
+    else:
+        merged.counters.rows += 1
+        merged.rows.append(_new_row(call))
+    if broken is not None:
+        merged.breaks.append(broken)
+        merged.counters.broken_prefixes += 1
+        merged.counters.broken_by_kind[broken.kind] += 1
+    _append_call(merged.rows[index], call)
 
 
-def _breaks_prefix(prompt: array[int], opened: list[_OpenRow]) -> bool:
-    """Whether the prompt leaves the rows it follows longest at a token that a model sampled there."""
-    common = [_common_length(prompt, each.tokens) for each in opened]
-    longest = max(common, default=0)
-    return longest < len(prompt) and any(
-        length == longest and length < len(each.row.mask) and each.row.mask[length]
-        for each, length in zip(opened, common, strict=True)
-    )
-
-
-def _common_length(left: array[int], right: array[int]) -> int:
-    """Return the length of the longest common prefix, by bisection."""
-    same, differs = 0, min(len(left), len(right)) + 1
-    while same + 1 < differs:
-        middle = (same + differs) // 2
-        if left[same:middle] == right[same:middle]:
-            same = middle
-        else:
-            differs = middle
-    return same
-
-
-def _open_row(call: LLMCall) -> _OpenRow:
-    row = TrainingRow(
+def _new_row(call: LLMCall) -> TrainingRow:
+    return TrainingRow(
         rollout_id=call.rollout_id,
         attempt_id=call.attempt_id,
         token_ids=[],
@@ -126,7 +115,6 @@ def _open_row(call: LLMCall) -> _OpenRow:
         temperatures=[],
         weights_versions=[],
     )
-    return _OpenRow(row, _packed([]))
 
 
 def _append_call(row: TrainingRow, call: LLMCall) -> None:

@@ -1,0 +1,81 @@
+"""Token sequences in order, so that those a prompt starts with are found without looking at the others."""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Iterator, Sequence
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+_WIDTH = 8
+
+
+def packed(token_ids: Sequence[int]) -> bytes:
+    """Return the tokens as bytes that sort as they do, and of which each slice of whole tokens is a prefix of them."""
+    values = array("q", token_ids)
+    values.byteswap()
+    return values.tobytes()
+
+
+def common_length(left: bytes, right: bytes) -> int:
+    """Return how many tokens two packed sequences have in common at their start, by bisection."""
+    same, differs = 0, min(len(left), len(right)) // _WIDTH + 1
+    while same + 1 < differs:
+        middle = (same + differs) // 2
+        if left[same * _WIDTH : middle * _WIDTH] == right[same * _WIDTH : middle * _WIDTH]:
+            same = middle
+        else:
+            differs = middle
+    return same
+
+
+class PrefixIndex(Generic[T]):
+    """Values by packed tokens; several values may have the same."""
+
+    def __init__(self) -> None:
+        self._keys: list[bytes] = []
+        self._values: dict[bytes, list[T]] = {}
+
+    def add(self, key: bytes, value: T) -> None:
+        """Add a value."""
+        if key not in self._values:
+            self._values[key] = []
+            insort(self._keys, key)
+        self._values[key].append(value)
+
+    def take_longest_prefix(self, tokens: bytes) -> T | None:
+        """Remove and return the value whose key is the longest that the tokens start with; of several the first."""
+        key = next(self._prefixes(tokens), None)
+        if key is None:
+            return None
+        values = self._values[key]
+        value = values.pop(0)
+        if not values:
+            del self._values[key]
+            del self._keys[bisect_left(self._keys, key)]
+        return value
+
+    def prefixes(self, tokens: bytes) -> Iterator[T]:
+        """Return the values whose keys the tokens start with, those with the longest key first."""
+        for key in self._prefixes(tokens):
+            yield from self._values[key]
+
+    def longest_common(self, tokens: bytes) -> int:
+        """Return how many tokens the nearest key has in common with these."""
+        at = bisect_left(self._keys, tokens)
+        return max((common_length(tokens, key) for key in self._keys[max(at - 1, 0) : at + 1]), default=0)
+
+    def _prefixes(self, tokens: bytes) -> Iterator[bytes]:
+        # What sorts right before the tokens shares at least as much with them as every prefix of them that is a key.
+        rest = tokens
+        while at := bisect_right(self._keys, rest):
+            nearest = self._keys[at - 1]
+            if rest.startswith(nearest):
+                yield nearest
+                if not nearest:
+                    return
+                rest = nearest[:-_WIDTH]
+            else:
+                rest = rest[: common_length(rest, nearest) * _WIDTH]
