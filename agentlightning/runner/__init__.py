@@ -2,5 +2,6 @@
 
 from agentlightning.runner.agent import LitAgentRunner
 from agentlightning.runner.base import Runner
+from agentlightning.runner.terminating import terminating
 
-__all__ = ["LitAgentRunner", "Runner"]
+__all__ = ["LitAgentRunner", "Runner", "terminating"]

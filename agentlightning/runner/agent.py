@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar, get_args
 
+from agentlightning.emitter import find_final_reward
 from agentlightning.errors import ConfigurationError, NotFound, RolloutCancelled
 from agentlightning.litagent import LitAgent
 from agentlightning.runner.attempt import AttemptRun
@@ -63,6 +65,9 @@ class LitAgentRunner(Runner[T_task]):
         stop_grace: Seconds that `iter` gives to running rollouts once its event is set.
         cancel_grace: Seconds that a cancelled async agent gets to end; one that goes on is given up.
         max_outage: Seconds for which a store that does not answer is asked again, with growing pauses.
+        worker_name: The store knows this runner under it and the worker's number, as in `Worker-0`. None takes
+            `AGL_WORKER_NAME` from the environment, or else `Worker`. Runners that work on one store at the same time
+            differ in name or number.
 
     Raises:
         ConfigurationError: A number makes no sense.
@@ -83,6 +88,7 @@ class LitAgentRunner(Runner[T_task]):
         stop_grace: float = 30.0,
         cancel_grace: float = 5.0,
         max_outage: float = 60.0,
+        worker_name: str | None = None,
     ) -> None:
         if max_concurrency < 1 or poll_interval <= 0:
             raise ConfigurationError(
@@ -95,6 +101,7 @@ class LitAgentRunner(Runner[T_task]):
         self._poll_interval = poll_interval
         self._max_concurrency = max_concurrency
         self._isolation: Isolation = isolation
+        self._worker_name = worker_name or os.environ.get("AGL_WORKER_NAME") or "Worker"
         self._stop_grace = stop_grace
         self._settings = AttemptSettings(cancel_grace, max_outage)
         self._heartbeat_settings = HeartbeatSettings(
@@ -167,7 +174,7 @@ class LitAgentRunner(Runner[T_task]):
 
     def get_worker_id(self) -> str:
         """Return the name under which the store knows this runner."""
-        return "Worker-Unknown" if self.worker_id is None else f"Worker-{self.worker_id}"
+        return f"{self._worker_name}-{'Unknown' if self.worker_id is None else self.worker_id}"
 
     async def step(
         self,
@@ -242,27 +249,37 @@ class LitAgentRunner(Runner[T_task]):
 
     async def _fill(self, slots: Slots, claims: Claims, event: ExecutionEvent | None) -> None:
         """Give work to the slots until the event is set or `max_rollouts` were started."""
-        progress = Progress(self.get_worker_id(), self._max_rollouts)
+        progress = Progress(self._log_prefix(), self._max_rollouts)
         while not (progress.complete or (event is not None and event.is_set())):
             for lease in await claims.take(progress.limit(await slots.free())):
                 progress.count()
                 slots.fill(lease)
 
     async def _run_one(self, lease: Lease) -> None:
-        rollout_id = lease.rollout.rollout_id
         try:
             await self._run(lease)
         except RolloutCancelled as stop:
-            logger.warning("%s: rollout %s was stopped: %s", self.get_worker_id(), rollout_id, stop)
+            logger.warning("%s It was stopped: %s", self._log_prefix(lease.rollout), stop)
         except (Exception, SystemExit):
             # The attempt is recorded as failed; the queue goes on. An agent that calls sys.exit() ends only itself.
-            logger.exception("%s: rollout %s failed", self.get_worker_id(), rollout_id)
+            logger.exception("%s It failed", self._log_prefix(lease.rollout))
 
     async def _run(self, lease: Lease, interruption: BaseException | None = None) -> None:
+        attempt = AttemptRun(self, lease, self._hooks, self._settings)
         try:
-            await AttemptRun(self, lease, self._hooks, self._settings).run(interruption)
+            await attempt.run(interruption)
         finally:
             self._leases.drop(lease)
+            if logger.isEnabledFor(logging.INFO):
+                seconds = asyncio.get_running_loop().time() - lease.since
+                spans = attempt.spans()
+                reward = find_final_reward(spans)
+                prefix = self._log_prefix(lease.rollout)
+                logger.info("%s It took %.2f s: %d spans, final reward %s", prefix, seconds, len(spans), reward)
+
+    def _log_prefix(self, rollout: Rollout | None = None) -> str:
+        worker = [] if self.worker_id is None else [self.get_worker_id()]
+        return f"[{' | '.join(worker + ([f'Rollout {rollout.rollout_id}'] if rollout else [])) or 'Default Worker'}]"
 
     @asynccontextmanager
     async def _beating(self) -> AsyncGenerator[None]:

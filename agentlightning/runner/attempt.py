@@ -60,8 +60,8 @@ class AttemptRun:
         self._trace: ActiveTrace | None = None
         self._resources: NamedResources = {}
 
-    async def run(self, interruption: BaseException | None = None) -> list[Span]:
-        """Run the attempt and write its status; returns its spans.
+    async def run(self, interruption: BaseException | None = None) -> None:
+        """Run the attempt and write its status.
 
         Whatever goes wrong, interruptions included, ends the attempt as failed and is raised again once that is
         written; one that is out of time ends as `timeout`, and one that is lost keeps the status that it has. Only when
@@ -76,12 +76,16 @@ class AttemptRun:
         if failure is None:
             failure = await _caught(self._verdict.succeeded())
         if failure is None:
-            return self._trace.spans() if self._trace else []
+            return
         reason = self._stop.reason
         status = "failed" if reason is None else reason.status
         if status is not None:
             await self._verdict.failed(failure, status, self._resources)
         raise failure
+
+    def spans(self) -> list[Span]:
+        """Return the spans that ended so far."""
+        return self._trace.spans() if self._trace else []
 
     @contextmanager
     def _deadline(self) -> Generator[None]:
@@ -188,7 +192,7 @@ class AttemptRun:
 
     async def _all_spans(self, gateway: bool) -> list[Span]:
         """Return the spans of the trace, and those that the gateway wrote if there is one."""
-        captured = self._trace.spans() if self._trace else []
+        captured = self.spans()
         if not gateway:
             return captured
         rollout_id, attempt_id = self._rollout.rollout_id, self._rollout.attempt.attempt_id

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from agentlightning.runner.leases import Leases
+from agentlightning.runner.namesakes import Namesakes
 from agentlightning.runner.snapshot import system_snapshot
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class Heartbeat:
         self._leases = leases
         self._settings = settings
         self._renews = True
+        self._namesakes = Namesakes(worker_id, settings.interval)
 
     @asynccontextmanager
     async def beating(self) -> AsyncGenerator[None]:
@@ -136,6 +138,13 @@ class Heartbeat:
         await self._store.update_worker(self._worker_id, snapshot)
 
     async def _renew(self, snapshot: dict[str, Any]) -> None:
+        is_alone = self._namesakes.are_gone(await self._store.get_worker_by_id(self._worker_id))
         held, as_of = self._leases.list()
-        renewal = await self._store.renew_leases(self._worker_id, held, as_of=as_of, heartbeat_stats=snapshot)
+        renewal = await self._store.renew_leases(
+            self._worker_id,
+            held,
+            as_of=as_of if is_alone else None,
+            heartbeat_stats=self._namesakes.sign(snapshot),
+        )
+        self._namesakes.heard()
         self._leases.renewed(renewal)

@@ -15,12 +15,12 @@ class Progress:
     """Counts the rollouts that `iter` has started.
 
     Args:
-        worker_id: Who starts them.
+        prefix: What each line of the log starts with.
         limit: How many there may be; None for any number.
     """
 
-    def __init__(self, worker_id: str, limit: int | None) -> None:
-        self._worker_id = worker_id
+    def __init__(self, prefix: str, limit: int | None) -> None:
+        self._prefix = prefix
         self._limit = limit
         self._started = 0
 
@@ -38,4 +38,4 @@ class Progress:
         self._started += 1
         if self._started == 1 or self._started % _TOLD == 0:
             of = "" if self._limit is None else f" of {self._limit}"
-            logger.info("[%s] rollout %d%s starts", self._worker_id, self._started, of)
+            logger.info("%s Starts rollout %d%s", self._prefix, self._started, of)
