@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -82,12 +81,10 @@ class _Matching:
         self._credit = credit
 
     def match(self, rewards: Sequence[PlacedReward], policy: RewardMatchPolicy) -> None:
-        finite = [each for each in rewards if math.isfinite(each.reward.value)]
-        self._leave((each for each in rewards if not math.isfinite(each.reward.value)), Unmatched.NOT_FINITE)
         if policy is RewardMatchPolicy.FINAL:
-            self._leave(finite[:-1], Unmatched.NOT_FINAL)
-            finite = finite[-1:]
-        left = list(self._without_linked(finite))
+            self._leave(rewards[:-1], Unmatched.NOT_FINAL)
+            rewards = rewards[-1:]
+        left = list(self._without_linked(rewards))
         match policy:
             case RewardMatchPolicy.FIRST_OCCURRENCE:
                 self._by_subtree(left)

@@ -39,7 +39,6 @@ class CreditRule(StrEnum):
 class Unmatched(StrEnum):
     """Why no call got a reward."""
 
-    NOT_FINITE = "it is not a finite number"
     NO_LINKED_CALL = "its links lead to no call"
     NO_CALL_BEFORE = "no call stands before it"
     TAKEN = "the calls it could go to have rewards already"
