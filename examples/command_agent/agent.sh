@@ -7,7 +7,7 @@ request=$(printf '%s' "$task" | jq --arg model "$OPENAI_MODEL" --argjson samplin
   '$sampling + {$model, messages: [{role: "user", content: .question}]}')
 reply=$(printf '%s' "$request" | curl --silent --show-error --fail-with-body --data-binary @- \
   --header "Authorization: Bearer $OPENAI_API_KEY" --header "Content-Type: application/json" \
-  "$OPENAI_BASE_URL/chat/completions")
+  "$OPENAI_BASE_URL/chat/completions") || { echo "$reply" >&2; exit 1; }
 
 answer=$(printf '%s' "$reply" | jq --raw-output '.choices[0].message.content')
 echo "The model says: $answer" >&2

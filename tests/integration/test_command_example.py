@@ -73,7 +73,7 @@ async def test_an_example_fails_with_what_its_model_said(example: Any, store: Li
     for rollout in await store.query_rollouts():
         (attempt,) = await store.query_attempts(rollout.rollout_id)
         assert (rollout.status, attempt.status) == ("failed", "failed")
-        assert "502" in str(attempt.metadata)
+        assert "backend_unreachable" in str(attempt.metadata)
 
 
 V1_AGENT = """
