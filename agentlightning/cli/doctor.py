@@ -38,9 +38,8 @@ def doctor(
     """
     with interrupt_exits_at_once():  # these take a while
         from agentlightning.adapter.rewards import RewardMatchPolicy
-        from agentlightning.doctor.diagnosis import diagnose
+        from agentlightning.doctor import describe, diagnose
         from agentlightning.doctor.inputs import load_agent, load_resources, load_task
-        from agentlightning.doctor.text import describe
 
     report = diagnose(
         load_agent(agent),
