@@ -12,6 +12,7 @@ import pytest
 from agentlightning.emitter import emit_annotation, emit_reward, get_rewards_from_span
 from agentlightning.litagent import LitAgent, rollout
 from agentlightning.runner import LitAgentRunner, Runner
+from agentlightning.runner.snapshot import system_snapshot
 from agentlightning.store import InMemoryLightningStore
 from agentlightning.tracer import DummyTracer, OtelTracer, get_active_tracer
 from agentlightning.types import Hook, NamedResources, PromptTemplate, Rollout, RolloutRawResult
@@ -134,6 +135,26 @@ async def test_the_lifecycle_reaches_the_tracer_in_order(store: InMemoryLightnin
         runner.get_agent()
     with pytest.raises(ValueError):
         runner.get_store()
+
+
+async def test_what_was_not_set_up_is_not_torn_down(store: InMemoryLightningStore) -> None:
+    class Broken(Lifecycle):
+        broken = "init"
+
+        def init(self, *args: Any, **kwargs: Any) -> None:
+            super().init(*args, **kwargs)
+            if self.broken == "init":
+                raise KeyError("setting up")
+
+        def init_worker(self, worker_id: int, store: Any = None, *args: Any, **kwargs: Any) -> None:
+            raise KeyError("setting up")
+
+    tracer = Broken()
+    for broken, calls in (("init", ["init"]), ("init_worker", ["init", "teardown"])):
+        tracer.broken, tracer.calls = broken, []
+        with pytest.raises(KeyError), make(tracer).run_context(agent=rollout(lambda task: None), store=store):
+            raise AssertionError("the block is not entered")
+        assert tracer.calls == calls
 
 
 class Watcher(Hook):
@@ -262,6 +283,14 @@ async def test_a_reward_that_was_only_built_can_be_returned(store: InMemoryLight
     assert [(item.name, item.value) for item in get_rewards_from_span(span)] == [("b", 2.0), ("a", 1.0)]
 
 
+async def test_an_empty_list_succeeds_with_a_warning(
+    store: InMemoryLightningStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    completed = await step(store, rollout(lambda task: []))
+    assert completed.status == "succeeded"
+    assert "empty list" in caplog.text
+
+
 async def test_new_work_is_run_without_waiting_for_the_poll_interval(store: InMemoryLightningStore) -> None:
     runner = make(poll_interval=3600.0, max_rollouts=1)
     with runner.run_context(agent=rollout(lambda task: 1.0), store=store):
@@ -279,3 +308,24 @@ async def test_a_limit_of_zero_runs_nothing(store: InMemoryLightningStore) -> No
     with runner.run_context(agent=rollout(lambda task: 1.0), store=store):
         await asyncio.wait_for(runner.iter(), DEADLINE)
     assert [item.status for item in await store.query_rollouts()] == ["queuing"]
+
+
+def test_a_heartbeat_tells_v03s_figures() -> None:
+    assert set(system_snapshot()) == {
+        "timestamp",
+        "host",
+        "os",
+        "cpu_name",
+        "cpu_cores",
+        "cpu_threads",
+        "cpu_usage_pct",
+        "mem_used_gb",
+        "mem_total_gb",
+        "mem_pct",
+        "disk_used_gb",
+        "disk_total_gb",
+        "disk_pct",
+        "bytes_sent_mb",
+        "bytes_recv_mb",
+    }
+    assert set(system_snapshot(include_gpu=True)) - set(system_snapshot()) == {"gpus"}
