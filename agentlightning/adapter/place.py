@@ -39,15 +39,16 @@ class Place:
 def places_of(tree: TraceTree) -> list[Place]:
     """Return the place of each node, by its index."""
     places: list[Place] = []
-    waiting: list[tuple[TraceTree, Place | None]] = [(tree, None)]
+    waiting: list[tuple[TraceTree, Place | None, bool]] = [(tree, None, False)]
     while waiting:
-        node, parent = waiting.pop()
-        in_reward = parent is not None and (parent.in_reward or parent.node.is_reward_span())
+        node, parent, in_reward = waiting.pop()
         agent = node.agent_name() or (parent.agent if parent else None)
         depth = 0 if parent is None else parent.depth + 1
         place = Place(node, parent, agent, depth, in_reward, first=len(places))
         places.append(place)
-        waiting.extend((child, place) for child in reversed(node.children))
+        if node.children:
+            inside = in_reward or node.is_reward_span()
+            waiting.extend((child, place, inside) for child in reversed(node.children))
     _set_ends(places)
     return places
 
