@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cloudpickle
 import pytest
@@ -21,7 +21,10 @@ from command_runs import DEADLINE, lives, outcome_of, pids_in, shell, until, wri
 from agentlightning.errors import CommandFailed, ConfigurationError, InvalidAgent, InvalidResult, RolloutCancelled
 from agentlightning.execution.events import ThreadingEvent
 from agentlightning.litagent import CommandAgent, CommandRun
-from agentlightning.types import PromptTemplate
+from agentlightning.runner import LitAgentRunner
+from agentlightning.store import InMemoryLightningStore
+from agentlightning.tracer import OtelTracer
+from agentlightning.types import PromptTemplate, RolloutConfig
 
 pytestmark = pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks at processes in /proc")
 
@@ -243,6 +246,23 @@ async def test_an_attempt_that_is_stopped_leaves_no_process(tmp_path: Path) -> N
     assert isinstance(outcome.raised, RolloutCancelled)
     assert outcome.status == "failed"
     await all_dead(tmp_path / "pids")
+
+
+@pytest.mark.parametrize("isolation", ["thread", "process"])
+async def test_an_attempt_that_is_out_of_time_leaves_no_process(
+    tmp_path: Path, isolation: Literal["thread", "process"]
+) -> None:
+    agent = shell("trap '' TERM; " + writing_pids(tmp_path / "pids", "while :; do wait; done"), kill_after=0.2)
+    store = InMemoryLightningStore()
+    runner = LitAgentRunner[Any](OtelTracer(), max_rollouts=1, isolation=isolation)
+    rollout = await store.enqueue_rollout("task", config=RolloutConfig(timeout_seconds=4.0))
+    with runner.run_context(agent=agent, store=store):
+        async with asyncio.timeout(DEADLINE):
+            await runner.iter()
+    (attempt,) = await store.query_attempts(rollout.rollout_id)
+    assert attempt.status == "timeout"
+    await all_dead(tmp_path / "pids")
+    await store.close()
 
 
 RUN_UNTIL_KILLED = """
