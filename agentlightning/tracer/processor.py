@@ -73,9 +73,8 @@ class TraceProcessor(SpanProcessor):
         if trace is None:
             return
         key = span.get_span_context().span_id
-        self._started[key] = _Started(trace, trace.start(), framework_parent(span))
-        # A span that never ends takes its record along when it goes.
-        weakref.finalize(span, self._started.pop, key, None).atexit = False
+        gone = weakref.ref(span, lambda _: self._started.pop(key, None))
+        self._started[key] = _Started(trace, trace.start(), framework_parent(span), gone)
 
     def on_end(self, span: ReadableSpan) -> None:
         """Give the span to its trace."""
@@ -115,11 +114,13 @@ class _Started:
         trace: Where it belongs.
         record: Its place in there.
         parent: What it is part of, where OpenTelemetry does not know.
+        gone: Forgets the span should it never end.
     """
 
     trace: ActiveTrace
     record: SpanRecord
     parent: otel.SpanContext | None
+    gone: weakref.ref[SdkSpan]
 
 
 def _make_span(
