@@ -28,7 +28,7 @@ class Seen:
     span: Span
     sighting: Sighting
 
-    @property
+    @cached_property
     def response_id(self) -> str | None:
         """The id of the response, if the span names one."""
         return next((each.response_id for each in self.sighting.answers if each.response_id), None)
@@ -71,8 +71,11 @@ def join(seen: Sequence[Seen], spans: Iterable[Span]) -> list[Group]:
         if each.response_id is not None:
             joining.put(each, joining.of_same_response(each))
     unnamed = [each for each in seen if each.response_id is None]
+    if unnamed:
+        joining.note_times()
     for each in sorted(unnamed, key=lambda each: each.sighting.silent):
         joining.put(each, joining.around(each) or joining.at_the_same_time(each))
+        joining.note_time(each)
     position = {id(each): number for number, each in enumerate(seen)}
     for group in joining.groups:
         group.members.sort(key=lambda each: position[id(each)])
@@ -103,9 +106,18 @@ class _Joining:
             of_response = self._by_response.setdefault((each.span.attempt_id, each.response_id), [])
             if not any(known is group for known in of_response):
                 of_response.append(group)
+
+    def note_times(self) -> None:
+        """Note of all sightings so far when they were and what they say."""
+        for group in self.groups:
+            for each in group.members:
+                self.note_time(each)
+
+    def note_time(self, each: Seen) -> None:
+        """Note when a sighting was and what it says."""
         if each.said and each.start is not None and each.end is not None:
-            key = each.span.attempt_id, each.said
-            self._by_answer.setdefault(key, _Timeline()).add(each.start, each.end, group)
+            timeline = self._by_answer.setdefault((each.span.attempt_id, each.said), _Timeline())
+            timeline.add(each.start, each.end, self._group_of[each.span.span_id])
 
     def of_same_response(self, each: Seen) -> Group | None:
         """Return a group with the same response id that may be the same call."""

@@ -81,7 +81,7 @@ def classify(call: LLMCall, previous: LLMCall, *, row: int, position: int, in_an
     was = [*previous.messages, previous.message]
     for index, old in enumerate(was):
         new = call.messages[index] if index < len(call.messages) else {}
-        if _text(old) != _text(new):
+        if old != new and _text(old) != _text(new):
             same = _meaning(old) == _meaning(new)
             kind = BreakKind.TOOL_SERIALISATION if same else BreakKind.HISTORY_EDIT
             return made(kind, index, _text(old), _text(new))

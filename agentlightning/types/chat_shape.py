@@ -129,5 +129,7 @@ def _logprobs(value: Any, length: int) -> list[float] | None:
     if not isinstance(value, (list, tuple)) or len(cast("Sequence[Any]", value)) != length:
         return None
     numbers = list(cast("Sequence[Any]", value))
-    known = set(map(type, numbers)) <= {int, float} and all(map(math.isfinite, numbers))
-    return [float(number) for number in numbers] if known else None
+    kinds = set(map(type, numbers))
+    if not kinds <= {int, float} or not math.isfinite(sum(numbers)):
+        return None
+    return numbers if int not in kinds else [float(number) for number in numbers]
