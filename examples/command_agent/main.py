@@ -23,10 +23,9 @@ def grade(task: dict[str, str], run: agl.CommandRun) -> float:
     return float(run.stdout.strip().split("\n")[-1] == task["answer"])
 
 
-AGENTS = {
-    "shell": agl.CommandAgent(["sh", HERE / "agent.sh"], timeout=60),
-    "node": agl.CommandAgent(["node", HERE / "agent.mjs"], grader=grade, timeout=60),
-}
+shell = agl.CommandAgent(["sh", HERE / "agent.sh"], timeout=60)
+node = agl.CommandAgent(["node", HERE / "agent.mjs"], grader=grade, timeout=60)
+AGENTS = {"shell": shell, "node": node}
 
 
 async def evaluate(agent: agl.CommandAgent, model: dict[str, Any], store: agl.LightningStore) -> list[float | None]:

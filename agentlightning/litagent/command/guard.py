@@ -13,6 +13,8 @@ _SCRIPT: Final = 'read -r _; kill -s KILL -- "-$1"'
 class Guard:
     """Kills a process group once this process is gone: a shell that waits at a pipe which only this process holds open.
 
+    Children that were forked and run no program of their own hold it open as well: the guard waits for them too.
+
     Args:
         group: The group.
     """
