@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
@@ -41,15 +43,16 @@ def doctor(
         from agentlightning.doctor import describe, diagnose
         from agentlightning.doctor.inputs import load_agent, load_resources, load_task
 
-    report = diagnose(
-        load_agent(agent),
-        load_task(task) if task else None,
-        resources=load_resources(resources) if resources else None,
-        live=live,
-        agent_match=agent_match,
-        reward_match=RewardMatchPolicy(reward_match),
-        deadline=deadline,
-    )
+    with redirect_stdout(sys.stderr):  # what the agent prints is no part of the report
+        report = diagnose(
+            load_agent(agent),
+            load_task(task) if task else None,
+            resources=load_resources(resources) if resources else None,
+            live=live,
+            agent_match=agent_match,
+            reward_match=RewardMatchPolicy(reward_match),
+            deadline=deadline,
+        )
     typer.echo(json.dumps(report.to_json(), indent=2) if as_json else describe(report))
     if not report.ok:
         raise typer.Exit(1)

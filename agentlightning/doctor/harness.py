@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from agentlightning.doctor.network import connections_noted
 from agentlightning.doctor.scripted_model import ScriptedModel
+from agentlightning.errors import ConfigurationError
 from agentlightning.execution.loop_thread import Cancellable, LoopThread, run_blocking
 from agentlightning.litagent import LitAgent
 from agentlightning.llm_proxy import LLMProxy, ModelConfig
@@ -80,10 +81,11 @@ def observe(
             behind = _behind(proxy, given)
             run = LoopThread(Cancellable(lambda: _run(agent, task, behind, store)), "agl-doctor-agent")
             run.start()
-            hung = not run.join(deadline)
-            if hung:
+            try:
+                hung = not run.join(deadline)
+            finally:  # also on Ctrl+C
                 run.cancel()
-                run.join(_GRACE_SECONDS)
+            run.join(_GRACE_SECONDS)
         known = {urlsplit(llm.endpoint).netloc for llm in [*given.values(), *behind.values()] if isinstance(llm, LLM)}
         # The gateway has shipped everything once it is down, also for an agent that hung.
         return Observation(
@@ -128,7 +130,10 @@ def _with_endpoint(resources: NamedResources, url: str) -> NamedResources:
 
 
 def _model_list(resources: NamedResources) -> list[ModelConfig]:
-    models = {resource.model: resource for resource in resources.values() if isinstance(resource, LLM)}
+    models: dict[str, LLM] = {}
+    for resource in resources.values():
+        if isinstance(resource, LLM) and models.setdefault(resource.model, resource).endpoint != resource.endpoint:
+            raise ConfigurationError(f"two of the resources have the model {resource.model!r} at different endpoints")
     return [
         {
             "model_name": name,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import threading
 import urllib.request
 from typing import Any
@@ -179,6 +180,25 @@ def astray(task: Any, llm: agl.LLM) -> float:
     with OpenAI(base_url=llm.endpoint, api_key="none") as client:
         client.chat.completions.create(model=llm.model, messages=[{"role": "user", "content": "hi"}])
     return 1.0
+
+
+@agl.rollout
+async def generous(task: Any, llm: agl.LLM) -> None:
+    """Give two rewards for one call, and talk while doing so."""
+    await converse(llm, [{"role": "user", "content": "hi"}])
+    for reward in (0.5, 1.0):
+        sys.stdout.write(f"a reward of {reward}\n")
+        agl.emit_reward(reward)
+
+
+PROGRAM = """
+import json, os, urllib.request
+body = json.dumps({"model": "scripted", "messages": [{"role": "user", "content": "hi"}]}).encode()
+url = os.environ["OPENAI_BASE_URL"] + "/chat/completions"
+urllib.request.urlopen(urllib.request.Request(url, body, {"Content-Type": "application/json"})).read()
+print(json.dumps({"reward": 1}))
+"""
+program = agl.CommandAgent([sys.executable, "-c", PROGRAM])
 
 
 class Classy(agl.LitAgent[Any]):

@@ -107,6 +107,21 @@ def test_a_reward_before_any_call() -> None:
     assert says(report, "1 to no call", "before the first model call")
 
 
+def test_more_rewards_than_calls(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["doctor", f"{PATIENTS}:generous", "--json"]) == 0
+    printed = capsys.readouterr()
+    report: dict[str, Any] = json.loads(printed.out)
+    assert [finding["code"] for finding in report["findings"]] == ["unmatched-reward"]
+    assert sorted(reward["call"] is None for reward in report["rewards"]) == [False, True]
+    assert "a reward of 0.5" in printed.err
+
+
+def test_a_program_that_nobody_instruments() -> None:
+    report = diagnose(patients.program)
+    assert report.code == "all-good"
+    assert [list(call.captured_by) for call in report.calls] == [["gateway"]]
+
+
 def test_a_history_in_other_tokens() -> None:
     report = diagnose(patients.good, model=ScriptedModel(retokenise=True))
     assert codes(report) == ["retokenised-history"]
@@ -212,6 +227,15 @@ def test_live_asks_the_models_of_the_resources() -> None:
         report = diagnose(patients.good_and_sync, resources=resources, live=True)
         assert len(real.requests) == 1
     assert report.code == "all-good"
+
+
+def test_models_of_one_name_at_two_addresses_are_refused() -> None:
+    resources: agl.NamedResources = {
+        "a": agl.LLM(endpoint="http://127.0.0.1:8/v1", model="same"),
+        "b": agl.LLM(endpoint="http://127.0.0.1:9/v1", model="same"),
+    }
+    with pytest.raises(ConfigurationError, match="'same' at different endpoints"):
+        diagnose(patients.good, resources=resources, live=True)
 
 
 def test_live_needs_a_model() -> None:
