@@ -89,11 +89,13 @@ def _wanted(parameter: inspect.Parameter, annotation: Any, where: str) -> Wanted
     named, annotated = _BY_NAME.get(name), _resource_type(annotation)
     if parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
         raise InvalidAgent(f"parameter `{name}` is positional-only, so it cannot be filled by name: {where}")
-    if named and annotated and not issubclass(annotated, named):
-        raise InvalidAgent(
-            f"parameter `{name}` takes {_a(named)} by its name and {_a(annotated)} by its annotation: {where}"
-        )
     kind = annotated or named
+    if named and annotated and not issubclass(annotated, named):
+        kind = named
+        if not issubclass(named, annotated):
+            raise InvalidAgent(
+                f"parameter `{name}` takes {_a(named)} by its name and {_a(annotated)} by its annotation: {where}"
+            )
     if required and kind is None and name not in _CONTEXT_NAMES:
         raise InvalidAgent(
             f"nobody fills parameter `{name}`: {where}. Name it llm, prompt_template, rollout or resources, "

@@ -116,6 +116,15 @@ async def test_a_grader_decides_alone() -> None:
     assert outcome.reward == 1.0
 
 
+async def test_a_grader_that_raises_fails_the_attempt() -> None:
+    def grader(task: Any, run: CommandRun) -> float:
+        return {"a": 1.0}[run.stdout.strip()]
+
+    outcome = await outcome_of(shell("echo b", grader=grader))
+    assert isinstance(outcome.raised, KeyError)
+    assert (outcome.status, outcome.written("stdout")) == ("failed", "b\n")
+
+
 @pytest.mark.parametrize(
     ("script", "hint"),
     [
@@ -188,23 +197,23 @@ async def test_bytes_that_are_no_text_are_kept_as_text() -> None:
 
 
 async def test_a_program_that_hangs_is_killed_with_its_children(tmp_path: Path) -> None:
-    agent = shell(writing_pids(tmp_path / "pids", "echo before; wait"), timeout=1.5)
+    agent = shell(writing_pids(tmp_path / "pids", "echo before; wait"), timeout=2.5)
     outcome = await outcome_of(agent)
     assert outcome.status == "failed"
-    assert "did not end within 1.5 s" in str(outcome.raised)
+    assert "did not end within 2.5 s" in str(outcome.raised)
     assert outcome.written("stdout") == "before\n"
     await all_dead(tmp_path / "pids")
 
 
 async def test_a_program_that_ignores_sigterm_is_killed_with_its_children(tmp_path: Path) -> None:
     script = "trap '' TERM; " + writing_pids(tmp_path / "pids", "while :; do wait; done")
-    outcome = await outcome_of(shell(script, timeout=1.5, kill_after=0.1))
+    outcome = await outcome_of(shell(script, timeout=2.5, kill_after=0.1))
     assert outcome.status == "failed"
     await all_dead(tmp_path / "pids")
 
 
 async def test_a_program_may_say_goodbye() -> None:
-    outcome = await outcome_of(shell("trap 'echo goodbye; exit 0' TERM; sleep 1000 & wait", timeout=1.5))
+    outcome = await outcome_of(shell("trap 'echo goodbye; exit 0' TERM; sleep 1000 & wait", timeout=2.5))
     assert (outcome.status, outcome.written("stdout")) == ("failed", "goodbye\n")
 
 

@@ -18,6 +18,7 @@ from agentlightning.types import (
     NamedResources,
     PromptTemplate,
     ProxyLLM,
+    Resource,
     Rollout,
 )
 
@@ -79,6 +80,17 @@ def test_types_come_from_annotations_in_any_spelling() -> None:
     assert call(union, {"x": MODEL}) == MODEL
     assert call(union, {}) is None
     assert call(unknown_name, {"x": MODEL}) == MODEL
+
+
+def test_name_and_annotation_together_mean_the_narrower_type() -> None:
+    def wide(task: str, llm: Resource) -> Any:
+        return llm
+
+    def narrow(task: str, llm: ProxyLLM) -> Any:
+        return llm
+
+    assert call(wide, {"p": PROMPT, "m": MODEL}) == MODEL
+    assert call(narrow, {"m": MODEL, "x": PROXY}, strip_proxy=False) == PROXY
 
 
 def test_ambiguity_and_absence_name_the_keys() -> None:
