@@ -15,7 +15,7 @@ from agentlightning.emitter.capture import Capture
 from agentlightning.emitter.target import target_tracer
 from agentlightning.semconv import AGL_OPERATION, LightningSpanAttributes
 from agentlightning.tracer import get_active_tracer
-from agentlightning.types import SpanCoreFields, SpanRecordingContext
+from agentlightning.types import Attributes, SpanCoreFields, SpanRecordingContext
 from agentlightning.types.attributes import flatten_attributes, sanitize_attributes
 
 logger = logging.getLogger(__name__)
@@ -107,10 +107,12 @@ class OperationContext:
             self._record([*_numbered(f"{_INPUT}.args", args), *_named(f"{_INPUT}.kwargs", kwargs)])
             return
         bound.apply_defaults()
+        values: list[tuple[str, Any]] = []
         for position, (name, value) in enumerate(bound.arguments.items()):
             several = signature.parameters[name].kind is inspect.Parameter.VAR_POSITIONAL
             if position or name not in _BOUND_TO:
-                self._record(_numbered(f"{_INPUT}.{name}", value) if several else [(f"{_INPUT}.{name}", value)])
+                values += _numbered(f"{_INPUT}.{name}", value) if several else [(f"{_INPUT}.{name}", value)]
+        self._record(values)
 
     def set_output(self, output: Any) -> None:
         """Record the output.
@@ -135,6 +137,7 @@ class OperationContext:
     def _record(self, values: Iterable[tuple[str, Any]]) -> None:
         if self._recording is None:
             raise RuntimeError("an operation records inputs and outputs only inside its block")
+        attributes: Attributes = {}
         for key, value in values:
             capture = _capture()
             try:
@@ -142,7 +145,8 @@ class OperationContext:
             except Exception:
                 # Whatever a user's function takes has attributes: recording must not fail the call.
                 logger.exception("%s of an operation could not be recorded whole", key)
-            self._recording.record_attributes(capture.attributes)
+            attributes |= capture.attributes
+        self._recording.record_attributes(attributes)
 
 
 @overload
