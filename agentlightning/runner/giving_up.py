@@ -65,10 +65,7 @@ async def _kept(work: Coroutine[Any, Any, Any]) -> tuple[Any, BaseException | No
 
 def _close(task: asyncio.Task[Any], work: Coroutine[Any, Any, Any]) -> None:
     """End a coroutine that swallows cancellations, so that it cannot keep its event loop from being closed."""
-    try:
-        work.close()
-    except RuntimeError as error:  # it swallows that as well; its loop has to bear with it
-        logger.warning("It cannot be closed either: %s", error)
+    work.close()
     task.add_done_callback(_look_away)
     task.cancel()
 

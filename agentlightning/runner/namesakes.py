@@ -15,6 +15,8 @@ _RUNNER: Final = "runner"
 _INTERVAL: Final = "heartbeat_interval"
 _MISSED: Final = 3
 """How many heartbeats a runner may be silent before it counts as gone."""
+_SHORTEST: Final = 1.0
+"""Seconds that one of them may take at least, however short the interval."""
 
 
 class Namesakes:
@@ -47,7 +49,8 @@ class Namesakes:
         other = stats.get(_RUNNER, self._runner)
         if other != self._runner:
             interval = stats.get(_INTERVAL)
-            self._gone_at = now + _MISSED * (interval if isinstance(interval, (int, float)) else self._interval)
+            interval = interval if isinstance(interval, (int, float)) else self._interval
+            self._gone_at = now + _MISSED * max(interval, _SHORTEST)
             if self._was_heard:  # it has written over our last heartbeat, so it lives
                 self._tell(stats)
         return now >= self._gone_at
