@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Any, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 from agentlightning.emitter.calls import recorded
 from agentlightning.emitter.capture import Capture
@@ -17,6 +17,9 @@ from agentlightning.semconv import AGL_OPERATION, LightningSpanAttributes
 from agentlightning.tracer import get_active_tracer
 from agentlightning.types import Attributes, SpanCoreFields, SpanRecordingContext
 from agentlightning.types.attributes import flatten_attributes, sanitize_attributes
+
+if TYPE_CHECKING:
+    from agentlightning.tracer.base import Redact
 
 logger = logging.getLogger(__name__)
 
@@ -130,7 +133,7 @@ class OperationContext:
         """
         if self._items is None:
             self._record([])
-            self._items = _capture()
+            self._items = Capture(_redaction())
         self._items.add(f"{_OUTPUT}.{self._item_count}", item)
         self._item_count += 1
 
@@ -138,8 +141,9 @@ class OperationContext:
         if self._recording is None:
             raise RuntimeError("an operation records inputs and outputs only inside its block")
         attributes: Attributes = {}
+        redact = _redaction()
         for key, value in values:
-            capture = _capture()
+            capture = Capture(redact)
             try:
                 capture.add(key, value)
             except Exception:
@@ -182,9 +186,9 @@ def operation(fn: Any = None, *, propagate: bool = True, name: str | None = None
     return block if fn is None else block(fn)
 
 
-def _capture() -> Capture:
+def _redaction() -> Redact | None:
     tracer = get_active_tracer()
-    return Capture(tracer.redact if tracer else None)
+    return tracer.redact if tracer else None
 
 
 def _numbered(key: str, values: Iterable[Any]) -> list[tuple[str, Any]]:
