@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from agentlightning.adapter.llm_call import in_order
-from agentlightning.adapter.place import Place, by_span_id, places_of
+from agentlightning.adapter.place import Place, Places
 from agentlightning.adapter.reward_links import LinkIndex
 from agentlightning.adapter.reward_targets import PlacedReward, Target, Targets, in_position
 from agentlightning.adapter.rewards import (
@@ -30,19 +30,23 @@ def assign_rewards(
     calls: Sequence[TracedCall],
     policy: RewardMatchPolicy = RewardMatchPolicy.FIRST_OCCURRENCE,
 ) -> Credit:
+    """Give the rewards in a tree to its calls; see `assign_in_places`."""
+    return assign_in_places(Places(tree), calls, policy)
+
+
+def assign_in_places(places: Places, calls: Sequence[TracedCall], policy: RewardMatchPolicy) -> Credit:
     """Give the rewards in a tree to its calls.
 
     A call has one reward at most, and none of another attempt. First come the rewards with links, then the policy's
     rule; what no call gets is reported with the reason.
     """
-    places = places_of(tree)
-    spans = in_order(place.node.span for place in places if not place.node.virtual)
+    spans = in_order(place.node.span for place in places.all if not place.node.virtual)
     positions = {id(span): position for position, span in enumerate(spans)}
     rewards = _placed_rewards(places, positions)
     targets = _targets(calls, places, positions)
     credit = Credit()
     for attempt, own in rewards.items():
-        _Matching(places, Targets(targets.get(attempt, [])), credit).match(own, policy)
+        _Matching(places.all, Targets(targets.get(attempt, [])), credit).match(own, policy)
     credit.unmatched.sort(key=lambda each: positions[id(each.reward.span)])
     return credit
 
@@ -50,8 +54,8 @@ def assign_rewards(
 _Attempt = tuple[str, str]
 
 
-def _placed_rewards(places: list[Place], positions: dict[int, int]) -> dict[_Attempt, list[PlacedReward]]:
-    by_span = {id(place.node.span): place for place in places if not place.node.virtual}
+def _placed_rewards(places: Places, positions: dict[int, int]) -> dict[_Attempt, list[PlacedReward]]:
+    by_span = {id(place.node.span): place for place in places.all if not place.node.virtual}
     rewards: dict[_Attempt, list[PlacedReward]] = {}
     for reward in find_rewards(place.node.span for place in by_span.values()):
         placed = PlacedReward(reward, by_span[id(reward.span)], positions[id(reward.span)])
@@ -59,13 +63,10 @@ def _placed_rewards(places: list[Place], positions: dict[int, int]) -> dict[_Att
     return rewards
 
 
-def _targets(
-    calls: Sequence[TracedCall], places: list[Place], positions: dict[int, int]
-) -> dict[_Attempt, list[Target]]:
-    by_id = by_span_id(places)
+def _targets(calls: Sequence[TracedCall], places: Places, positions: dict[int, int]) -> dict[_Attempt, list[Target]]:
     targets: dict[_Attempt, list[Target]] = {}
     for index, call in enumerate(calls):
-        seen = tuple(by_id[span_id] for span_id in call.span_ids if span_id in by_id)
+        seen = tuple(places.of(call.span_ids))
         record = call.first
         target = Target(index, record.response_id, record.sequence_id, positions[id(seen[0].node.span)], seen)
         targets.setdefault((record.rollout_id, record.attempt_id), []).append(target)

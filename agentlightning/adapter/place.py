@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -36,8 +37,24 @@ class Place:
         return self.first <= other.first < self.end
 
 
-def places_of(tree: TraceTree) -> list[Place]:
-    """Return the place of each node, by its index."""
+class Places:
+    """The places of all nodes of a tree as it stands now.
+
+    Attributes:
+        all: Each place at its index.
+        by_id: The places by span id; of several with one id, the first.
+    """
+
+    def __init__(self, tree: TraceTree) -> None:
+        self.all = _walk(tree)
+        self.by_id = {place.node.id: place for place in reversed(self.all)}
+
+    def of(self, span_ids: Iterable[str]) -> list[Place]:
+        """Return the places of those spans that stand in the tree."""
+        return [self.by_id[span_id] for span_id in span_ids if span_id in self.by_id]
+
+
+def _walk(tree: TraceTree) -> list[Place]:
     places: list[Place] = []
     waiting: list[tuple[TraceTree, Place | None, bool]] = [(tree, None, False)]
     while waiting:
@@ -51,11 +68,6 @@ def places_of(tree: TraceTree) -> list[Place]:
             waiting.extend((child, place, inside) for child in reversed(node.children))
     _set_ends(places)
     return places
-
-
-def by_span_id(places: list[Place]) -> dict[str, Place]:
-    """Return the places by span id; of several with one id, the first."""
-    return {place.node.id: place for place in reversed(places)}
 
 
 def _set_ends(places: list[Place]) -> None:

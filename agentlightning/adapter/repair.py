@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from agentlightning.adapter.llm_call import in_order
-from agentlightning.adapter.place import Place, by_span_id, places_of
+from agentlightning.adapter.place import Place, Places
 from agentlightning.adapter.reading import SeenCall
 from agentlightning.types import Span
 
@@ -20,18 +20,22 @@ if TYPE_CHECKING:
 _NANOSECONDS = 1_000_000_000
 
 
-def repair(tree: TraceTree, calls: Iterable[SeenCall]) -> None:
+def repair(places: Places, calls: Iterable[SeenCall]) -> bool:
     """Move stray calls below the innermost span that was open around them.
 
     A call is stray if no span that saw it has an agent or a span of the agent's program above it. Only calls move; what
     their ids say of their parents stays true; and where two spans were open side by side, nobody can say which of them
     made the call, so it stays above both.
+
+    Returns:
+        Whether a call was moved, so that the places are no longer true.
     """
-    places = places_of(tree)
     seen = [[sighting.span_id for sighting in call.sightings] for call in calls]
-    strays = _strays(places, seen)
     hosts = _hosts(places, {span_id for ids in seen for span_id in ids})
-    _move([(stray, host) for stray, host in _pairs(strays, hosts) if host is not stray.place.parent])
+    strays = _strays(places, seen) if hosts else []
+    moves = [(stray, host) for stray, host in _pairs(strays, hosts) if host is not stray.place.parent]
+    _move(moves)
+    return bool(moves)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +47,11 @@ class _Timed:
     end: int
 
 
-def _strays(places: list[Place], seen: list[list[str]]) -> list[_Timed]:
-    by_id, tops = by_span_id(places), _tops(places)
+def _strays(places: Places, seen: list[list[str]]) -> list[_Timed]:
+    tops = _tops(places.all)
     strays: list[_Timed] = []
     for ids in seen:
-        own = [by_id[span_id] for span_id in ids if span_id in by_id]
+        own = places.of(ids)
         outermost = [place for place in own if place.parent is None or place.parent.node.id not in ids]
         if all(place.agent is None and place.parent and place.parent.first in tops for place in outermost):
             strays += _timed(outermost)
@@ -68,8 +72,8 @@ def _tops(places: list[Place]) -> set[int]:
     return tops
 
 
-def _hosts(places: list[Place], call_ids: set[str]) -> list[_Timed]:
-    inner = [place for place in places if not place.node.virtual and place.node.id not in call_ids]
+def _hosts(places: Places, call_ids: set[str]) -> list[_Timed]:
+    inner = [place for place in places.all if not place.node.virtual and place.node.id not in call_ids]
     return sorted(_timed(inner), key=lambda host: host.start)
 
 

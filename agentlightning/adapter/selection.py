@@ -5,13 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from agentlightning.adapter.place import Place, by_span_id, places_of
+from agentlightning.adapter.place import Place, Places
 from agentlightning.types import LLMCall
-
-if TYPE_CHECKING:
-    from agentlightning.adapter.tree import TraceTree
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,26 +39,25 @@ class TracedCall:
 
 
 def select_calls(
-    tree: TraceTree,
+    places: Places,
     requests: Iterable[tuple[LLMCall, ...]],
     *,
     llm_call_match: str | None = None,
     agent_match: str | None = None,
     exclude_in_reward: bool = False,
 ) -> list[TracedCall]:
-    """Return those of a tree's calls that match, in their order.
+    """Return the calls that match, in their order.
 
     Args:
-        tree: Where the spans stand that saw the calls.
+        places: Where the spans stand that saw the calls.
         requests: The answers to each request.
         llm_call_match: Only calls that a span saw with a name that this expression finds.
         agent_match: Only calls whose nearest agent has a name that this expression finds.
         exclude_in_reward: Leave out calls made to compute a reward.
     """
-    places = by_span_id(places_of(tree))
     selected: list[TracedCall] = []
     for answers in requests:
-        sightings = [places[span_id] for span_id in span_ids_of(answers[0]) if span_id in places]
+        sightings = places.of(span_ids_of(answers[0]))
         call = TracedCall(answers, _agent(sightings))
         if (
             (llm_call_match is None or any(re.search(llm_call_match, each.node.span.name) for each in sightings))

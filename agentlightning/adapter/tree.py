@@ -15,7 +15,7 @@ from agentlightning.adapter.call_triplet import call_to_triplet, prompt_image_ur
 from agentlightning.adapter.credit import assign_rewards
 from agentlightning.adapter.forest import Forest, link_spans
 from agentlightning.adapter.llm_call import llm_calls, read_calls
-from agentlightning.adapter.place import by_span_id, places_of
+from agentlightning.adapter.place import Places
 from agentlightning.adapter.reading import CallReading
 from agentlightning.adapter.repair import repair
 from agentlightning.adapter.rewards import RewardMatchPolicy
@@ -215,7 +215,7 @@ class TraceTree:
 
     def repair_hierarchy(self) -> None:
         """Put calls that stand outside of every agent below the span that was open around them; see `repair`."""
-        repair(self, self._read().seen)
+        repair(Places(self), self._read().seen)
 
     def select_calls(
         self,
@@ -226,7 +226,7 @@ class TraceTree:
     ) -> list[TracedCall]:
         """Return the calls to train on, in order; see `to_trajectory`."""
         return select_calls(
-            self,
+            Places(self),
             answered(self._read(), dedup_llm_call),
             llm_call_match=llm_call_match,
             agent_match=agent_match,
@@ -309,9 +309,8 @@ def agent_labels(spans: Sequence[Span], *, repair_hierarchy: bool = True) -> dic
     """
     if not spans:
         return {}
-    tree, calls = select_from_spans(spans, exclude_in_reward=False, repair_hierarchy=repair_hierarchy)
-    places = by_span_id(places_of(tree))
-    labels = {span_id: place.agent for span_id, place in places.items() if place.agent and not place.node.virtual}
+    places, calls = select_from_spans(spans, exclude_in_reward=False, repair_hierarchy=repair_hierarchy)
+    labels = {place.node.id: place.agent for place in places.by_id.values() if place.agent and not place.node.virtual}
     labels.update({span_id: call.agent for call in calls if call.agent for span_id in call.span_ids})
     return labels
 
@@ -323,23 +322,24 @@ def select_from_spans(
     agent_match: str | None = None,
     exclude_in_reward: bool = True,
     repair_hierarchy: bool = True,
-) -> tuple[TraceTree, list[TracedCall]]:
-    """Return the tree of the spans and the calls to train on, reading the spans once.
+) -> tuple[Places, list[TracedCall]]:
+    """Return where the spans stand and the calls to train on, reading the spans once.
 
     Raises:
         ValueError: There are no spans.
     """
     tree, reading = TraceTree.from_spans(spans), read_calls(spans)
-    if repair_hierarchy:
-        repair(tree, reading.seen)
+    places = Places(tree)
+    if repair_hierarchy and repair(places, reading.seen):
+        places = Places(tree)
     calls = select_calls(
-        tree,
+        places,
         answered(reading),
         llm_call_match=llm_call_match,
         agent_match=agent_match,
         exclude_in_reward=exclude_in_reward,
     )
-    return tree, calls
+    return places, calls
 
 
 def _report(forest: Forest) -> None:

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from agentlightning.adapter.base import TraceAdapter
 from agentlightning.adapter.call_triplet import to_triplets
-from agentlightning.adapter.credit import assign_rewards
+from agentlightning.adapter.credit import assign_in_places
 from agentlightning.adapter.rewards import RewardMatchPolicy, UnmatchedReward
 from agentlightning.adapter.tree import TraceTree, select_from_spans
 from agentlightning.types import Span, Triplet
@@ -119,7 +119,7 @@ class TracerTraceToTriplet(TraceToTripletBase):
         """Return the triplets and the rewards that match none."""
         if not source:
             return TripletReading()
-        tree, calls = select_from_spans(
+        places, calls = select_from_spans(
             _spans(source),
             llm_call_match=self.llm_call_match,
             agent_match=self.agent_match,
@@ -128,7 +128,7 @@ class TracerTraceToTriplet(TraceToTripletBase):
         )
         if self._skip_empty_token_spans:
             calls = [call for call in calls if call.has_tokens]
-        credit = assign_rewards(tree, calls, self.reward_match)
+        credit = assign_in_places(places, calls, self.reward_match)
         return TripletReading(to_triplets(calls, credit), credit.unmatched)
 
 
@@ -139,9 +139,9 @@ class LlmProxyTraceToTriplet(TraceToTripletBase):
         """Return the triplets and the rewards that match none."""
         if not source:
             return TripletReading()
-        tree, calls = select_from_spans(_spans(source), exclude_in_reward=False, repair_hierarchy=False)
+        places, calls = select_from_spans(_spans(source), exclude_in_reward=False, repair_hierarchy=False)
         calls = [call for call in calls if call.has_tokens]
-        credit = assign_rewards(tree, calls, RewardMatchPolicy.BACK_FILL)
+        credit = assign_in_places(places, calls, RewardMatchPolicy.BACK_FILL)
         return TripletReading(to_triplets(calls, credit), credit.unmatched)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from agentlightning.adapter.credit import assign_rewards
+from agentlightning.adapter.credit import assign_in_places
 from agentlightning.adapter.rewards import Credit, RewardMatchPolicy, Unmatched
 from agentlightning.adapter.tree import select_from_spans
 from agentlightning.types import Span
@@ -19,8 +19,8 @@ FIRST, SIBLING, BACK_FILL, FINAL = RewardMatchPolicy
 
 def assign(spans: list[Span], policy: RewardMatchPolicy = FIRST) -> tuple[dict[str, tuple[float, str]], Credit]:
     """Return value and rule by the span of the call, and the whole credit."""
-    tree, calls = select_from_spans(spans)
-    credit = assign_rewards(tree, calls, policy)
+    places, calls = select_from_spans(spans)
+    credit = assign_in_places(places, calls, policy)
     given = {calls[i].first.span_id: (got.reward.value, got.rule.value) for i, got in credit.given.items()}
     return given, credit
 
@@ -77,8 +77,8 @@ def test_every_reward_is_given_once_or_reported(spans: list[Span], policy: Rewar
 @given(any_rollout(), st.sampled_from(RewardMatchPolicy))
 def test_only_answered_calls_of_the_same_attempt_get_a_reward(spans: list[Span], policy: RewardMatchPolicy) -> None:
     by_id = {span.span_id: span for span in spans}
-    tree, calls = select_from_spans(spans)
-    for index, got in assign_rewards(tree, calls, policy).given.items():
+    places, calls = select_from_spans(spans)
+    for index, got in assign_in_places(places, calls, policy).given.items():
         span = by_id[calls[index].first.span_id]
         assert span.status.status_code == "OK"
         assert span.attempt_id == got.reward.span.attempt_id
@@ -96,10 +96,10 @@ def test_the_order_in_which_spans_arrive_changes_nothing(
 
 @given(any_rollout())
 def test_without_links_a_reward_goes_to_an_earlier_call(spans: list[Span]) -> None:
-    tree, calls = select_from_spans(spans)
+    places, calls = select_from_spans(spans)
     position = {span.span_id: (span.sequence_id, span.start_time) for span in spans}
     for policy in RewardMatchPolicy:
-        for index, got in assign_rewards(tree, calls, policy).given.items():
+        for index, got in assign_in_places(places, calls, policy).given.items():
             if got.rule != "link":
                 assert position[calls[index].first.span_id] <= position[got.reward.span.span_id]
 
