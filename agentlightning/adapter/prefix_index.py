@@ -9,12 +9,12 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-_WIDTH = 8
+_WIDTH = 4
 
 
 def packed(token_ids: Sequence[int]) -> bytes:
     """Return the tokens as bytes that sort as they do, and of which each slice of whole tokens is a prefix of them."""
-    values = array("q", token_ids)
+    values = array("i", token_ids)
     values.byteswap()
     return values.tobytes()
 

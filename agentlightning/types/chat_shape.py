@@ -17,6 +17,7 @@ from agentlightning.types.tracer import Span
 Json = dict[str, Any]
 
 _NOT_SAMPLING: Final = frozenset({"model", "messages", "prompt", "tools", "stream"})
+_LARGEST_ID: Final = 2**31 - 1
 _NOT_KEPT: Final = frozenset({"choices", "prompt_token_ids", "response_token_ids", "token_ids", "logprobs"})
 
 
@@ -35,7 +36,7 @@ def chat_calls(span: Span, source: str, request: Json, reply: Json) -> list[LLMC
 
 
 def _record(span: Span, source: str, request: Json, reply: Json, index: int, choice: Json) -> LLMCall:
-    token_ids = integers(choice.get("token_ids") or mapping(choice, "provider_specific_fields").get("token_ids"))
+    sampled = token_ids(choice.get("token_ids") or mapping(choice, "provider_specific_fields").get("token_ids"))
     sampling = {key: value for key, value in request.items() if key not in _NOT_SAMPLING}
     return LLMCall(
         rollout_id=span.rollout_id,
@@ -43,9 +44,9 @@ def _record(span: Span, source: str, request: Json, reply: Json, index: int, cho
         sequence_id=span.sequence_id,
         start_time=span.start_time or 0.0,
         end_time=span.end_time or 0.0,
-        prompt_token_ids=integers(choice.get("prompt_token_ids") or reply.get("prompt_token_ids")),
-        response_token_ids=token_ids,
-        response_logprobs=_logprobs(choice.get("logprobs"), len(token_ids)),
+        prompt_token_ids=token_ids(choice.get("prompt_token_ids") or reply.get("prompt_token_ids")),
+        response_token_ids=sampled,
+        response_logprobs=_logprobs(choice.get("logprobs"), len(sampled)),
         temperature=_number(sampling.get("temperature"), 1.0),
         sampling=sampling,
         finish_reason=text(choice, "finish_reason"),
@@ -104,12 +105,12 @@ def _load(value: Any) -> Any:
         return None
 
 
-def integers(value: Any) -> list[int]:
-    """Return the token ids; empty for anything but a list of integers."""
-    if not isinstance(value, (list, tuple)):
+def token_ids(value: Any) -> list[int]:
+    """Return the token ids; empty for anything but a list of integers that can be some."""
+    if not isinstance(value, (list, tuple)) or not value:
         return []
-    items = list(cast("Sequence[Any]", value))
-    return items if set(map(type, items)) <= {int} else []
+    items = cast("list[int]", value if isinstance(value, list) else list(cast("Sequence[Any]", value)))
+    return items if set(map(type, items)) == {int} and min(items) >= 0 and max(items) <= _LARGEST_ID else []
 
 
 def _integer(value: Any) -> int | None:
