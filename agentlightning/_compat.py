@@ -20,6 +20,7 @@ MOVED_MODULES: Final[dict[str, str]] = {
     "agentlightning.utils.id": "agentlightning._internal.ids",
     "agentlightning.utils.otel": "agentlightning.types.attributes",
     "agentlightning.utils.otlp": "agentlightning.tracer.otlp_exporter",
+    "agentlightning.utils.system_snapshot": "agentlightning.runner.snapshot",
 }
 """Old module path to the module where its public names live now."""
 
@@ -32,7 +33,7 @@ MOVED_NAMES: Final[dict[str, str]] = {
 ENDED_MODULES: Final[dict[str, str]] = {
     "agentlightning.client": "agentlightning.store and agentlightning.runner",
     "agentlightning.config": "the `agl` command, or typer",
-    "agentlightning.instrumentation": "OtelTracer, and OpenInference instrumentors beside it",
+    "agentlightning.instrumentation": "OtelTracer(instrument=...)",
     "agentlightning.runner.legacy": "LitAgentRunner",
     "agentlightning.server": "agentlightning.store and Trainer",
     "agentlightning.store.collection": "SqliteLightningStore or InMemoryLightningStore",
