@@ -22,6 +22,10 @@ def doctor(
     resources: Annotated[
         Path | None, typer.Option(help="JSON file of the resources by name; one LLM called llm by default.")
     ] = None,
+    replies: Annotated[
+        Path | None,
+        typer.Option(help="JSON file of what the scripted model says, a list; gone through again and again."),
+    ] = None,
     live: Annotated[
         bool, typer.Option("--live", help="Ask the models of --resources instead of the scripted one.")
     ] = False,
@@ -40,14 +44,15 @@ def doctor(
     """
     with interrupt_exits_at_once():  # these take a while
         from agentlightning.adapter.rewards import RewardMatchPolicy
-        from agentlightning.doctor import describe, diagnose
-        from agentlightning.doctor.inputs import load_agent, load_resources, load_task
+        from agentlightning.doctor import ScriptedModel, describe, diagnose
+        from agentlightning.doctor.inputs import load_agent, load_replies, load_resources, load_task
 
     with redirect_stdout(sys.stderr):  # what the agent prints is no part of the report
         report = diagnose(
             load_agent(agent),
             load_task(task) if task else None,
             resources=load_resources(resources) if resources else None,
+            model=ScriptedModel(load_replies(replies)) if replies else None,
             live=live,
             agent_match=agent_match,
             reward_match=RewardMatchPolicy(reward_match),

@@ -105,6 +105,7 @@ class _Reader:
             self._trained = tree.select_calls(agent_match=agent_match)
             self._credit = assign_rewards(tree, self._trained, reward_match)
         self._merged = merge_calls(answer for call in self._trained for answer in call.answers)
+        self._rows = _rows_of(self._trained, self._merged.rows)
 
     def report(self, name: str) -> Report:
         """Return everything but the findings."""
@@ -136,11 +137,7 @@ class _Reader:
             has_logprobs=used.has_logprobs,
             failure=call.failure,
             trained=any(each.first.span_id == span_id for each in self._trained),
-            rows=[
-                number
-                for number, row in enumerate(self._merged.rows, 1)
-                if any(_stands_in(answer, row) for answer in call.answers)
-            ],
+            rows=self._rows.get(span_id, []),
         )
 
     def _rewards(self) -> list[RewardReport]:
@@ -184,6 +181,20 @@ def _name_of(sighting: Sighting) -> str:
     if sighting.source == "gateway" or sighting.scope is None:
         return sighting.source
     return sighting.scope.rsplit(".", 1)[-1]
+
+
+def _rows_of(calls: Sequence[TracedCall], rows: Sequence[TrainingRow]) -> dict[str, list[int]]:
+    """Return the numbers of the rows that hold a call's answers, by the call's span; equal calls have a row each."""
+    numbers: dict[str, list[int]] = {}
+    taken: set[tuple[int, int]] = set()
+    for call in calls:
+        for answer in call.answers:
+            places = ((number, len(answer.prompt_token_ids)) for number in range(1, len(rows) + 1))
+            free = (place for place in places if place not in taken and _stands_in(answer, rows[place[0] - 1]))
+            if place := next(free, None):
+                taken.add(place)
+                numbers.setdefault(call.first.span_id, []).append(place[0])
+    return numbers
 
 
 def _stands_in(answer: LLMCall, row: TrainingRow) -> bool:

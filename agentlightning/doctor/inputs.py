@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from pydantic import TypeAdapter, ValidationError
 
+from agentlightning.doctor.script import Reply
 from agentlightning.errors import ConfigurationError
 from agentlightning.litagent import LitAgent
 from agentlightning.types import NamedResources
@@ -70,6 +71,19 @@ def load_resources(path: Path) -> NamedResources:
     except (OSError, ValidationError) as error:
         example = '{"main": {"resource_type": "llm", "endpoint": "http://127.0.0.1:8000/v1", "model": "name"}}'
         raise ConfigurationError(f"{path} holds no resources such as {example}: {error}") from error
+
+
+def load_replies(path: Path) -> list[str | Reply]:
+    """Read what the scripted model says from a JSON file: a list of texts, or of objects like `Reply`.
+
+    Raises:
+        ConfigurationError: It cannot be read, or it is no such list.
+    """
+    try:
+        return TypeAdapter(list[str | Reply]).validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        example = '["text", {"content": "", "tool_calls": [{"name": "look_up", "arguments": {"key": "ruby"}}]}]'
+        raise ConfigurationError(f"{path} holds no replies such as {example}: {error}") from error
 
 
 def _import_module(name: str) -> ModuleType:

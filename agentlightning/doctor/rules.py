@@ -62,7 +62,7 @@ def _ending(report: Report, circumstances: Circumstances) -> Iterator[Finding]:
             severity="error",
             text=f"The agent did not end within {circumstances.deadline:g} s and was stopped.",
             advice="Look for a wait without an end, or a loop that waits for words that the scripted model never says "
-            "(diagnose(…, replies=[…]) makes it say them); give a slow agent more with --deadline.",
+            "(--replies makes it say them); give a slow agent more time with --deadline.",
         )
     elif isinstance(failure, MissingResource):
         yield Finding(
@@ -103,7 +103,10 @@ def _missing_calls(report: Report, circumstances: Circumstances) -> Iterator[Fin
 
 
 def _ways_around_the_gateway(report: Report, circumstances: Circumstances) -> Iterator[Finding]:
-    around = [call for call in report.calls if not call.through_gateway]
+    # A call without an answer may also have been given up by the agent itself, in the midst of a stream.
+    around = [
+        call for call in report.calls if not call.through_gateway and (not call.failure or circumstances.contacted)
+    ]
     unrecorded = (circumstances.requests or 0) - sum(call.through_gateway for call in report.calls)
     if unrecorded > 0:
         yield Finding(

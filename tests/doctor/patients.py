@@ -97,6 +97,27 @@ async def streaming(task: Any, llm: agl.LLM) -> float:
 
 
 @agl.rollout
+async def impatient(task: Any, llm: agl.LLM) -> float:
+    """Leave a stream after its first words, and ask again."""
+    messages: Any = [{"role": "user", "content": "hi"}]
+    async with AsyncOpenAI(base_url=llm.endpoint, api_key="none") as client:
+        async with await client.chat.completions.create(model=llm.model, messages=messages, stream=True) as chunks:
+            async for chunk in chunks:
+                if chunk.choices[0].delta.content:
+                    break
+        await client.chat.completions.create(model=llm.model, messages=messages)
+    return 1.0
+
+
+@agl.rollout
+async def repeating(task: Any, llm: agl.LLM) -> float:
+    """Ask the same thing twice."""
+    for _ in range(2):
+        await converse(llm, [{"role": "user", "content": "hi"}])
+    return 1.0
+
+
+@agl.rollout
 async def writer_and_critic(task: Any, llm: agl.LLM) -> float:
     for name in ("writer", "critic"):
         with agl.operation(**{"type": "agent", "agent.name": name}):

@@ -88,10 +88,23 @@ def test_a_stream_that_names_no_tokens() -> None:
     assert says(report, "Call 1 streamed, and the stream did not name its tokens")
 
 
+def test_a_stream_that_is_broken_off() -> None:
+    report = diagnose(patients.impatient)
+    # Whether the gateway saw the end of the stream depends on who was faster.
+    assert set(codes(report)) <= {"failed-calls"}
+    assert [list(call.rows) for call in report.calls if call.has_tokens][-1] == [len(report.rows)]
+
+
 def test_a_stream_that_names_its_tokens_is_as_good_as_any() -> None:
     report = diagnose(patients.streaming)
     assert report.code == "all-good"
     assert [(call.streamed, call.has_tokens, list(call.rows)) for call in report.calls] == [(True, True, [1])]
+
+
+def test_equal_calls_have_a_row_each() -> None:
+    report = diagnose(patients.repeating)
+    assert report.code == "all-good"
+    assert [list(call.rows) for call in report.calls] == [[1], [2]]
 
 
 def test_no_reward() -> None:
@@ -262,6 +275,15 @@ def test_the_command_prints_json(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert printed["rewards"][0]["rule"] == "final"
 
 
+def test_the_command_lets_the_model_say_what_a_file_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    replies = tmp_path / "replies.json"
+    call = {"name": "lookup", "arguments": {"key": "a longer key than the usual one"}}
+    replies.write_text(json.dumps([{"tool_calls": [call, call]}, "the end"]))
+    assert run(["doctor", f"{PATIENTS}:good", "--replies", str(replies), "--json"]) == 0
+    first = json.loads(capsys.readouterr().out)["calls"][0]
+    assert first["response_tokens"] > diagnose(patients.good).calls[0].response_tokens
+
+
 def test_the_command_knows_every_policy() -> None:
     assert list(get_args(RewardMatch)) == [policy.value for policy in RewardMatchPolicy]
 
@@ -295,7 +317,7 @@ def test_an_agent_of_a_module_is_found_by_name(monkeypatch: pytest.MonkeyPatch) 
     assert load_agent("patients:good") is patients.good
 
 
-@pytest.mark.parametrize("option", ["--task", "--resources"])
+@pytest.mark.parametrize("option", ["--task", "--resources", "--replies"])
 def test_files_that_cannot_be_read_are_named(option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "file.json"
     path.write_text("{not json")
