@@ -85,6 +85,7 @@ def pids_in(file: Path) -> list[int]:
 
 
 def writing_pids(file: Path, then: str) -> str:
-    """A script that starts a child which sleeps, writes both their process ids, and goes on."""
+    """A script that starts a child which sleeps, writes where its files and who both are, and goes on."""
     path = shlex.quote(str(file))
-    return f"sleep 1000 & printf '%s\\n%s\\n' $$ $! > {path}.part; mv {path}.part {path}; {then}"
+    written = f"""echo "$AGL_TASK_FILE" > {path}.task; printf '%s\\n%s\\n' $$ $! > {path}.part; mv {path}.part {path}"""
+    return f"sleep 1000 & {written}; {then}"

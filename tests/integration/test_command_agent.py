@@ -202,14 +202,14 @@ async def test_a_program_that_hangs_is_killed_with_its_children(tmp_path: Path) 
     assert outcome.status == "failed"
     assert "did not end within 2.5 s" in str(outcome.raised)
     assert outcome.written("stdout") == "before\n"
-    await all_dead(tmp_path / "pids")
+    await all_gone(tmp_path / "pids")
 
 
 async def test_a_program_that_ignores_sigterm_is_killed_with_its_children(tmp_path: Path) -> None:
     script = "trap '' TERM; " + writing_pids(tmp_path / "pids", "while :; do wait; done")
     outcome = await outcome_of(shell(script, timeout=2.5, kill_after=0.1))
     assert outcome.status == "failed"
-    await all_dead(tmp_path / "pids")
+    await all_gone(tmp_path / "pids")
 
 
 async def test_a_program_may_say_goodbye() -> None:
@@ -220,7 +220,7 @@ async def test_a_program_may_say_goodbye() -> None:
 async def test_children_of_a_program_that_ended_are_killed(tmp_path: Path) -> None:
     outcome = await outcome_of(shell(writing_pids(tmp_path / "pids", "echo 1")))
     assert (outcome.status, outcome.reward) == ("succeeded", 1.0)
-    await all_dead(tmp_path / "pids")
+    await all_gone(tmp_path / "pids")
 
 
 async def test_a_child_that_left_the_group_holds_nothing_up(tmp_path: Path) -> None:
@@ -243,7 +243,7 @@ async def test_a_cancelled_attempt_leaves_no_process(tmp_path: Path, times: int)
         await asyncio.sleep(0)
     await asyncio.wait({running}, timeout=DEADLINE)
     assert running.cancelled()
-    await all_dead(tmp_path / "pids")
+    await all_gone(tmp_path / "pids")
 
 
 async def test_an_attempt_that_is_stopped_leaves_no_process(tmp_path: Path) -> None:
@@ -254,7 +254,7 @@ async def test_an_attempt_that_is_stopped_leaves_no_process(tmp_path: Path) -> N
     outcome = await running
     assert isinstance(outcome.raised, RolloutCancelled)
     assert outcome.status == "failed"
-    await all_dead(tmp_path / "pids")
+    await all_gone(tmp_path / "pids")
 
 
 @pytest.mark.parametrize("isolation", ["thread", "process"])
@@ -270,7 +270,7 @@ async def test_an_attempt_that_is_out_of_time_leaves_no_process(
             await runner.iter()
     (attempt,) = await store.query_attempts(rollout.rollout_id)
     assert attempt.status == "timeout"
-    await all_dead(tmp_path / "pids")
+    await all_gone(tmp_path / "pids")
     await store.close()
 
 
@@ -290,7 +290,7 @@ def test_a_program_does_not_outlive_a_runner_that_is_killed(tmp_path: Path) -> N
         guarded(runner.pid)
         runner.kill()
     assert len(pids_in(tmp_path / "pids")) == 2
-    asyncio.run(all_dead(tmp_path / "pids"))
+    asyncio.run(all_gone(tmp_path / "pids"))
 
 
 def guarded(pid: int) -> None:
@@ -304,10 +304,12 @@ def guarded(pid: int) -> None:
         time.sleep(0.01)
 
 
-async def all_dead(file: Path) -> None:
-    pids = pids_in(file)
+async def all_gone(file: Path) -> None:
+    """Return when neither the processes nor the files of a program are left."""
+    pids, task = pids_in(file), file.with_name(f"{file.name}.task").read_text("utf-8").strip()
     assert len(pids) == 2
-    await until(lambda: not any(map(lives, pids)))
+    assert task
+    await until(lambda: not any(map(lives, pids)) and not Path(task).parent.exists())
 
 
 # -- floods ------------------------------------------------------------------------------------------------------------

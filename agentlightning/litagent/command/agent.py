@@ -15,7 +15,7 @@ from agentlightning._internal.threads import run_in_thread, run_to_its_end
 from agentlightning.emitter import emit_message
 from agentlightning.errors import CommandFailed, ConfigurationError, InvalidAgent, InvalidResult
 from agentlightning.litagent.calling import is_async_callable
-from agentlightning.litagent.command.environment import environment
+from agentlightning.litagent.command.environment import RESULT_FILE, environment
 from agentlightning.litagent.command.output import KeptOutput
 from agentlightning.litagent.command.program import Program, words_for
 from agentlightning.litagent.command.reward import reward_from_file, reward_from_lines
@@ -120,8 +120,8 @@ class CommandAgent(LitAgent[Any]):
             env = environment(files, task, resources, rollout) | self._env
             async with self._directory(files) as cwd:
                 program = Program(self._command, self._output_limit)
-                await self._run(program, files / "task.json", cwd, env)
-                result = _read(files / "result.json", self._output_limit)
+                await self._run(program, files, cwd, env)
+                result = _read(files / RESULT_FILE, self._output_limit)
                 return await self._reward(task, program, result, cwd)
 
     @asynccontextmanager
@@ -136,9 +136,9 @@ class CommandAgent(LitAgent[Any]):
         finally:
             await run_to_its_end(shutil.rmtree, private, True)
 
-    async def _run(self, program: Program, task: Path, cwd: Path, env: Mapping[str, str]) -> None:
+    async def _run(self, program: Program, files: Path, cwd: Path, env: Mapping[str, str]) -> None:
         try:
-            exit_code = await program.run(task, cwd, env, self._timeout, self._kill_after)
+            exit_code = await program.run(files, cwd, env, self._timeout, self._kill_after)
         finally:
             _keep("stdout", program.stdout)
             _keep("stderr", program.stderr)

@@ -11,6 +11,8 @@ from agentlightning.litagent.inject import Wanted, fill
 from agentlightning.store.tokens import TOKEN_VARIABLE
 from agentlightning.types import LLM, AttemptedRollout, NamedResources, PromptTemplate, Rollout
 
+TASK_FILE: Final = "task.json"
+RESULT_FILE: Final = "result.json"
 NO_KEY: Final = "unused"
 """Clients want a key also where the server does not."""
 _WANTED: Final = [Wanted("llm", LLM, required=False), Wanted("prompt_template", PromptTemplate, required=False)]
@@ -34,8 +36,8 @@ def environment(files: Path, task: object, resources: NamedResources, rollout: R
     variables = {
         "AGL_ROLLOUT_ID": rollout.rollout_id,
         "AGL_MODE": rollout.mode or "val",
-        "AGL_TASK_FILE": _written(files / "task.json", json.dumps(task)),
-        "AGL_RESULT_FILE": str(files / "result.json"),
+        "AGL_TASK_FILE": _written(files / TASK_FILE, json.dumps(task)),
+        "AGL_RESULT_FILE": str(files / RESULT_FILE),
     }
     if isinstance(rollout, AttemptedRollout):
         variables["AGL_ATTEMPT_ID"] = rollout.attempt.attempt_id

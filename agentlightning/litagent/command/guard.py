@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import os
 import subprocess
+from pathlib import Path
 from typing import Final
 
 # `read` returns when the pipe's other end is closed, which the kernel does also for a process that was killed.
-_SCRIPT: Final = 'read -r _; kill -s KILL -- "-$1"'
+_SCRIPT: Final = 'read -r _; kill -s KILL -- "-$1"; shift; rm -rf -- "$@"'
 
 
 class Guard:
-    """Kills a process group once this process is gone: a shell that waits at a pipe which only this process holds open.
+    """Kills a group of processes and removes its files once this process is gone.
+
+    It is a shell that waits at a pipe which only this process holds open.
 
     Children that were forked and run no program of their own hold it open as well: the guard waits for them too.
 
     Args:
         group: The group.
+        files: A directory that only its programs need.
     """
 
-    def __init__(self, group: int) -> None:
+    def __init__(self, group: int, files: Path | None = None) -> None:
         read, self._write = os.pipe()
+        removed = [] if files is None else [str(files)]
         try:
             self._shell = subprocess.Popen(
-                ["/bin/sh", "-c", _SCRIPT, "agl-guard", str(group)],
+                ["/bin/sh", "-c", _SCRIPT, "agl-guard", str(group), *removed],
                 stdin=read,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from agentlightning.errors import CommandFailed
+from agentlightning.litagent.command.environment import TASK_FILE
 from agentlightning.litagent.command.guard import Guard
 from agentlightning.litagent.command.output import KeptOutput
 
@@ -48,12 +49,12 @@ class Program(asyncio.SubprocessProtocol):
         return line if len(line) <= _NAME_LENGTH else f"{line[:_NAME_LENGTH]}…"
 
     async def run(
-        self, stdin: Path, cwd: Path, env: Mapping[str, str], timeout: float | None, kill_after: float
+        self, files: Path, cwd: Path, env: Mapping[str, str], timeout: float | None, kill_after: float
     ) -> int:
         """Run it to its end, or kill it: nobody of its process group is left afterwards.
 
         Args:
-            stdin: The file that it reads from.
+            files: The directory of its files, which goes with it if this process dies; it reads its task from there.
             cwd: The directory that it runs in.
             env: All of its environment.
             timeout: Seconds that it may take; None for no limit.
@@ -67,7 +68,7 @@ class Program(asyncio.SubprocessProtocol):
         """
         try:
             async with asyncio.timeout(timeout):
-                await self._start(stdin, cwd, env)
+                await self._start(files, cwd, env)
                 await self._exited.wait()
         except TimeoutError:
             raise CommandFailed(f"{self.name} did not end within {timeout:g} s and was killed") from None
@@ -76,15 +77,15 @@ class Program(asyncio.SubprocessProtocol):
         assert self._transport is not None
         return cast("int", self._transport.get_returncode())
 
-    async def _start(self, stdin: Path, cwd: Path, env: Mapping[str, str]) -> None:
+    async def _start(self, files: Path, cwd: Path, env: Mapping[str, str]) -> None:
         loop = asyncio.get_running_loop()
         try:
-            with stdin.open("rb") as task:
+            with (files / TASK_FILE).open("rb") as task:
                 transport, _ = await loop.subprocess_exec(
                     lambda: self, *self._command, stdin=task, cwd=cwd, env=env, start_new_session=True
                 )
             with suppress(FileNotFoundError):  # a machine without a shell: its programs are on their own
-                self._guard = Guard(transport.get_pid())
+                self._guard = Guard(transport.get_pid(), files)
         except (OSError, ValueError) as error:
             raise CommandFailed(f"{self.name} could not be started: {_reason(error, self._command[0], cwd)}") from error
 
