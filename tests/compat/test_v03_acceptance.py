@@ -102,7 +102,7 @@ async def test_a_failed_call_gets_no_reward(store: agl.InMemoryLightningStore) -
 
 
 SPANS_WITHOUT_PARENTS = """
-from tests.compat.test_adapters import agentops_call, reward
+from tests.compat.test_v03_adapters import agentops_call, reward
 from agentlightning.adapter import TracerTraceToTriplet
 
 spans = [call for number in range(20) for call in (
