@@ -14,9 +14,8 @@ _SCRIPT: Final = 'read -r _; kill -s KILL -- "-$1"; shift; rm -rf -- "$@"'
 class Guard:
     """Kills a group of processes and removes its files once this process is gone.
 
-    It is a shell that waits at a pipe which only this process holds open.
-
-    Children that were forked and run no program of their own hold it open as well: the guard waits for them too.
+    It is a shell that waits at a pipe which only this process holds open, and what was forked from it and runs no
+    program of its own: the guard waits for such children too.
 
     Args:
         group: The group.
