@@ -31,6 +31,11 @@ class LLMProxy:
 
     An agent's base URL names its attempt (`…/rollout/<id>/attempt/<id>/v1`), so a program in any language is recorded
     without a change. The reply never waits for the store: calls are journaled on disk and shipped in the background.
+    Streams pass event by event, and are recorded as the answers that they amount to.
+
+    An attempt may report its rewards, too: `POST /api/rollouts/<id>/attempt/<id>/events` takes
+    `{"event_type": "reward", "data": {"value": 1.0}}`, a `message` with `{"message": "…"}`, or anything else, which
+    becomes an annotation. The base URLs of v1.0 (`/proxy/rollout/<id>/attempt/<id>/mode/train/openai/v1`) work as well.
 
     Args:
         port: Port to bind; None or 0 picks a free one, which `restart` keeps.
@@ -39,7 +44,7 @@ class LLMProxy:
         host: Address to bind; loopback by default.
         journal_dir: Where calls wait for the store, replayed at the next start if the process dies. By default a
             temporary directory, which `stop` removes when the store has everything. One gateway at a time may use it.
-        timeout: Seconds within which a backend must answer.
+        timeout: Seconds within which a backend must answer; of a stream, its longest silence.
 
     Raises:
         ConfigurationError: The model list cannot be served.

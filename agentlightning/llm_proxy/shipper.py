@@ -177,7 +177,7 @@ class Shipper:
             await store.add_many_spans([to_span(each, sequence_ids[each.span_id]) for each in exchanges])
         except (NotFound, InvalidValue) as error:
             if len(exchanges) == 1:
-                logger.error("a model call is dropped, for the store refuses it: %s", error)
+                logger.error("a model call or event is dropped, for the store refuses it: %s", error)
                 return
             for exchange in exchanges:
                 await self._write([exchange], sequence_ids)

@@ -9,6 +9,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from scripted_backend import ScriptedBackend
+from streams import DONE, Stream, event
 
 from agentlightning.llm_proxy import LLMProxy
 from agentlightning.store import SqliteLightningStore
@@ -17,10 +18,13 @@ CHILD = Path(__file__).with_name("gateway_process.py")
 CALLS = 20
 
 
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize("kind", ["ships", "never_ships"])
 async def test_calls_answered_before_a_kill_are_in_the_store_once(
-    tmp_path: Path, backend: ScriptedBackend, kind: str
+    tmp_path: Path, backend: ScriptedBackend, kind: str, stream: bool
 ) -> None:
+    if stream:
+        backend.script = lambda _: Stream([numbered(len(backend.requests)), DONE]).response()
     store_path, journal = str(tmp_path / "store.db"), str(tmp_path / "journal")
     base = f"{backend.server.url}/v1"
     child = await asyncio.create_subprocess_exec(
@@ -34,13 +38,20 @@ async def test_calls_answered_before_a_kill_are_in_the_store_once(
         endpoint = (await child.stdout.readline()).decode().strip()
         async with aiohttp.ClientSession() as session:
             for _ in range(CALLS):
-                async with session.post(f"{endpoint}/chat/completions", json={"model": "policy"}) as reply:
+                async with session.post(
+                    f"{endpoint}/chat/completions", json={"model": "policy", "stream": stream}
+                ) as reply:
                     assert reply.status == 200
-                    await reply.read()
+                    await (reply.content.readuntil(DONE) if stream else reply.read())
         child.kill()
         await child.wait()
     rollout_id = endpoint.split("/rollout/")[1].split("/")[0]
     assert await replayed_response_ids(store_path, journal, rollout_id) == [f"chatcmpl-{n + 1}" for n in range(CALLS)]
+
+
+def numbered(number: int) -> bytes:
+    choice = {"index": 0, "delta": {"content": "x"}, "finish_reason": "stop"}
+    return event({"id": f"chatcmpl-{number}", "choices": [choice]})
 
 
 async def replayed_response_ids(store_path: str, journal: str, rollout_id: str) -> list[object]:
