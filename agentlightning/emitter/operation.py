@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 from agentlightning.emitter.calls import recorded
 from agentlightning.emitter.capture import Capture
-from agentlightning.emitter.target import target_tracer
+from agentlightning.emitter.target import target_tracer, tracer_here
 from agentlightning.semconv import AGL_OPERATION, LightningSpanAttributes
-from agentlightning.tracer import get_active_tracer
 from agentlightning.types import Attributes, SpanCoreFields, SpanRecordingContext
 from agentlightning.types.attributes import flatten_attributes, sanitize_attributes
 
@@ -187,7 +186,7 @@ def operation(fn: Any = None, *, propagate: bool = True, name: str | None = None
 
 
 def _redaction() -> Redact | None:
-    tracer = get_active_tracer()
+    tracer = tracer_here()
     return tracer.redact if tracer else None
 
 

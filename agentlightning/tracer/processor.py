@@ -67,6 +67,11 @@ class TraceProcessor(SpanProcessor):
             with self._lock:
                 self._open.discard(trace)
 
+    def open_traces(self) -> list[ActiveTrace]:
+        """Return the traces that are open now."""
+        with self._lock:
+            return list(self._open)
+
     def on_start(self, span: SdkSpan, parent_context: Context | None = None) -> None:
         """Reserve the span's place in its trace."""
         trace = active_trace(parent_context) or active_trace() or self._trace_of_parent(span) or self._only_open(span)
@@ -184,6 +189,12 @@ def connect() -> Connection:
             type(present).__name__,
         )
     return Connection(processor, provider, tracer)
+
+
+def open_traces() -> list[ActiveTrace]:
+    """Return the open traces that take spans without a context: the only one does, of several none."""
+    is_connected = connect.cache_info().currsize > 0  # asking must not connect the process
+    return connect().processor.open_traces() if is_connected else []
 
 
 def dropped_spans() -> dict[str, int]:

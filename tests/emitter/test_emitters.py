@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import contextvars
 import math
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -25,7 +27,7 @@ from agentlightning.emitter import (
     reward,
 )
 from agentlightning.errors import ConfigurationError, InvalidResult, NoActiveTracer
-from agentlightning.tracer import DummyTracer, OtelTracer, Tracer
+from agentlightning.tracer import DummyTracer, OtelTracer, Tracer, dropped_spans
 from agentlightning.types import Span, SpanCoreFields
 from agentlightning.types.attributes import extract_tags_from_attributes, make_tag_attributes
 
@@ -262,6 +264,27 @@ async def test_outside_of_a_trace_nothing_is_recorded_unless_that_is_made_an_err
     with pytest.raises(RuntimeError):  # what v0.3 raises
         emit()
     assert len(await emitted(emit)) == 1
+
+
+@pytest.mark.parametrize("emit", EMITTERS.values(), ids=EMITTERS)
+async def test_where_the_context_is_lost_the_only_open_trace_takes_it(emit: Callable[[], object]) -> None:
+    assert len(await emitted(lambda: contextvars.Context().run(emit))) == 1
+
+
+async def test_where_the_context_is_lost_and_several_traces_are_open_it_is_counted_as_dropped() -> None:
+    before = Counter(dropped_spans())
+    first, second = OtelTracer(), OtelTracer()
+    async with first.trace_context("one"), second.trace_context("two"):
+        contextvars.Context().run(emit_reward, 1.0)
+    assert first.get_last_trace() == second.get_last_trace() == []
+    assert Counter(dropped_spans()) - before == {"agentlightning.annotation": 1}
+
+
+async def test_what_is_redacted_is_redacted_where_the_context_is_lost() -> None:
+    tracer = OtelTracer()
+    tracer.redact = lambda key, value: "***"
+    (span,) = await emitted(lambda: contextvars.Context().run(operation(str.upper), "secret"), tracer)
+    assert span.attributes["agentlightning.operation.output"] == "***"
 
 
 def test_a_strictness_that_is_no_word_for_yes_or_no_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
