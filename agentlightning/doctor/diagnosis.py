@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -55,8 +56,10 @@ def diagnose(
         deadline: Seconds after which the agent is stopped.
 
     Raises:
-        ConfigurationError: `live` without an `LLM` among the resources.
+        ConfigurationError: `live` without an `LLM` among the resources, or `agent_match` is no regular expression.
     """
+    if agent_match is not None:
+        _check_expression(agent_match)
     if live and not any(isinstance(resource, LLM) for resource in (resources or {}).values()):
         raise ConfigurationError("live asks the models of the resources, and there is none: give resources with an LLM")
     model = model or ScriptedModel()
@@ -112,7 +115,7 @@ class _Reader:
         seen = self._observation
         return Report(
             agent=name,
-            ended="stopped" if seen.hung else "failed" if seen.failure else "succeeded",
+            ended="stopped" if seen.hung else "failed" if seen.failure is not None else "succeeded",
             calls=[self._call(call) for call in self._calls],
             rewards=self._rewards(),
             rows=[
@@ -154,7 +157,7 @@ class _Reader:
     def _break(self, each: PrefixBreak) -> BreakReport:
         call, before, byte = each.call, "", None
         expected, found = [each.expected] if each.expected else [], [each.found] if each.found else []
-        if self._exact_text:
+        if self._exact_text and call.source == each.previous.source == "gateway":
             was = each.previous.prompt_token_ids + each.previous.response_token_ids
             before = decode(call.prompt_token_ids[: each.position])
             byte = len(before.encode(errors="replace"))
@@ -170,6 +173,13 @@ class _Reader:
             expected=expected,
             found=found,
         )
+
+
+def _check_expression(text: str) -> None:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ConfigurationError(f"agent_match={text!r} is no regular expression: {error}") from error
 
 
 def _span_id(call: SeenCall) -> str:

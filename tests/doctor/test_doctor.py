@@ -215,15 +215,15 @@ def test_another_protocol() -> None:
 
 
 def test_an_agent_that_never_ends() -> None:
-    report = diagnose(patients.waiting, deadline=1.0)
+    report = diagnose(patients.waiting, deadline=2.5)
     assert report.ended == "stopped"
     assert codes(report) == ["agent-hung"]
     assert [call.has_tokens for call in report.calls] == [True]
-    assert says(report, "within 1 s", "--deadline")
+    assert says(report, "within 2.5 s", "--deadline")
 
 
 def test_an_agent_that_blocks_its_event_loop() -> None:
-    report = diagnose(patients.blocking, {"seconds": 6}, deadline=1.0)
+    report = diagnose(patients.blocking, {"seconds": 6}, deadline=2.5)
     assert codes(report) == ["agent-hung"]
     assert len(report.calls) == 1
 
@@ -249,6 +249,11 @@ def test_models_of_one_name_at_two_addresses_are_refused() -> None:
     }
     with pytest.raises(ConfigurationError, match="'same' at different endpoints"):
         diagnose(patients.good, resources=resources, live=True)
+
+
+def test_an_expression_that_is_none_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="no regular expression"):
+        diagnose(patients.good, agent_match="(")
 
 
 def test_live_needs_a_model() -> None:
