@@ -785,7 +785,7 @@ async def test_iter_goes_on_after_failures(store: InMemoryLightningStore, error:
 
 
 async def test_iter_runs_many_at_once_and_keeps_their_spans_apart(store: InMemoryLightningStore) -> None:
-    count, together = 100, asyncio.Event()
+    count, together = 200, asyncio.Event()
     running = 0
 
     async def agent(task: int) -> float:
