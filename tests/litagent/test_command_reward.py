@@ -32,7 +32,7 @@ from agentlightning.litagent.command.reward import reward_from_file, reward_from
         ('{"id": 1}{"event_type": "reward", "data": {"value": 1}}', None),
         ("[" * 10_000, None),
     ],
-    ids=lambda value: None if isinstance(value, str) and len(value) > 100 else repr(value),
+    ids=lambda value: "deep" if isinstance(value, str) and len(value) > 100 else repr(value),
 )
 def test_the_last_line_that_is_a_reward_counts(written: str, reward: Any) -> None:
     assert reward_from_lines(written.split("\n")) == reward
