@@ -84,6 +84,7 @@ if TYPE_CHECKING:
         SqliteLightningStore as SqliteLightningStore,
     )
     from agentlightning.tracer import (
+        AgentOpsTracer as AgentOpsTracer,
         DummyTracer as DummyTracer,
         OtelTracer as OtelTracer,
         Tracer as Tracer,
