@@ -76,6 +76,9 @@ def reward_dimensions(reward: Any, primary_key: str | None = None) -> dict[str, 
         raise InvalidResult(
             f"a reward with the dimensions {list(by_name)} needs one of them as primary_key, not {primary_key!r}"
         )
+    for name in by_name:
+        if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # user input
+            raise InvalidResult(f"the dimensions of a reward have texts as names, not {name!r:.100}")
     names = [primary_key, *(name for name in by_name if name != primary_key)]
     return {name: to_reward(by_name[name]) for name in names}
 

@@ -83,6 +83,8 @@ def test_malformed_rewards_are_refused() -> None:
         emit_reward({"a": 1.0})
     with pytest.raises(ValueError, match="primary_key"):
         emit_reward({"a": 1.0}, primary_key="b")
+    with pytest.raises(TypeError, match="texts as names"):
+        emit_reward({"a": 1.0, 2: 1.0}, primary_key="a")  # type: ignore[dict-item]
 
 
 def test_a_reward_carries_more_attributes() -> None:
