@@ -29,24 +29,33 @@ def assign_rewards(
     tree: TraceTree,
     calls: Sequence[TracedCall],
     policy: RewardMatchPolicy = RewardMatchPolicy.FIRST_OCCURRENCE,
+    others: Sequence[TracedCall] = (),
 ) -> Credit:
     """Give the rewards in a tree to its calls; see `assign_in_places`."""
-    return assign_in_places(Places(tree), calls, policy)
+    return assign_in_places(Places(tree), calls, policy, others)
 
 
-def assign_in_places(places: Places, calls: Sequence[TracedCall], policy: RewardMatchPolicy) -> Credit:
-    """Give the rewards in a tree to its calls.
+def assign_in_places(
+    places: Places, calls: Sequence[TracedCall], policy: RewardMatchPolicy, others: Sequence[TracedCall] = ()
+) -> Credit:
+    """Give the rewards in a tree to calls.
 
     A call has one reward at most, and none of another attempt. First come the rewards with links, then the policy's
     rule; what no call gets is reported with the reason.
+
+    Args:
+        places: Where the spans stand.
+        calls: The calls that can get a reward.
+        policy: How rewards without links find their calls.
+        others: Calls of agents that are not trained: a reward that stands with them alone is not given to another.
     """
     spans = in_order(place.node.span for place in places.all if not place.node.virtual)
     positions = {id(span): position for position, span in enumerate(spans)}
     rewards = _placed_rewards(places, positions)
-    targets = _targets(calls, places, positions)
+    targets, left_out = _targets(calls, places, positions), _targets(others, places, positions)
     credit = Credit()
     for attempt, own in rewards.items():
-        _Matching(places.all, Targets(targets.get(attempt, [])), credit).match(own, policy)
+        _Matching(places.all, Targets(targets.get(attempt, []), left_out.get(attempt, [])), credit).match(own, policy)
     credit.unmatched.sort(key=lambda each: positions[id(each.reward.span)])
     return credit
 
@@ -121,7 +130,9 @@ class _Matching:
         for first, inside in sorted(scopes.items(), reverse=True):  # the inner subtrees before those around them
             scope = self._places[first]
             rule = CreditRule.SEQUENCE if scope.parent is None else CreditRule.SUBTREE
-            self._in_order(inside, self._targets.within(scope), rule)
+            targets = self._targets.within(scope)
+            none_before = Unmatched.NO_CALL_BEFORE if scope.parent is None else Unmatched.NOT_TRAINED
+            self._in_order(inside, targets, rule, none_before)
 
     def _by_sibling(self, rewards: Iterable[PlacedReward]) -> None:
         siblings: dict[int, dict[int, Target]] = {}
@@ -150,11 +161,17 @@ class _Matching:
                 Unmatched.NO_CALL_BEFORE if none_before else Unmatched.TAKEN,
             )
 
-    def _in_order(self, rewards: Sequence[PlacedReward], calls: Sequence[Target], rule: CreditRule) -> None:
+    def _in_order(
+        self,
+        rewards: Sequence[PlacedReward],
+        calls: Sequence[Target],
+        rule: CreditRule,
+        none_before: Unmatched = Unmatched.NO_CALL_BEFORE,
+    ) -> None:
         """Give rewards that follow each other to the last calls before them, in order."""
         run: list[PlacedReward] = []
         block: list[Target] = []
-        reason = Unmatched.NO_CALL_BEFORE
+        reason = none_before
         for event in sorted([*calls, *rewards], key=lambda event: event.position):
             if isinstance(event, PlacedReward):
                 run.append(event)

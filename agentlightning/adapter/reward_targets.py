@@ -39,10 +39,16 @@ class Target:
 
 
 class Targets:
-    """The calls of one attempt, in order."""
+    """The calls of one attempt, in order.
 
-    def __init__(self, targets: list[Target]) -> None:
+    Args:
+        targets: The calls.
+        others: Calls beside them that cannot get a reward.
+    """
+
+    def __init__(self, targets: list[Target], others: list[Target]) -> None:
         self.all = in_position(targets)
+        self._others = others
         placed = sorted(((place.first, target) for target in targets for place in target.places), key=lambda p: p[0])
         self._firsts = [first for first, _ in placed]
         self._placed = [target for _, target in placed]
@@ -53,9 +59,9 @@ class Targets:
         return in_position({target.index: target for target in found}.values())
 
     def earliest_within(self, places: list[Place]) -> list[int | None]:
-        """Return for each place the position of the earliest call that was seen there or below."""
+        """Return for each place the position of the earliest call, of the others too, that was seen there or below."""
         earliest: list[int | None] = [None] * len(places)
-        for target in self.all:
+        for target in [*self.all, *self._others]:
             for place in target.places:
                 earliest[place.first] = _earlier(earliest[place.first], target.position)
         for place in reversed(places):

@@ -42,6 +42,7 @@ class Unmatched(StrEnum):
     NO_LINKED_CALL = "its links lead to no call"
     NO_CALL_BEFORE = "no call stands before it"
     TAKEN = "the calls it could go to have rewards already"
+    NOT_TRAINED = "the calls it stands with are of agents that are not trained"
     NOT_FINAL = "it is not the last reward"
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from agentlightning.adapter.place import Place, Places
 from agentlightning.types import LLMCall
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,6 @@ def select_calls(
     requests: Iterable[tuple[LLMCall, ...]],
     *,
     llm_call_match: str | None = None,
-    agent_match: str | None = None,
     exclude_in_reward: bool = False,
 ) -> list[TracedCall]:
     """Return the calls that match, in their order.
@@ -52,20 +54,35 @@ def select_calls(
         places: Where the spans stand that saw the calls.
         requests: The answers to each request.
         llm_call_match: Only calls that a span saw with a name that this expression finds.
-        agent_match: Only calls whose nearest agent has a name that this expression finds.
         exclude_in_reward: Leave out calls made to compute a reward.
     """
     selected: list[TracedCall] = []
+    other_names: set[str] = set()
     for answers in requests:
         sightings = places.of(span_ids_of(answers[0]))
-        call = TracedCall(answers, _agent(sightings))
-        if (
-            (llm_call_match is None or any(re.search(llm_call_match, each.node.span.name) for each in sightings))
-            and (agent_match is None or (call.agent is not None and re.search(agent_match, call.agent)))
-            and not (exclude_in_reward and any(each.in_reward for each in sightings))
-        ):
-            selected.append(call)
+        names = {each.node.span.name for each in sightings}
+        if llm_call_match is not None and not any(re.search(llm_call_match, name) for name in names):
+            other_names |= names
+            continue
+        if not (exclude_in_reward and any(each.in_reward for each in sightings)):
+            selected.append(TracedCall(answers, _agent(sightings)))
+    if other_names and not selected:
+        logger.warning(
+            "llm_call_match=%r finds no call; theirs are the spans %s. Without it all calls are taken.",
+            llm_call_match,
+            sorted(other_names),
+        )
     return selected
+
+
+def of_agents(calls: Iterable[TracedCall], agent_match: str | None) -> tuple[list[TracedCall], list[TracedCall]]:
+    """Return the calls whose nearest agent has a name that the expression finds, all if it is None; and the others."""
+    found: list[TracedCall] = []
+    others: list[TracedCall] = []
+    for call in calls:
+        matches = agent_match is None or (call.agent is not None and re.search(agent_match, call.agent))
+        (found if matches else others).append(call)
+    return found, others
 
 
 def span_ids_of(call: LLMCall) -> tuple[str, ...]:

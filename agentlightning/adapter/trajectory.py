@@ -11,6 +11,7 @@ from agentlightning.adapter.base import TraceAdapter
 from agentlightning.adapter.history import AttemptHistory
 from agentlightning.adapter.llm_call import llm_calls
 from agentlightning.adapter.prefix_break import BreakKind, PrefixBreak
+from agentlightning.adapter.selection import of_agents
 from agentlightning.adapter.tree import select_from_spans
 from agentlightning.types import LLMCall, Span, TrainingRow
 
@@ -68,7 +69,7 @@ class TraceToTrajectories(TraceAdapter[list[TrainingRow]]):
     def _calls(self, source: Sequence[Span]) -> list[LLMCall]:
         if self.agent_match is None or not source:
             return llm_calls(source)
-        _, calls = select_from_spans(source, agent_match=self.agent_match)
+        calls, _ = of_agents(select_from_spans(source)[1], self.agent_match)
         return [answer for call in calls for answer in call.answers]
 
 

@@ -19,7 +19,7 @@ from agentlightning.adapter.place import Places
 from agentlightning.adapter.reading import CallReading
 from agentlightning.adapter.repair import repair
 from agentlightning.adapter.rewards import RewardMatchPolicy
-from agentlightning.adapter.selection import TracedCall, select_calls
+from agentlightning.adapter.selection import TracedCall, of_agents, select_calls
 from agentlightning.emitter import get_reward_value
 from agentlightning.types import LLMCall, Span, Triplet
 
@@ -225,13 +225,7 @@ class TraceTree:
         dedup_llm_call: bool = True,
     ) -> list[TracedCall]:
         """Return the calls to train on, in order; see `to_trajectory`."""
-        return select_calls(
-            Places(self),
-            answered(self._read(), dedup_llm_call),
-            llm_call_match=llm_call_match,
-            agent_match=agent_match,
-            exclude_in_reward=exclude_llm_call_in_reward,
-        )
+        return of_agents(self._select(llm_call_match, exclude_llm_call_in_reward, dedup_llm_call), agent_match)[0]
 
     def match_rewards(self, reward_match: str, llm_calls: list[TraceTree]) -> dict[str, float | None]:
         """Return the primary reward of each of the calls by span id, None for a call without one.
@@ -283,13 +277,18 @@ class TraceTree:
             reward_match: Which call gets which reward.
             final_reward: Reward of the last triplet, whatever was recorded.
         """
-        calls = self.select_calls(llm_call_match, agent_match, exclude_llm_call_in_reward, dedup_llm_call)
+        everybody = self._select(llm_call_match, exclude_llm_call_in_reward, dedup_llm_call)
+        calls, others = of_agents(everybody, agent_match)
         if _skip_empty_token_spans:
             calls = [call for call in calls if call.has_tokens]
-        triplets = to_triplets(calls, assign_rewards(self, calls, reward_match))
+        triplets = to_triplets(calls, assign_rewards(self, calls, reward_match, others))
         if triplets and final_reward is not None:
             triplets[-1].reward = final_reward
         return triplets
+
+    def _select(self, llm_call_match: str | None, exclude_in_reward: bool, once: bool) -> list[TracedCall]:
+        requests = answered(self._read(), once)
+        return select_calls(Places(self), requests, llm_call_match=llm_call_match, exclude_in_reward=exclude_in_reward)
 
     def _read(self) -> CallReading:
         return read_calls([node.span for node in self.traverse() if not node.virtual])
@@ -319,11 +318,10 @@ def select_from_spans(
     spans: Sequence[Span],
     *,
     llm_call_match: str | None = None,
-    agent_match: str | None = None,
     exclude_in_reward: bool = True,
     repair_hierarchy: bool = True,
 ) -> tuple[Places, list[TracedCall]]:
-    """Return where the spans stand and the calls to train on, reading the spans once.
+    """Return where the spans stand and the calls, reading the spans once.
 
     Raises:
         ValueError: There are no spans.
@@ -336,7 +334,6 @@ def select_from_spans(
         places,
         answered(reading),
         llm_call_match=llm_call_match,
-        agent_match=agent_match,
         exclude_in_reward=exclude_in_reward,
     )
     return places, calls

@@ -13,6 +13,7 @@ from agentlightning.adapter.base import TraceAdapter
 from agentlightning.adapter.call_triplet import to_triplets
 from agentlightning.adapter.credit import assign_in_places
 from agentlightning.adapter.rewards import RewardMatchPolicy, UnmatchedReward
+from agentlightning.adapter.selection import of_agents
 from agentlightning.adapter.tree import TraceTree, select_from_spans
 from agentlightning.types import Span, Triplet
 
@@ -119,16 +120,16 @@ class TracerTraceToTriplet(TraceToTripletBase):
         """Return the triplets and the rewards that match none."""
         if not source:
             return TripletReading()
-        places, calls = select_from_spans(
+        places, everybody = select_from_spans(
             _spans(source),
             llm_call_match=self.llm_call_match,
-            agent_match=self.agent_match,
             exclude_in_reward=self.exclude_llm_call_in_reward,
             repair_hierarchy=self.repair_hierarchy,
         )
+        calls, others = of_agents(everybody, self.agent_match)
         if self._skip_empty_token_spans:
             calls = [call for call in calls if call.has_tokens]
-        credit = assign_in_places(places, calls, self.reward_match)
+        credit = assign_in_places(places, calls, self.reward_match, others)
         return TripletReading(to_triplets(calls, credit), credit.unmatched)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
+from agentlightning.adapter import TracerTraceToTriplet, TraceTree
 from agentlightning.adapter.credit import assign_in_places
 from agentlightning.adapter.rewards import Credit, RewardMatchPolicy, Unmatched
 from agentlightning.adapter.tree import select_from_spans
@@ -179,6 +180,16 @@ def test_a_reward_inside_an_operation_belongs_to_the_calls_inside() -> None:
     given, credit = assign(spans)
     assert given == {"a": (0.5, "subtree"), "b": (1.0, "subtree")}
     assert credit.unmatched == []
+
+
+def test_a_reward_of_an_agent_that_is_not_trained_is_given_to_no_other() -> None:
+    spans = [make_agent("author"), make_call("a", 1, "author"), make_agent("editor", 2), make_call("b", 3, "editor")]
+    spans += [make_reward(0.5, 4, "editor"), make_reward(1.0, 5)]
+    reading = TracerTraceToTriplet(agent_match="author").read(spans)
+    assert [triplet.reward for triplet in reading.triplets] == [1.0]
+    assert [(each.reward.value, each.reason) for each in reading.unmatched] == [(0.5, Unmatched.NOT_TRAINED)]
+    assert [triplet.reward for triplet in TracerTraceToTriplet()(spans)] == [1.0, 0.5]
+    assert [t.reward for t in TraceTree.from_spans(spans).to_trajectory(agent_match="author")] == [1.0]
 
 
 def test_inner_rewards_are_given_before_those_around_them() -> None:

@@ -89,6 +89,12 @@ def test_calls_are_chosen_by_the_names_of_their_spans() -> None:
     assert names(TracerTraceToTriplet(llm_call_match=r"openai\.chat\.completion")(spans)) == ["openai.chat.completion"]
 
 
+def test_a_name_that_finds_no_call_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert TracerTraceToTriplet(llm_call_match=r"openai\.chat\.completion")([make_call("ChatCompletion", 1)]) == []
+    assert "theirs are the spans ['ChatCompletion']" in caplog.text
+
+
 def test_calls_that_compute_a_reward_are_left_out_unless_asked_for() -> None:
     spans = [make_call("a", 1), make_reward(1.0, 2), make_call("verdict", 3, "reward-2")]
     assert names(TracerTraceToTriplet()(spans)) == ["a"]
