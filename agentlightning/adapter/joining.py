@@ -9,7 +9,7 @@ differently: some backends give every answer the same id.
 from __future__ import annotations
 
 import json
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -162,7 +162,7 @@ class _Timeline:
     longest: float = 0.0
 
     def add(self, start: float, end: float, group: Group) -> None:
-        index = bisect_left(self.starts, start)
+        index = bisect_right(self.starts, start)
         self.starts.insert(index, start)
         self.entries.insert(index, (end, group))
         self.longest = max(self.longest, end - start)

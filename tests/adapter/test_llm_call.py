@@ -67,29 +67,6 @@ def test_failed_calls_and_other_spans_are_left_out() -> None:
     assert llm_calls([failed, unanswered, make_span({"agentlightning.reward.0.value": 1.0}, name="reward")]) == []
 
 
-def test_of_two_sources_of_one_call_the_one_with_tokens_wins() -> None:
-    gateway = make_span(captured([1], [[]], "x"), 1)
-    other = make_span({"prompt_token_ids": [1], "response_token_ids": [2], "gen_ai.response.id": "x"}, 2, "sdk")
-    assert [call.response_token_ids for call in llm_calls([gateway, other])] == [[2]]
-    gateway = make_span(captured([1], [[3]], "x"), 1)
-    assert [call.response_token_ids for call in llm_calls([gateway, other])] == [[3]]
-
-
-def test_a_backend_that_repeats_its_response_id_loses_no_call() -> None:
-    spans = [make_span(captured([1], [[2]], "same"), number) for number in (1, 2)]
-    assert len(llm_calls(spans)) == 2
-
-
-def test_the_keys_of_other_writers_are_read() -> None:
-    prefix = "agentlightning.operation.output"
-    span = make_span(
-        {f"{prefix}.prompt_token_ids": [1, 2], f"{prefix}.choices.0.token_ids": [3], f"{prefix}.id": "x"}, name="op"
-    )
-    (call,) = llm_calls([span])
-    assert (call.prompt_token_ids, call.response_token_ids, call.response_id) == ([1, 2], [3], "x")
-    assert (call.temperature, call.response_logprobs) == (1.0, None)
-
-
 def test_spans_become_training_rows() -> None:
     spans = [make_span(captured([1], [[2]], "x"), 1), make_span(captured([1, 2, 3], [[4]], "y"), 2)]
     (row,) = TraceToTrajectories()(spans)
