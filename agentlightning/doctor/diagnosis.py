@@ -155,14 +155,18 @@ class _Reader:
         ]
 
     def _break(self, each: PrefixBreak) -> BreakReport:
-        call, before, byte = each.call, "", None
-        expected, found = [each.expected] if each.expected else [], [each.found] if each.found else []
-        if self._exact_text and call.source == each.previous.source == "gateway":
-            was = each.previous.prompt_token_ids + each.previous.response_token_ids
+        call, previous = each.call, each.previous
+        was = previous.prompt_token_ids + previous.response_token_ids
+        stood, stands = (ids[each.position :][:_TOKENS_AFTER] for ids in (was, call.prompt_token_ids))
+        before, byte = "", None
+        if self._exact_text and call.source == previous.source == "gateway":
             before = decode(call.prompt_token_ids[: each.position])
             byte = len(before.encode(errors="replace"))
-            expected = [text_of(token) for token in was[each.position :][:_TOKENS_AFTER]]
-            found = [text_of(token) for token in call.prompt_token_ids[each.position :][:_TOKENS_AFTER]]
+            expected, found = list(map(text_of, stood)), list(map(text_of, stands))
+        elif each.expected or each.found:
+            expected, found = [each.expected], [each.found]
+        else:
+            expected, found = [f"token {token}" for token in stood], [f"token {token}" for token in stands]
         return BreakReport(
             call=self._numbers[call.span_id],
             row=each.row + 1,

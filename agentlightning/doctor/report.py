@@ -109,8 +109,9 @@ class BreakReport:
         token: The first token that differs, counted from 0.
         byte: Where its text begins in the prompt, counted from 0; None when the tokens' texts are not known.
         before: The text right before it.
-        expected: What stood there, token by token where their texts are known.
-        found: What the prompt has there.
+        expected: What stood there: the texts of the next tokens; where these are not known, the text from where the
+            messages part, or else the tokens' ids.
+        found: What the prompt has there, likewise.
     """
 
     call: int

@@ -242,6 +242,19 @@ def test_live_asks_the_models_of_the_resources() -> None:
     assert report.code == "all-good"
 
 
+@pytest.mark.parametrize(
+    ("agent", "retokenise", "found"),
+    [(patients.good, True, "token "), (patients.forgetful, False, " …")],
+    ids=["same-text", "other-text"],
+)
+def test_live_says_where_a_history_changed_as_far_as_it_knows(agent: Any, retokenise: bool, found: str) -> None:
+    with ScriptedModel(name="real", retokenise=retokenise) as real:
+        resources: agl.NamedResources = {"llm": agl.LLM(endpoint=real.url, model="real")}
+        (broken,) = diagnose(agent, resources=resources, live=True).breaks
+    assert broken.byte is None
+    assert found in "".join(broken.found)
+
+
 def test_models_of_one_name_at_two_addresses_are_refused() -> None:
     resources: agl.NamedResources = {
         "a": agl.LLM(endpoint="http://127.0.0.1:8/v1", model="same"),
