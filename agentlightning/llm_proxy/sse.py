@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any, Final, cast
+from typing import Any, Final
 
 _BLANK_LINES: Final = (b"\n\n", b"\n\r\n")
 _EVENT: Final = re.compile(rb".*?\n\r?\n|.+", re.DOTALL)
@@ -48,9 +48,9 @@ def read_stream(body: bytes) -> list[Json]:
         ValueError: A complete event holds something else.
     """
     splitter = EventSplitter()
-    objects = list(_objects(split_events(splitter.feed(body))))
+    objects = _objects(splitter.feed(body))
     with suppress(ValueError):
-        objects += _objects([splitter.rest])
+        objects += _objects(splitter.rest)
     return objects
 
 
@@ -60,12 +60,22 @@ def error_event(message: str, code: str) -> bytes:
     return b"data: " + json.dumps({"error": error}).encode() + b"\n\n"
 
 
-def _objects(events: Iterable[bytes]) -> Iterator[Json]:
-    for event in events:
-        data = b"\n".join(line[5:].strip() for line in event.splitlines() if line.startswith(b"data:"))
-        if not data or data == _DONE:
-            continue
-        value = json.loads(data)
+def _objects(events: bytes) -> list[Json]:
+    # All at once: reading thousands of small texts one by one takes twice as long.
+    values: list[Any] = json.loads(b"[" + b",".join(_payloads(events)) + b"]")
+    for value in values:
         if not isinstance(value, dict):
-            raise ValueError(f"an event holds no JSON object but {data[:80]!r}")
-        yield cast("Json", value)
+            raise ValueError(f"an event holds no JSON object but {str(value)[:80]}")
+    return values
+
+
+def _payloads(events: bytes) -> Iterator[bytes]:
+    lines: list[bytes] = []
+    for line in [*events.splitlines(), b""]:
+        if line.startswith(b"data:"):
+            lines.append(line[5:].strip())
+        elif not line:
+            payload = b"\n".join(lines)
+            lines = []
+            if payload and payload != _DONE:
+                yield payload
