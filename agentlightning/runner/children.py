@@ -113,7 +113,7 @@ class Child:
                     trace.end(started.pop(message.index), functools.partial(with_identity, message.span))
             return None
         finally:
-            writer.close()
+            writer.transport.abort()  # `close` would first send what nobody reads any more
 
     async def exit_code(self) -> int:
         """Return the exit code once the process has ended; the negative number of the signal that ended it."""

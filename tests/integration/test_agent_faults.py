@@ -25,7 +25,6 @@ DEADLINE = 60.0
 """For anything to happen, on a machine that does much else."""
 TIMEOUT = 1.5
 """`timeout_seconds` of what hangs."""
-OUTAGE = 10.0
 
 
 @dataclass(frozen=True)
@@ -216,7 +215,8 @@ async def test_time_is_kept_while_the_store_says_nothing(
 # -- the store ---------------------------------------------------------------------------------------------------------
 
 
-async def test_a_store_that_is_unreachable_for_ten_seconds(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("how", "seconds"), [("dead", 10.0), ("hung", 3.0)])
+async def test_a_store_that_is_away_for_a_while(tmp_path: Path, how: str, seconds: float) -> None:
     """What runs meanwhile is recorded once the store is back, what is out of time has ended, and the rest is run."""
     let_end = asyncio.Event()
 
@@ -231,7 +231,7 @@ async def test_a_store_that_is_unreachable_for_ten_seconds(tmp_path: Path) -> No
         return 1.0
 
     tasks = ["ends meanwhile", "fails meanwhile", "out of time", "waits in the queue"]
-    limit = {"out of time": agl.RolloutConfig(timeout_seconds=OUTAGE / 2)}
+    limit = {"out of time": agl.RolloutConfig(timeout_seconds=seconds / 2)}
     arguments = ["--file", str(tmp_path / "store.db")]
     async with ServerProcess(arguments, tmp_path / "log") as server:
         await server.start()
@@ -244,10 +244,16 @@ async def test_a_store_that_is_unreachable_for_ten_seconds(tmp_path: Path) -> No
                     group.create_task(runner.iter())
                     while len(await store.query_rollouts(status_in=["running"])) < 3:  # noqa: ASYNC110  # no event tells
                         await asyncio.sleep(0.01)
-                    server.kill()
+                    if how == "dead":
+                        server.kill()
+                    else:
+                        server.hang()
                     let_end.set()
-                    await asyncio.sleep(OUTAGE)  # what is tested, not a guess at when something is over
-                    await server.start()
+                    await asyncio.sleep(seconds)  # what is tested, not a guess at when something is over
+                    if how == "dead":
+                        await server.start()
+                    else:
+                        server.go_on()
             ended = await attempts(store)
     assert {task: [one.status for one in tries] for task, tries in ended.items()} == {
         "ends meanwhile": ["succeeded"],

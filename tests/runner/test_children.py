@@ -232,15 +232,18 @@ async def test_an_agent_that_cannot_be_put_together_there_fails_its_attempt(stor
     assert isinstance(error, ValueError)
 
 
-async def test_the_event_ends_it(store: InMemoryLightningStore) -> None:
+@pytest.mark.parametrize("size", [1, 10_000_000], ids=["while it starts", "while it gets its job"])
+async def test_the_event_ends_it(store: InMemoryLightningStore, size: int) -> None:
     event = ThreadingEvent()
 
     class Set(Hook):
         async def on_trace_start(self, **details: Any) -> None:
-            asyncio.get_running_loop().call_later(0.01, event.set)
+            asyncio.get_running_loop().call_later(0.05, event.set)
 
+    resources: NamedResources = {"prompt": PromptTemplate(template="x" * size, engine="f-string")}
+    agent = rollout(lambda task: threading.Event().wait())
     with pytest.raises(RolloutCancelled):
-        await step(store, rollout(lambda task: threading.Event().wait()), hooks=[Set()], event=event)
+        await step(store, agent, hooks=[Set()], event=event, resources=resources)
     (found,) = await store.query_rollouts()
     assert found.status == "failed"
 

@@ -113,6 +113,16 @@ class ServerProcess:
             await writer.wait_closed()
         return True
 
+    def hang(self) -> None:
+        """Let the server answer nothing until `go_on`; what is sent to it stays on its way."""
+        assert self._pid is not None
+        os.kill(self._pid, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Let the server answer again."""
+        assert self._pid is not None
+        os.kill(self._pid, signal.SIGCONT)
+
     def kill(self) -> None:
         """End the server where it stands, with `kill -9`."""
         if self._pid is not None:
