@@ -52,6 +52,10 @@ class AgentOpsTracer(OtelTracer):
         if self._agentops_managed:
             _initialise(self._instrument_managed)
 
+    def get_langchain_handler(self, tags: list[str] | None = None) -> Any:
+        """Return AgentOps' callback handler, without which it does not see LangChain."""
+        return import_module("agentops.integration.callbacks.langchain").LangchainCallbackHandler(tags=tags)
+
     @contextmanager
     def _opened(self, trace: ActiveTrace) -> Generator[Any]:
         agentops: Any = import_module("agentops")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeAlias, TypeVar
 
 from opentelemetry import context as otel_context
 
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from agentlightning.store import LightningStore
 
 logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 Redact: TypeAlias = Callable[[str, Any], Any]
 """Takes the key and the value of an input or output, such as `input.api_key`, and returns what to record instead."""
@@ -82,21 +85,25 @@ class Tracer(ParallelWorkerBase):
         """
         writer = self._writer_for(store or self._store, rollout_id, attempt_id)
         trace = ActiveTrace(self, rollout_id, attempt_id, writer)
-        follow_into_threads()
-        LAST_TRACE.set(trace)
-        context = otel_context.set_value(_TRACER_KEY, self, otel_context.set_value(TRACE_KEY, trace))
-        token = otel_context.attach(context)
         try:
-            with self._opened(trace) as handle:
+            with self._entered(trace) as handle:
                 yield handle
         except GeneratorExit:  # thrown away together with its event loop: nothing can be awaited any more
             raise
         except BaseException:
-            otel_context.detach(token)
             await self._flush_after_failure(trace, name)
             raise
-        otel_context.detach(token)
         await trace.flush()
+
+    def trace_run(self, func: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a function inside a local trace, whose spans `get_last_trace` returns."""
+        with self._entered(ActiveTrace(self, None, None, None)):
+            return func(*args, **kwargs)
+
+    async def trace_run_async(self, func: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Await a function inside a local trace, whose spans `get_last_trace` returns."""
+        async with self.trace_context():
+            return await func(*args, **kwargs)
 
     def get_last_trace(self) -> list[Span]:
         """Return the ended spans of the trace that the calling task opened last, by (sequence id, start)."""
@@ -150,6 +157,10 @@ class Tracer(ParallelWorkerBase):
         """
         raise NotImplementedError(f"{type(self).__name__} cannot open spans")
 
+    def get_langchain_handler(self, tags: list[str] | None = None) -> Any:
+        """Return LangChain's callback handler where one is needed: None, as LangChain is instrumented."""
+        return None
+
     @contextmanager
     def lifespan(self, store: LightningStore | None = None) -> Generator[Tracer]:
         """Set the tracer up as worker 0 inside the block."""
@@ -162,6 +173,22 @@ class Tracer(ParallelWorkerBase):
                 self.teardown_worker(0)
         finally:
             self.teardown()
+
+    @contextmanager
+    def _entered(self, trace: ActiveTrace) -> Generator[Any]:
+        follow_into_threads()
+        LAST_TRACE.set(trace)
+        context = otel_context.set_value(_TRACER_KEY, self, otel_context.set_value(TRACE_KEY, trace))
+        token = otel_context.attach(context)
+        try:
+            with self._opened(trace) as handle:
+                yield handle
+        except GeneratorExit:  # thrown away from another context, which has nothing to detach
+            raise
+        except BaseException:
+            otel_context.detach(token)
+            raise
+        otel_context.detach(token)
 
     @contextmanager
     def _opened(self, trace: ActiveTrace) -> Generator[Any]:

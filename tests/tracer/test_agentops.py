@@ -83,6 +83,13 @@ async def test_a_trace_is_a_session_and_nothing_goes_to_the_service(fake: FakeAg
     assert session.status.status_code == "ERROR"
 
 
+def test_langchain_needs_agentops_handler(fake: FakeAgentOps, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = SimpleNamespace(LangchainCallbackHandler=lambda tags: ("handler", tags))
+    monkeypatch.setitem(sys.modules, "agentops.integration.callbacks.langchain", module)  # type: ignore[arg-type]
+    assert agl.AgentOpsTracer().get_langchain_handler(["a"]) == ("handler", ["a"])
+    assert agl.OtelTracer().get_langchain_handler() is None
+
+
 def test_weave_is_refused_with_what_replaces_it() -> None:
     with pytest.raises(ConfigurationError, match=r"use OtelTracer"):
         WeaveTracer(project_name="x")

@@ -416,6 +416,27 @@ async def test_the_last_trace_is_that_of_the_calling_task() -> None:
     assert snapshot == []
 
 
+@pytest.mark.parametrize("kind", [OtelTracer, DummyTracer])
+async def test_a_function_runs_in_a_trace_of_its_own(kind: type[Tracer]) -> None:
+    tracer = kind()
+
+    def say(text: str, *, mark: str) -> str:
+        emit_message(text + mark)
+        return text
+
+    async def say_later(text: str) -> str:
+        await asyncio.sleep(0)
+        return say(text, mark="?")
+
+    assert tracer.trace_run(say, "now", mark="!") == "now"
+    assert messages(tracer.get_last_trace()) == ["now!"]
+    assert await tracer.trace_run_async(say_later, "later") == "later"
+    assert messages(tracer.get_last_trace()) == ["later?"]
+    with pytest.raises(ZeroDivisionError):
+        tracer.trace_run(divmod, 1, 0)
+    assert get_active_tracer() is None
+
+
 async def test_the_active_tracer_is_set_and_cleared() -> None:
     tracer = DummyTracer()
     set_active_tracer(tracer)
