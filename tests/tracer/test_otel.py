@@ -28,6 +28,7 @@ from agentlightning.tracer import (
 from agentlightning.tracer.active import active_trace
 from agentlightning.tracer.batcher import Batcher
 from agentlightning.tracer.processor import connect, dropped_spans
+from agentlightning.tracer.writer import PART, PART_CHARACTERS
 from agentlightning.types import AttemptedRollout, Span, TraceStatus
 
 DEADLINE = 10.0
@@ -286,6 +287,128 @@ async def test_a_lasting_failure_surfaces_at_flush_and_the_spans_stay(error: Exc
             emit_message("kept")
     assert messages(tracer.get_last_trace()) == ["kept"]
     await store.close()
+
+
+async def test_a_store_that_is_away_for_a_while_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agentlightning.tracer.writer.MAX_OUTAGE", DEADLINE)
+    monkeypatch.setattr("agentlightning.tracer.writer.OUTAGE_PAUSE", 0.001)
+    store = FailingStore(50, OSError("away"))
+    tracer, rollout = make(OtelTracer, store), await store.start_rollout(input=0)
+    async with tracer.trace_context(rollout_id=rollout.rollout_id, attempt_id=rollout.attempt.attempt_id):
+        emit_message("kept")
+    assert messages(await stored(store, rollout)) == ["kept"]
+    await store.close()
+
+
+@pytest.mark.parametrize("kind", [OtelTracer, DummyTracer])
+async def test_a_span_that_ends_after_its_trace_is_written(kind: type[Tracer], store: InMemoryLightningStore) -> None:
+    tracer, rollout = make(kind, store), await store.start_rollout(input=0)
+    may_end = asyncio.Event()
+
+    async def linger() -> None:
+        with tracer.operation_context("late"):
+            await may_end.wait()
+
+    async with tracer.trace_context(rollout_id=rollout.rollout_id, attempt_id=rollout.attempt.attempt_id):
+        lingering = asyncio.create_task(linger())
+        await asyncio.sleep(0)
+        emit_message("in time")
+    assert messages(await stored(store, rollout)) == ["in time"]
+    may_end.set()
+    await lingering
+    await tracer.flush()
+    assert [(span.sequence_id, span.name) for span in await stored(store, rollout)] == [
+        (1, "late"),
+        (2, "agentlightning.message"),
+    ]
+
+
+async def test_what_cannot_be_written_is_said_also_when_nobody_waits_for_it(caplog: pytest.LogCaptureFixture) -> None:
+    store = FailingStore(1000, RuntimeError("broken"))
+    tracer, rollout = make(OtelTracer, store), await store.start_rollout(input=0)
+    open_span = None
+    async with tracer.trace_context(rollout_id=rollout.rollout_id, attempt_id=rollout.attempt.attempt_id):
+        open_span = otel.get_tracer("a library").start_span("late")
+    open_span.end()
+    async with asyncio.timeout(DEADLINE):
+        while not caplog.records:  # noqa: ASYNC110  # a log has no event
+            await asyncio.sleep(0.001)
+    assert caplog.records[0].message == f"Could not write spans of {rollout.rollout_id}: RuntimeError: broken"
+    await store.close()
+
+
+async def test_spans_go_to_the_store_in_parts_that_hold_nobody_up(
+    store: InMemoryLightningStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts: list[list[Span]] = []
+    write = store.add_many_spans
+
+    async def write_and_tell(spans: Sequence[Span]) -> Sequence[Span]:
+        parts.append(list(spans))
+        return await write(spans)
+
+    monkeypatch.setattr(store, "add_many_spans", write_and_tell)
+    tracer, rollout = make(OtelTracer, store), await store.start_rollout(input=0)
+    async with tracer.trace_context(rollout_id=rollout.rollout_id, attempt_id=rollout.attempt.attempt_id):
+        for number in range(1200):
+            emit_message("x" * PART_CHARACTERS if number % 100 == 7 else "short")
+    assert len(await stored(store, rollout)) == 1200
+    assert sorted(span.sequence_id for part in parts for span in part) == list(range(1, 1201))
+    assert all(len(part) <= PART for part in parts)
+    long = [sum(len(str(text)) >= PART_CHARACTERS for text in messages(part)) for part in parts]
+    assert max(long) == 1
+    # Only the last span of a part is long: it filled the part.
+    assert not any(len(str(text)) >= PART_CHARACTERS for part in parts for text in messages(part)[:-1])
+
+
+@pytest.mark.parametrize("kind", [OtelTracer, DummyTracer])
+def test_a_finished_trace_is_gone_without_garbage_collection(kind: type[Tracer]) -> None:
+    opened: list[weakref.ref[object]] = []
+
+    async def run(tracer: Tracer, rollout: AttemptedRollout) -> None:
+        async with tracer.trace_context(rollout_id=rollout.rollout_id, attempt_id=rollout.attempt.attempt_id):
+            with tracer.operation_context("operation"):
+                emit_message("text")
+            opened.append(weakref.ref(active_trace()))
+
+    async def main() -> None:
+        store = InMemoryLightningStore()
+        await asyncio.create_task(run(make(kind, store), await store.start_rollout(input=0)))
+        await store.close()
+
+    gc.disable()
+    try:
+        asyncio.run(main())
+        assert opened[0]() is None
+    finally:
+        gc.enable()
+
+
+def test_spans_of_somebody_else_s_provider_are_captured_and_what_its_limits_cut_is_told() -> None:
+    program = """if True:
+        import asyncio, logging
+        from opentelemetry import trace
+        from opentelemetry.sdk.trace import SpanLimits, TracerProvider
+        from agentlightning.tracer import OtelTracer
+
+        logging.basicConfig(format="%(message)s")
+        trace.set_tracer_provider(TracerProvider(span_limits=SpanLimits(max_span_attributes=2)))
+
+        async def main():
+            tracer = OtelTracer(instrument=None)
+            many = {f"key {i}": i for i in range(10)}
+            async with tracer.trace_context("local"):
+                with trace.get_tracer("theirs").start_as_current_span("theirs", attributes=many):
+                    tracer.create_span("ours", many)
+            theirs, ours = tracer.get_last_trace()
+            print(len(theirs.attributes), theirs.dropped_attributes_count, len(ours.attributes))
+            print(ours.parent_id == theirs.span_id)
+
+        asyncio.run(main())
+    """
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert ended.stdout == "2 8 10\nTrue\n"
+    assert "'theirs' lost 8 attributes to a limit of this program's OpenTelemetry provider" in ended.stderr
 
 
 async def test_one_refused_trace_fails_no_other(store: InMemoryLightningStore) -> None:
