@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from agentlightning.adapter.place import Place, Places
+from agentlightning.errors import ConfigurationError
 from agentlightning.types import LLMCall
 
 logger = logging.getLogger(__name__)
@@ -73,6 +74,18 @@ def select_calls(
             sorted(other_names),
         )
     return selected
+
+
+def check_expression(name: str, expression: str | None) -> None:
+    """Refuse an argument that is no regular expression.
+
+    Raises:
+        ConfigurationError: It cannot be read as one.
+    """
+    try:
+        re.compile(expression or "")
+    except re.error as error:
+        raise ConfigurationError(f"{name}={expression!r} is no regular expression: {error}") from error
 
 
 def of_agents(calls: Iterable[TracedCall], agent_match: str | None) -> tuple[list[TracedCall], list[TracedCall]]:

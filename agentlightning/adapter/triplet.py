@@ -13,7 +13,7 @@ from agentlightning.adapter.base import TraceAdapter
 from agentlightning.adapter.call_triplet import to_triplets
 from agentlightning.adapter.credit import assign_in_places
 from agentlightning.adapter.rewards import RewardMatchPolicy, UnmatchedReward
-from agentlightning.adapter.selection import of_agents
+from agentlightning.adapter.selection import check_expression, of_agents
 from agentlightning.adapter.tree import TraceTree, select_from_spans
 from agentlightning.types import Span, Triplet
 
@@ -84,6 +84,9 @@ class TracerTraceToTriplet(TraceToTripletBase):
         agent_match: Only calls whose nearest agent has a name that this expression finds; all by default.
         exclude_llm_call_in_reward: Leave out calls made to compute a reward.
         reward_match: Which call gets which reward.
+
+    Raises:
+        ConfigurationError: An expression cannot be read.
     """
 
     def __init__(
@@ -95,6 +98,8 @@ class TracerTraceToTriplet(TraceToTripletBase):
         reward_match: RewardMatchPolicy = RewardMatchPolicy.FIRST_OCCURRENCE,
         _skip_empty_token_spans: bool = False,
     ) -> None:
+        check_expression("llm_call_match", llm_call_match)
+        check_expression("agent_match", agent_match)
         self.repair_hierarchy = repair_hierarchy
         self.llm_call_match = llm_call_match
         self.agent_match = agent_match

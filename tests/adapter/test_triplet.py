@@ -13,6 +13,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+import agentlightning as agl
 from agentlightning.adapter import LlmProxyTraceToTriplet, TracerTraceToTriplet, TraceToTripletBase
 from agentlightning.adapter.triplet import RewardMatchPolicy, Transition
 from agentlightning.types import Span, Triplet
@@ -89,6 +90,14 @@ def test_calls_are_chosen_by_the_names_of_their_spans() -> None:
     assert names(TracerTraceToTriplet(llm_call_match=r"openai\.chat\.completion")(spans)) == ["openai.chat.completion"]
 
 
+@pytest.mark.parametrize("name", ["llm_call_match", "agent_match"])
+def test_what_is_no_expression_is_refused_at_once(name: str) -> None:
+    with pytest.raises(agl.errors.ConfigurationError, match=f"{name}='\\[a' is no regular expression"):
+        TracerTraceToTriplet(**{name: "[a"})
+    with pytest.raises(ValueError, match="not a valid RewardMatchPolicy"):
+        TracerTraceToTriplet(reward_match="best")  # type: ignore[arg-type]
+
+
 def test_a_name_that_finds_no_call_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         assert TracerTraceToTriplet(llm_call_match=r"openai\.chat\.completion")([make_call("ChatCompletion", 1)]) == []
@@ -150,6 +159,7 @@ def recorded_by_the_sdk() -> list[ReadableSpan]:
 
 SCATTERED = """
 import json, sys
+import agentlightning as agl
 from agentlightning.adapter import TracerTraceToTriplet
 from agentlightning.types import Span
 spans = [Span.model_validate(each) for each in json.load(sys.stdin)]
