@@ -47,7 +47,7 @@ RESOURCES: NamedResources = {"prompt": PromptTemplate(template="{x}", engine="f-
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agentlightning.store.retry.FIRST_PAUSE", 0.001)
     monkeypatch.setattr("agentlightning.runner.patience.FIRST_PAUSE", 0.001)
-    monkeypatch.setattr("agentlightning.tracer.writer.MAX_OUTAGE", 0.1, raising=False)
+    monkeypatch.setattr("agentlightning.tracer.writer.MAX_OUTAGE", 0.1)
 
 
 @pytest.fixture
