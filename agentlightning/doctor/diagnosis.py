@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -12,7 +11,7 @@ from agentlightning.adapter.llm_call import read_calls
 from agentlightning.adapter.prefix_break import PrefixBreak
 from agentlightning.adapter.reading import SeenCall, Sighting
 from agentlightning.adapter.rewards import Credit, Reward, RewardMatchPolicy
-from agentlightning.adapter.selection import TracedCall
+from agentlightning.adapter.selection import TracedCall, check_expression, of_agents
 from agentlightning.adapter.trajectory import merge_calls
 from agentlightning.adapter.tree import TraceTree
 from agentlightning.doctor.harness import Observation, observe
@@ -58,8 +57,7 @@ def diagnose(
     Raises:
         ConfigurationError: `live` without an `LLM` among the resources, or `agent_match` is no regular expression.
     """
-    if agent_match is not None:
-        _check_expression(agent_match)
+    check_expression("agent_match", agent_match)
     if live and not any(isinstance(resource, LLM) for resource in (resources or {}).values()):
         raise ConfigurationError("live asks the models of the resources, and there is none: give resources with an LLM")
     model = model or ScriptedModel()
@@ -105,8 +103,8 @@ class _Reader:
             tree.repair_hierarchy()
             everybody = tree.select_calls(exclude_llm_call_in_reward=False)
             self._agents = {call.first.span_id: call.agent for call in everybody}
-            self._trained = tree.select_calls(agent_match=agent_match)
-            self._credit = assign_rewards(tree, self._trained, reward_match)
+            self._trained, others = of_agents(tree.select_calls(), agent_match)
+            self._credit = assign_rewards(tree, self._trained, reward_match, others)
         self._merged = merge_calls(answer for call in self._trained for answer in call.answers)
         self._rows = _rows_of(self._trained, self._merged.rows)
 
@@ -177,13 +175,6 @@ class _Reader:
             expected=expected,
             found=found,
         )
-
-
-def _check_expression(text: str) -> None:
-    try:
-        re.compile(text)
-    except re.error as error:
-        raise ConfigurationError(f"agent_match={text!r} is no regular expression: {error}") from error
 
 
 def _span_id(call: SeenCall) -> str:
