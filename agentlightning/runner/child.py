@@ -11,7 +11,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Awaitable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from typing import Any, NoReturn
 
@@ -47,7 +47,8 @@ def main(descriptor: int) -> NoReturn:
     ended = _ended(job, line, loop)
     # Before the last message, after which the runner kills what is left.
     for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+        with suppress(Exception):  # there may be none, or the agent has closed it
+            stream.flush()
     line.send(ended)
     os._exit(0)
 

@@ -943,7 +943,18 @@ async def test_runners_that_share_tracer_and_agent_come_and_go_without_each_othe
     await other.close()
 
 
-@pytest.mark.parametrize("options", [{"max_concurrency": 0}, {"poll_interval": 0}, {"heartbeat_launch_mode": "x"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_concurrency": 0},
+        {"poll_interval": 0},
+        {"heartbeat_launch_mode": "x"},
+        {"isolation": "x"},
+        {"stop_grace": -1},
+        {"cancel_grace": -1},
+        {"max_outage": -1},
+    ],
+)
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError):
         make(**options)

@@ -13,7 +13,7 @@ import pytest
 from opentelemetry import trace as otel
 
 from agentlightning.emitter import emit_message, find_final_reward, get_message_value, operation
-from agentlightning.errors import AgentError, ConfigurationError, InvalidResult, RolloutCancelled
+from agentlightning.errors import AgentError, InvalidResult, RolloutCancelled
 from agentlightning.execution.events import ThreadingEvent
 from agentlightning.litagent import LitAgent, rollout
 from agentlightning.runner import LitAgentRunner
@@ -141,6 +141,11 @@ async def test_hooks_see_its_spans(store: InMemoryLightningStore) -> None:
     assert seen == [["agentlightning.annotation"]] * 2
 
 
+async def test_it_may_close_its_output(store: InMemoryLightningStore) -> None:
+    done, _ = await step(store, rollout(lambda task: sys.stdout.close()))
+    assert done.status == "succeeded"
+
+
 async def test_a_process_that_it_forks_does_not_garble_what_it_tells(store: InMemoryLightningStore) -> None:
     @rollout
     def agent(task: str) -> float:
@@ -246,8 +251,3 @@ async def test_the_event_ends_it(store: InMemoryLightningStore, size: int) -> No
         await step(store, agent, hooks=[Set()], event=event, resources=resources)
     (found,) = await store.query_rollouts()
     assert found.status == "failed"
-
-
-def test_an_isolation_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="thread or process"):
-        LitAgentRunner[Any](DummyTracer(), isolation="container")  # type: ignore[arg-type]
