@@ -11,7 +11,7 @@ from agentlightning.adapter.base import TraceAdapter
 from agentlightning.adapter.history import AttemptHistory
 from agentlightning.adapter.llm_call import llm_calls
 from agentlightning.adapter.prefix_break import BreakKind, PrefixBreak
-from agentlightning.adapter.selection import of_agents
+from agentlightning.adapter.selection import check_expression, of_agents
 from agentlightning.adapter.tree import select_from_spans
 from agentlightning.types import LLMCall, Span, TrainingRow
 
@@ -53,9 +53,13 @@ class TraceToTrajectories(TraceAdapter[list[TrainingRow]]):
     Args:
         agent_match: Regular expression that finds the names of the agents to train; None trains them all. Given one,
             calls made to compute a reward are left out too.
+
+    Raises:
+        ConfigurationError: The expression cannot be read.
     """
 
     def __init__(self, agent_match: str | None = None) -> None:
+        check_expression("agent_match", agent_match)
         self.agent_match = agent_match
 
     def adapt(self, source: Sequence[Span], /) -> list[TrainingRow]:
