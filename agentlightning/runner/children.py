@@ -148,9 +148,13 @@ def _words(exit_code: int) -> str:
 
 def _error(failure: AgentFailed) -> BaseException:
     """Return the agent's error, which tells where in its process it was raised."""
-    if failure.pickled is None:
-        error: BaseException = AgentError(f"the agent raised an error that cannot be pickled, {failure.text}")
-    else:
-        error = pickle.loads(failure.pickled)
+    error = _unpickled(failure)
     error.add_note(f"In the process of the agent:\n{failure.traceback}")
     return error
+
+
+def _unpickled(failure: AgentFailed) -> BaseException:
+    if failure.pickled is not None:
+        with suppress(Exception):  # of a module that only the process has, say
+            return pickle.loads(failure.pickled)
+    return AgentError(f"the agent raised an error that cannot be pickled, {failure.text}")

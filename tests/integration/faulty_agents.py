@@ -7,6 +7,7 @@ import contextlib
 import faulthandler
 import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -86,6 +87,7 @@ def calls_sys_exit(task: str) -> None:
 
 def crashes(task: str) -> None:
     faulthandler.disable()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.kill(os.getpid(), signal.SIGSEGV)
     time.sleep(LONG)
 
