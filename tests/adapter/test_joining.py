@@ -195,6 +195,11 @@ def test_a_library_that_writes_an_answer_twice_makes_one_call() -> None:
     assert seen_by(sdk(1), sdk(2)) == [[2, 1]]
 
 
+@pytest.mark.parametrize("span", [gateway(1), sdk(1), sdk(1, None)], ids=["gateway", "sdk", "without_id"])
+def test_a_span_that_comes_twice_is_one(span: Span) -> None:
+    assert seen_by(span, span.model_copy()) == [[1]]
+
+
 def test_attempts_share_no_call() -> None:
     other = gateway(2).model_copy(update={"attempt_id": "b"})
     assert seen_by(gateway(1), other) == [[1], [2]]
