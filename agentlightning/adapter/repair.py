@@ -73,8 +73,15 @@ def _tops(places: list[Place]) -> set[int]:
 
 
 def _hosts(places: Places, call_ids: set[str]) -> list[_Timed]:
-    inner = [place for place in places.all if not place.node.virtual and place.node.id not in call_ids]
-    return sorted(_timed(inner), key=lambda host: host.start)
+    """Return what can have made a call: any recorded span but calls and what is below one."""
+    hosts: list[Place] = []
+    behind_call = 0
+    for place in places.all:
+        if place.node.id in call_ids:
+            behind_call = max(behind_call, place.end)
+        elif place.first >= behind_call and not place.node.virtual:
+            hosts.append(place)
+    return sorted(_timed(hosts), key=lambda host: host.start)
 
 
 def _timed(places: Iterable[Place]) -> list[_Timed]:

@@ -214,6 +214,44 @@ def test_a_stray_call_is_put_below_the_agent_that_was_at_work(parent: str | None
     assert len(TracerTraceToTriplet(agent_match="agent")(spans)) == 1
 
 
+@st.composite
+def any_agents_and_calls(draw: st.DrawFn) -> list[Span]:
+    spans: list[Span] = []
+    for number in range(draw(st.integers(1, 10))):
+        parent = draw(st.sampled_from([None, "gone", *(each.span_id for each in spans)]))
+        make = draw(st.sampled_from([make_agent, make_span, make_call, make_call]))
+        start = draw(st.integers(0, 6))
+        spans.append(make(f"s{number}", number, parent, time=(float(start), start + draw(st.integers(0, 6)))))
+    return spans
+
+
+@given(any_agents_and_calls())
+def test_repair_moves_only_calls_and_only_further_down(spans: list[Span]) -> None:
+    tree = TraceTree.from_spans(spans)
+    before, calls = parents(tree), {span.span_id for span in spans if "gen_ai.response.id" in span.attributes}
+    tree.repair_hierarchy()
+    after = parents(tree)
+    assert sorted(names(tree)) == sorted({*before, tree.id})
+    for moved in (id for id in before if before[id] != after[id]):
+        assert moved in calls
+        assert before[moved] in ("gone", "virtual-root") or before[moved] in ancestors(after, moved)
+        assert after[moved] not in calls
+    assert parents(repaired_again(tree)) == after
+
+
+def ancestors(parent_of: dict[str, str], id: str) -> list[str]:
+    above: list[str] = []
+    while id in parent_of:
+        id = parent_of[id]
+        above.append(id)
+    return above
+
+
+def repaired_again(tree: TraceTree) -> TraceTree:
+    tree.repair_hierarchy()
+    return tree
+
+
 def test_of_agents_at_work_side_by_side_none_is_chosen() -> None:
     root = make_span("root", 0, time=(0, 10))
     first, second = make_agent("first", 1, "root", time=(1, 9)), make_agent("second", 2, "root", time=(2, 8))
