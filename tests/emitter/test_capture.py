@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from agentlightning.emitter import operation
 from agentlightning.emitter.capture import LIMIT, Capture
@@ -35,11 +35,13 @@ def total(attributes: Attributes) -> int:
     return sum(len(str(value).encode()) for value in attributes.values())
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text(min_size=1, max_size=3), st.integers(-9, 9) | st.text(max_size=5) | st.lists(st.text())))
 def test_what_fits_is_kept_flat_and_whole(value: dict[str, object]) -> None:
     assert captured(value) == sanitize_attributes(flatten_attributes({"input.x": value}))
 
 
+@settings(deadline=None)
 @given(anything)
 def test_whatever_is_captured_is_an_attribute(value: object) -> None:
     check_attributes_sanity(captured(value))

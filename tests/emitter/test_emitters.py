@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from agentlightning.emitter import (
     emit_annotation,
@@ -45,6 +45,7 @@ async def emitted(emit: Callable[[], object], tracer: Tracer | None = None) -> l
     return tracer.get_last_trace()
 
 
+@settings(deadline=None)
 @given(finite)
 def test_a_number_reads_back_as_the_reward(value: float) -> None:
     span = as_span(emit_reward(value))
@@ -52,6 +53,7 @@ def test_a_number_reads_back_as_the_reward(value: float) -> None:
     assert [(item.name, item.value) for item in get_rewards_from_span(span)] == [("primary", value)]
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text(min_size=1, max_size=5), finite, min_size=1), st.data())
 def test_the_primary_dimension_comes_first(rewards: dict[str, float], data: st.DataObject) -> None:
     primary = data.draw(st.sampled_from(list(rewards)))
@@ -203,6 +205,7 @@ VALUES = (
 )
 
 
+@settings(deadline=None)
 @given(st.dictionaries(KEYS, VALUES), st.sampled_from(["agentlightning.annotation", "x"]))
 def test_readers_never_raise(attributes: dict[str, Any], name: str) -> None:
     span = Span.from_attributes(attributes={}, name=name)

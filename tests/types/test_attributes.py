@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from agentlightning.semconv import LinkPydanticModel
 from agentlightning.types import Span
@@ -41,11 +41,13 @@ anything = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(nested, st.booleans())
 def test_unflatten_undoes_flatten(data: dict[str, object], expand: bool) -> None:
     assert unflatten_attributes(flatten_attributes(data, expand_leaf_lists=expand)) == data
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text("ab.01", min_size=1, max_size=8), leaves))
 def test_unflatten_takes_any_keys(flat: dict[str, object]) -> None:
     unflatten_attributes(flat)
@@ -105,6 +107,7 @@ def test_a_list_of_several_types_is_refused_where_a_list_is_wanted() -> None:
         sanitize_list_attribute_sanity([1, "x"])
 
 
+@settings(deadline=None)
 @given(anything)
 def test_every_sanitized_value_passes_the_sanity_check(value: object) -> None:
     check_attributes_sanity({"key": sanitize_attribute_value(value)})
@@ -118,17 +121,20 @@ def test_what_has_no_json_form_is_refused_unless_forced() -> None:
         check_attributes_sanity({"a": {1}})
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(max_size=4)))
 def test_tags_round_trip(tags: list[str]) -> None:
     assert extract_tags_from_attributes(make_tag_attributes(tags)) == tags
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text(min_size=1, max_size=4), st.text(max_size=4)))
 def test_links_round_trip(links: dict[str, str]) -> None:
     found = extract_links_from_attributes(make_link_attributes(links))
     assert {link.key_match: link.value_match for link in found} == links
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text("01.xnamevlu", max_size=8).map("agentlightning.reward".__add__), anything))
 def test_readers_never_raise(attributes: dict[str, object]) -> None:
     extract_rewards_from_attributes(attributes)
