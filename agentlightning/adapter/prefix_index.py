@@ -14,7 +14,7 @@ _WIDTH = 4
 
 def packed(token_ids: Sequence[int]) -> bytes:
     """Return the tokens as bytes that sort as they do, and of which each slice of whole tokens is a prefix of them."""
-    values = array("i", token_ids)
+    values = array("I", token_ids)
     values.byteswap()
     return values.tobytes()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 
@@ -17,7 +18,6 @@ from agentlightning.types.tracer import Span
 Json = dict[str, Any]
 
 _NOT_SAMPLING: Final = frozenset({"model", "messages", "prompt", "tools", "stream"})
-_LARGEST_ID: Final = 2**31 - 1
 _NOT_KEPT: Final = frozenset({"choices", "prompt_token_ids", "response_token_ids", "token_ids", "logprobs"})
 
 
@@ -106,11 +106,17 @@ def _load(value: Any) -> Any:
 
 
 def token_ids(value: Any) -> list[int]:
-    """Return the token ids; empty for anything but a list of integers that can be some."""
+    """Return the token ids; empty for anything but a list of integers of 32 bits."""
     if not isinstance(value, (list, tuple)) or not value:
         return []
     items = cast("list[int]", value if isinstance(value, list) else list(cast("Sequence[Any]", value)))
-    return items if set(map(type, items)) == {int} and min(items) >= 0 and max(items) <= _LARGEST_ID else []
+    if set(map(type, items)) != {int}:
+        return []
+    try:
+        array("I", items)
+    except OverflowError:
+        return []
+    return items
 
 
 def _integer(value: Any) -> int | None:
