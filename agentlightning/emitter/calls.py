@@ -66,19 +66,18 @@ def _generator(
         context = contextvars.copy_context()
         block = open_block()
         context.run(block.__enter__)
-        generator = fn(*args, **kwargs)
         try:
             block.set_call(signature, args, kwargs)
+            generator = fn(*args, **kwargs)
             advance = functools.partial(generator.send, None)
             while True:
                 item = context.run(advance)
                 block.add_output(item)
-                advance = yield from _next_step(generator, item)
+                advance = yield from _next_step(generator, item, context)
         except StopIteration as stop:
             context.run(block.__exit__, None, None, None)
             return stop.value
         except GeneratorExit:
-            context.run(generator.close)
             context.run(block.__exit__, None, None, None)
             raise
         except BaseException as error:
@@ -88,11 +87,14 @@ def _generator(
     return call
 
 
-def _next_step(generator: Generator[Any, Any, Any], item: Any) -> Generator[Any, Any, Callable[[], Any]]:
+def _next_step(
+    generator: Generator[Any, Any, Any], item: Any, context: contextvars.Context
+) -> Generator[Any, Any, Callable[[], Any]]:
     """Hand an item to the consumer, and return how the generator goes on with what the consumer answers."""
     try:
         sent = yield item
     except GeneratorExit:
+        context.run(generator.close)
         raise
     except BaseException as error:  # noqa: BLE001  # thrown in by the consumer: it is the generator's to handle
         return functools.partial(generator.throw, error)
@@ -106,9 +108,9 @@ def _async_generator(
         context = contextvars.copy_context()
         block = open_block()
         context.run(block.__enter__)
-        generator = fn(*args, **kwargs)
         try:
             block.set_call(signature, args, kwargs)
+            generator = fn(*args, **kwargs)
             advance = functools.partial(generator.asend, None)
             while True:
                 item = await _within(context, advance)
@@ -116,6 +118,7 @@ def _async_generator(
                 try:
                     sent = yield item
                 except GeneratorExit:
+                    await _within(context, generator.aclose)
                     raise
                 except BaseException as error:  # noqa: BLE001  # thrown in by the consumer, as above
                     advance = functools.partial(generator.athrow, error)
@@ -124,7 +127,6 @@ def _async_generator(
         except StopAsyncIteration:
             context.run(block.__exit__, None, None, None)
         except GeneratorExit:
-            await _within(context, generator.aclose)
             context.run(block.__exit__, None, None, None)
             raise
         except BaseException as error:

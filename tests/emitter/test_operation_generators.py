@@ -147,6 +147,35 @@ async def test_an_error_inside_is_the_spans_and_goes_on() -> None:
     assert [span.status.status_code for span in tracer.get_last_trace()] == ["ERROR", "ERROR"]
 
 
+async def test_arguments_that_do_not_fit_are_recorded_with_the_error() -> None:
+    tracer = OtelTracer()
+    async with tracer.trace_context("test"):
+        with pytest.raises(TypeError):
+            next(count(why=1))  # type: ignore[call-arg]
+        with pytest.raises(TypeError):
+            await anext(count_later(why=1))  # type: ignore[call-arg]
+    for span in tracer.get_last_trace():
+        assert span.status.status_code == "ERROR"
+        assert span.attributes["agentlightning.operation.input.kwargs.why"] == 1
+
+
+async def test_a_generator_that_fails_while_it_is_closed_says_so() -> None:
+    @operation
+    def stubborn() -> Generator[int]:
+        try:
+            yield 1
+        finally:
+            raise KeyError("closing")
+
+    tracer = OtelTracer()
+    async with tracer.trace_context("test"):
+        numbers = stubborn()
+        next(numbers)
+        with pytest.raises(KeyError):
+            numbers.close()
+    assert [span.status.status_code for span in tracer.get_last_trace()] == ["ERROR"]
+
+
 async def test_a_cancelled_consumer_cancels_what_the_generator_awaits() -> None:
     reached, cancelled = asyncio.Event(), asyncio.Event()
 
