@@ -143,7 +143,7 @@ async def test_an_agent_that(
     output = capfd.readouterr()
     (attempt,) = await store.query_attempts(faulty.rollout_id)
     assert attempt.status == fault.status
-    if fault.error is not None and attempt.status != "timeout":  # the store's own timer may have been first
+    if fault.error is not None:
         assert told(attempt).startswith(fault.error)
     spans = [span.name for span in await store.query_spans(faulty.rollout_id)]
     ending = "agentlightning.annotation" if fault.status == "succeeded" else "agentlightning.exception"
