@@ -302,6 +302,24 @@ async def test_new_work_is_run_without_waiting_for_the_poll_interval(store: InMe
     assert completed.status == "succeeded"
 
 
+async def test_one_rollout_at_a_time_unless_asked_for_more(store: InMemoryLightningStore) -> None:
+    running: list[str] = []
+
+    @rollout
+    async def agent(task: str) -> None:
+        running.append(task)
+        await asyncio.sleep(0)
+        assert running == [task]
+        running.remove(task)
+
+    for task in "abc":
+        await store.enqueue_rollout(task)
+    runner = make(max_rollouts=3)
+    with runner.run_context(agent=agent, store=store):
+        await asyncio.wait_for(runner.iter(), DEADLINE)
+    assert [item.status for item in await store.query_rollouts()] == ["succeeded"] * 3
+
+
 async def test_a_limit_of_zero_runs_nothing(store: InMemoryLightningStore) -> None:
     await store.enqueue_rollout("task")
     runner = make(max_rollouts=0)

@@ -12,6 +12,7 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExportResult
 
+from agentlightning.store import InMemoryLightningStore
 from agentlightning.tracer import DummyTracer, OtelTracer, Tracer, get_active_tracer
 from agentlightning.tracer.otlp_exporter import LightningStoreOTLPExporter
 from agentlightning.types import TraceStatus
@@ -103,6 +104,17 @@ async def test_a_trace_has_no_root_span(kind: type[Tracer]) -> None:
     async with tracer.trace_context("test"):
         pass
     assert tracer.get_last_trace() == []
+
+
+@pytest.mark.parametrize("kind", TRACERS)
+async def test_a_trace_without_ids_is_local_also_with_a_store(kind: type[Tracer]) -> None:
+    store, tracer = InMemoryLightningStore(), kind()
+    with tracer.lifespan(store):
+        async with tracer.trace_context("test"):
+            tracer.create_span("here")
+        assert [span.name for span in tracer.get_last_trace()] == ["here"]
+        assert len(await store.query_rollouts()) == 0
+    await store.close()
 
 
 def test_a_foreign_provider_is_joined() -> None:
