@@ -23,7 +23,8 @@ class BreakKind(StrEnum):
     TEMPLATE = "template"
     """The messages are the same, and the chat template wrote earlier turns in another way, without thinking say."""
     RETOKENISATION = "retokenisation"
-    """The messages are the same, and the text of an answer has other tokens than were sampled."""
+    """The messages are the same, and an answer has other tokens than were sampled; the tokenizer wrote its text, or
+    the template one of its tool calls, in another way."""
     TOOL_SERIALISATION = "tool_serialisation"
     """The arguments of a tool call are the same in meaning, and written in another way."""
     HISTORY_EDIT = "history_edit"

@@ -132,7 +132,8 @@ def decode_calls(span: Span) -> list[LLMCall]:
         "prompt_token_ids": attributes.get(PROMPT_TOKEN_IDS),
         "weights_version": attributes.get(WEIGHTS_VERSION),
     }
-    return chat_calls(span, SOURCE, load_dict(attributes.get(REQUEST)), reply)
+    request = load_dict(attributes.get(REQUEST)) | {"stream": attributes.get(STREAMED) is True}
+    return chat_calls(span, SOURCE, request, reply)
 
 
 def _indexed(key: str, index: int) -> str:

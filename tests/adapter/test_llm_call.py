@@ -8,6 +8,7 @@ from hypothesis import given, strategies as st
 
 from agentlightning import semconv
 from agentlightning.adapter import TraceToTrajectories, llm_calls
+from agentlightning.adapter.llm_call import read_calls
 from agentlightning.types import Attributes, Span, TraceStatus
 from agentlightning.types.llm_call_span import CapturedCall, CapturedChoice, encode_call
 
@@ -29,6 +30,25 @@ def captured(prompt: list[int], answers: list[list[int]], response_id: str | Non
         weights_version=7,
     )
     return encode_call(call)
+
+
+def test_what_else_the_gateway_knows_of_an_answer_is_read() -> None:
+    said = {"model": "m-1", "usage": {"prompt_tokens": 1}, "system_fingerprint": "f"}
+    choice = CapturedChoice(token_ids=[2], logprobs=None, finish_reason="stop", message={"content": "A"})
+    call = CapturedCall(request="{}", choices=[choice], response_id="x", response=said, streamed=True)
+    (read,) = llm_calls([make_span(encode_call(call))])
+    assert {key: read.response[key] for key in said} == said
+    assert (read.streamed, read.source, read.response["id"]) == (True, "gateway", "x")
+    (whole,) = llm_calls([make_span(captured([1], [[2]]))])
+    assert not whole.streamed
+
+
+def test_the_partial_answer_of_a_stream_that_broke_off_is_no_call() -> None:
+    call = CapturedCall(request='{"stream": true}', partial=[{"content": "Hel"}], streamed=True)
+    span = make_span(encode_call(call))
+    span.status = TraceStatus(status_code="ERROR", description="the client left")
+    read = read_calls([span])
+    assert (read.calls, [seen.failure for seen in read.failed]) == ([], ["the client left"])
 
 
 def make_span(
