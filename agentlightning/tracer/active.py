@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import logging
+import pickle
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
@@ -36,8 +37,8 @@ class MakeSpan(Protocol):
 class SpanRecord:
     """A span from its start, when its place in the order is reserved, to its being written.
 
-    It does not know its trace: what refers to itself stays in memory until Python collects garbage, and a collection
-    of many spans holds up an event loop.
+    Python's collector of garbage stops the event loop for as long as it takes to look at every object that is alive.
+    So a record does not know its trace, which would be left for the collector, and a written span is kept as bytes.
 
     Attributes:
         rollout_id: Whose span it is; empty for a local trace.
@@ -48,7 +49,7 @@ class SpanRecord:
         error: Why the store did not take it.
     """
 
-    __slots__ = ("_span", "attempt_id", "error", "index", "make", "rollout_id", "sequence_id")
+    __slots__ = ("_bytes", "_span", "attempt_id", "error", "index", "make", "rollout_id", "sequence_id")
 
     def __init__(self, rollout_id: str, attempt_id: str, index: int, sequence_id: int | None) -> None:
         self.rollout_id = rollout_id
@@ -58,6 +59,7 @@ class SpanRecord:
         self.make: MakeSpan | None = None
         self.error: Exception | None = None
         self._span: Span | None = None
+        self._bytes = b""
 
     def span(self, sequence_id: int) -> Span:
         """Return the ended span with this sequence id."""
@@ -65,11 +67,18 @@ class SpanRecord:
         if make is not None:
             span = self._span = make(rollout_id=self.rollout_id, attempt_id=self.attempt_id, sequence_id=sequence_id)
             self.make = None
-        assert span is not None
+        elif span is None:
+            span = cast("Span", pickle.loads(self._bytes))
         if span.sequence_id != sequence_id:
             # Somebody may have the other one, from before the store gave it its place.
             span = self._span = span.model_copy(update={"sequence_id": sequence_id})
         return span
+
+    def pack(self) -> None:
+        """Keep the built span as bytes."""
+        if self._span is not None:
+            self._bytes = pickle.dumps(self._span)
+            self._span = None
 
 
 class ActiveTrace:

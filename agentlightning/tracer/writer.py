@@ -90,6 +90,8 @@ class SpanWriter:
 
     async def _write(self, records: Sequence[SpanRecord]) -> None:
         await self.store.add_many_spans([_span(record) for record in records])
+        for record in records:
+            record.pack()
 
 
 def _parts(records: Iterable[SpanRecord]) -> Iterator[list[SpanRecord]]:

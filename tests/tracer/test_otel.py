@@ -248,6 +248,24 @@ async def test_ending_a_span_never_waits_for_the_store() -> None:
     await store.close()
 
 
+@pytest.mark.parametrize("kind", [OtelTracer, DummyTracer])
+async def test_a_written_span_is_the_one_that_was_recorded(kind: type[Tracer]) -> None:
+    store = SlowStore()
+    tracer, rollout = make(kind, store), await store.start_rollout(input=0)
+    attributes = {"text": "ä", "truth": True, "numbers": [1.5, float("inf")], "texts": ["a", "b"]}
+    async with asyncio.timeout(DEADLINE):
+        async with tracer.trace_context(rollout_id=rollout.rollout_id, attempt_id=rollout.attempt.attempt_id):
+            with tracer.operation_context("parent", attributes) as operation:
+                operation.record_exception(KeyError("x"))
+                tracer.create_span("child", attributes)
+            await store.writes_waiting.wait()
+            before = tracer.get_last_trace()
+            store.open_gate.set()
+    assert tracer.get_last_trace() == before == await stored(store, rollout)
+    assert len(before) == 2
+    await store.close()
+
+
 async def test_a_place_is_reserved_while_the_span_is_open(
     store: InMemoryLightningStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -341,17 +359,29 @@ async def test_spans_go_to_the_store_in_parts_that_hold_nobody_up(
     store: InMemoryLightningStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parts: list[list[Span]] = []
+    turns: list[int] = []
+    turn = 0
     write = store.add_many_spans
 
     async def write_and_tell(spans: Sequence[Span]) -> Sequence[Span]:
         parts.append(list(spans))
+        turns.append(turn)
         return await write(spans)
+
+    async def take_turns() -> None:
+        nonlocal turn
+        while True:
+            turn += 1
+            await asyncio.sleep(0)
 
     monkeypatch.setattr(store, "add_many_spans", write_and_tell)
     tracer, rollout = make(OtelTracer, store), await store.start_rollout(input=0)
     async with tracer.trace_context(rollout_id=rollout.rollout_id, attempt_id=rollout.attempt.attempt_id):
         for number in range(1200):
             emit_message("x" * PART_CHARACTERS if number % 100 == 7 else "short")
+        agent = asyncio.create_task(take_turns())
+    agent.cancel()
+    assert len(set(turns)) == len(turns)
     assert len(await stored(store, rollout)) == 1200
     assert sorted(span.sequence_id for part in parts for span in part) == list(range(1, 1201))
     assert all(len(part) <= PART for part in parts)
