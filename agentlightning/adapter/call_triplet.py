@@ -13,6 +13,9 @@ from agentlightning.types import LLMCall, Triplet
 ANY_AGENT: Final = "*"
 """Stands for the agent where no span names one."""
 
+RECORDED_REWARD: Final = ("rewards", "reward_rule")
+"""The keys of `metadata` that say where a reward is from."""
+
 
 def to_triplets(calls: Iterable[TracedCall], credit: Credit) -> list[Triplet]:
     """Return a triplet for each answer, in order; the first answer to a request carries the request's reward."""

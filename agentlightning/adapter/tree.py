@@ -11,7 +11,7 @@ from typing import Any
 
 from agentlightning import semconv
 from agentlightning.adapter.agents import agent_name
-from agentlightning.adapter.call_triplet import call_to_triplet, prompt_image_urls, to_triplets
+from agentlightning.adapter.call_triplet import RECORDED_REWARD, call_to_triplet, prompt_image_urls, to_triplets
 from agentlightning.adapter.credit import assign_rewards
 from agentlightning.adapter.forest import Forest, link_spans
 from agentlightning.adapter.llm_call import llm_calls, read_calls
@@ -284,6 +284,8 @@ class TraceTree:
         triplets = to_triplets(calls, assign_rewards(self, calls, reward_match, others))
         if triplets and final_reward is not None:
             triplets[-1].reward = final_reward
+            for key in RECORDED_REWARD:
+                triplets[-1].metadata.pop(key, None)
         return triplets
 
     def _select(self, llm_call_match: str | None, exclude_in_reward: bool, once: bool) -> list[TracedCall]:

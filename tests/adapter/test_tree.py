@@ -342,9 +342,13 @@ def test_rewards_are_matched_to_the_given_calls() -> None:
 
 
 def test_a_trajectory_takes_the_final_reward_it_is_given() -> None:
-    tree = TraceTree.from_spans([make_call("a", 1), make_reward(0.5, 2), make_call("b", 3)])
-    assert [triplet.reward for triplet in tree.to_trajectory()] == [0.5, None]
-    assert [triplet.reward for triplet in tree.to_trajectory(final_reward=0.25)] == [0.5, 0.25]
+    tree = TraceTree.from_spans([make_call("a", 1), make_reward(0.5, 2), make_call("b", 3), make_reward(0.75, 4)])
+    assert [triplet.reward for triplet in tree.to_trajectory()] == [0.5, 0.75]
+    triplets = tree.to_trajectory(final_reward=0.25)
+    assert [(triplet.reward, triplet.metadata.get("rewards")) for triplet in triplets] == [
+        (0.5, {"primary": 0.5}),
+        (0.25, None),
+    ]
 
 
 def test_one_span_becomes_a_triplet() -> None:
