@@ -129,7 +129,7 @@ class _Joining:
         span_id = each.span.span_id
         near = [*self._below.get(span_id, ()), *filter(None, [self._above.get(span_id)])]
         groups = [self._group_of[each_id] for each_id in near if each_id in self._group_of]
-        fitting = [group for group in groups if self._may_join(each, group) and _same_outcome(each, group)]
+        fitting = [group for group in groups if self._may_join(each, group) and _agree(each, group)]
         same = (group for group in fitting if any(member.said == each.said for member in group.members))
         return next(same, fitting[-1] if fitting else None)
 
@@ -138,9 +138,8 @@ class _Joining:
         timeline = self._by_answer.get((each.span.attempt_id, each.said))
         if timeline is None or each.start is None or each.end is None:
             return None
-        return next(
-            (group for group in timeline.overlapping(each.start, each.end) if self._may_join(each, group)), None
-        )
+        overlapping = timeline.overlapping(each.start, each.end)
+        return next((group for group in overlapping if self._may_join(each, group) and _agree(each, group)), None)
 
     def _may_join(self, each: Seen, group: Group) -> bool:
         return not any(
@@ -175,10 +174,12 @@ class _Timeline:
                 yield self.entries[index][1]
 
 
-def _same_outcome(each: Seen, group: Group) -> bool:
-    """Whether no one of them saw an answer where another saw an error."""
+def _agree(each: Seen, group: Group) -> bool:
+    """Whether no one of them saw an answer where another saw an error, or an answer of other tokens."""
     sightings = [each.sighting, *(member.sighting for member in group.members)]
-    return len({sighting.failure is None for sighting in sightings if not sighting.silent}) < 2
+    outcomes = {sighting.failure is None for sighting in sightings if not sighting.silent}
+    sampled = {tuple(answer.response_token_ids) for sighting in sightings for answer in sighting.answers[:1]}
+    return len(outcomes) < 2 and len(sampled - {()}) < 2
 
 
 def _are_two(one: Seen, two: Seen) -> bool:

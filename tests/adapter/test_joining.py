@@ -156,10 +156,18 @@ def test_without_an_id_and_without_a_parent_the_same_answer_at_the_same_time_is_
 
 
 @pytest.mark.parametrize(
-    "other", [sdk(2, "x", said="B"), sdk(2, "x", time=(3.0, 4.0)), sdk(2, "x", said=""), sdk(2, "x", error="no")]
+    "other",
+    [
+        sdk(2, "x", said="B"),
+        sdk(2, "x", time=(3.0, 4.0)),
+        sdk(2, "x", said=""),
+        sdk(2, "x", error="no"),
+        sdk(2, "x", token_ids=[8]),
+    ],
+    ids=["said", "time", "nothing_said", "failed", "tokens"],
 )
 def test_another_answer_or_another_time_is_another_call(other: Span) -> None:
-    assert seen_by(sdk(1, None, library="wrapper"), other) == [[1], [2]]
+    assert seen_by(sdk(1, None, library="wrapper", token_ids=[9]), other) == [[1], [2]]
 
 
 def test_calls_at_the_same_time_with_the_same_answer_are_matched_one_to_one() -> None:
