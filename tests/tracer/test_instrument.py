@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import os
 import subprocess
@@ -26,6 +27,19 @@ from agentlightning.tracer.instrument import (
 from agentlightning.types import Span
 
 QUESTION = [{"role": "user", "content": "Hello?"}]
+
+
+@pytest.fixture(autouse=True)
+def _own_instrumentors() -> Iterator[None]:
+    """Nothing is on that the test does not switch on: tests elsewhere may leave tracers behind that hold something."""
+    before = instrumented()
+    for name in before:
+        instrument._instrumentor(name).uninstrument()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("agentlightning.tracer.otel.instrumentors", functools.cache(Instrumentors))
+        yield
+    for name in before:
+        instrument._switched_on(name)
 
 
 @pytest.fixture(scope="module")
