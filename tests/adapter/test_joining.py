@@ -195,6 +195,7 @@ def test_a_request_that_is_repeated_after_a_failure_is_a_call_of_its_own() -> No
 
 
 def test_a_backend_that_repeats_its_response_id_loses_no_call() -> None:
+    assert seen_by(gateway(1, tokens=[5]), gateway(2, tokens=[5])) == [[1], [2]]
     assert seen_by(gateway(1), gateway(2), sdk(3), sdk(4, said="B")) == [[1, 3], [2, 4]]
     assert seen_by(sdk(1, said="A"), sdk(2, said="B")) == [[1], [2]]
 
