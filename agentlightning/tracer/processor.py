@@ -79,7 +79,7 @@ class TraceProcessor(SpanProcessor):
             return
         key = span.get_span_context().span_id
         gone = weakref.ref(span, lambda _: self._started.pop(key, None))
-        self._started[key] = _Started(trace, trace.start(), framework_parent(span), gone)
+        self._started[key] = _Started(trace, trace.start(), framework_parent(span, trace), gone)
 
     def on_end(self, span: ReadableSpan) -> None:
         """Give the span to its trace."""

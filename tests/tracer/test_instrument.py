@@ -14,6 +14,7 @@ import pytest
 from langchain_openai import ChatOpenAI
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient, DefaultHttpxClient, OpenAI
 from openinference.instrumentation.openai import OpenAIInstrumentor
+from opentelemetry.trace import format_span_id
 
 from agentlightning.doctor.scripted_model import ScriptedModel
 from agentlightning.errors import ConfigurationError, MissingExtra
@@ -24,6 +25,7 @@ from agentlightning.tracer.instrument import (
     instrumented,
     instrumentors,
 )
+from agentlightning.tracer.processor import connect
 from agentlightning.types import Span
 
 QUESTION = [{"role": "user", "content": "Hello?"}]
@@ -268,6 +270,20 @@ async def test_a_call_after_a_framework_s_run_is_not_part_of_it(
         await client.chat.completions.create(model="scripted", messages=QUESTION)
     run, inside, outside = tracer.get_last_trace()
     assert (run.parent_id, inside.parent_id, outside.parent_id) == (None, run.span_id, None)
+
+
+async def test_a_framework_s_run_that_never_ends_takes_nothing_of_later_traces() -> None:
+    tracer, framework = OtelTracer(None), connect().provider.get_tracer("openinference.instrumentation.langchain")
+    library = connect().provider.get_tracer("a library")
+    runs = []
+    async with tracer.trace_context("first"):
+        runs.append(framework.start_span("never ends"))
+        library.start_span("inside").end()
+    (inside,) = tracer.get_last_trace()
+    assert inside.parent_id == format_span_id(runs[0].get_span_context().span_id)
+    async with tracer.trace_context("second"):
+        library.start_span("outside").end()
+    assert [span.parent_id for span in tracer.get_last_trace()] == [None]
 
 
 def test_the_agents_sdk_keeps_the_program_s_processors_and_sends_nothing_home() -> None:
