@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 
 from agentlightning.adapter.base import TraceAdapter
 from agentlightning.adapter.history import AttemptHistory
-from agentlightning.adapter.llm_call import llm_calls
 from agentlightning.adapter.prefix_break import BreakKind, PrefixBreak
 from agentlightning.adapter.selection import check_expression, of_agents
 from agentlightning.adapter.tree import select_from_spans
@@ -51,8 +50,7 @@ class TraceToTrajectories(TraceAdapter[list[TrainingRow]]):
     """Turns the spans of a rollout into training rows.
 
     Args:
-        agent_match: Regular expression that finds the names of the agents to train; None trains them all. Given one,
-            calls made to compute a reward are left out too.
+        agent_match: Regular expression that finds the names of the agents to train; None trains them all.
 
     Raises:
         ConfigurationError: The expression cannot be read.
@@ -68,13 +66,15 @@ class TraceToTrajectories(TraceAdapter[list[TrainingRow]]):
 
     def read(self, source: Sequence[Span]) -> Trajectories:
         """Return the rows with what was counted and each broken prefix."""
-        return merge_calls(self._calls(source))
+        return merge_calls(calls_to_train(source, self.agent_match))
 
-    def _calls(self, source: Sequence[Span]) -> list[LLMCall]:
-        if self.agent_match is None or not source:
-            return llm_calls(source)
-        calls, _ = of_agents(select_from_spans(source)[1], self.agent_match)
-        return [answer for call in calls for answer in call.answers]
+
+def calls_to_train(spans: Sequence[Span], agent_match: str | None = None) -> list[LLMCall]:
+    """Return the calls of the agents whose names the expression finds, but for those made to compute a reward."""
+    if not spans:
+        return []
+    calls, _ = of_agents(select_from_spans(spans)[1], agent_match)
+    return [answer for call in calls for answer in call.answers]
 
 
 def merge_calls(calls: Iterable[LLMCall]) -> Trajectories:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from agentlightning.adapter import Trajectories, llm_calls, merge_calls
+from agentlightning.adapter import Trajectories, calls_to_train, merge_calls
 from agentlightning.emitter import find_final_reward
 from agentlightning.store import LightningStore, is_finished
 from agentlightning.types import EnqueueRolloutRequest, LLMCall, Rollout, RolloutMode
@@ -55,6 +55,7 @@ async def sample_groups(
     resources_id: str,
     model: str,
     timeout: float,
+    agent_match: str | None = None,
 ) -> list[list[RolloutSample]]:
     """Run every task `group_size` times and wait for all.
 
@@ -69,6 +70,7 @@ async def sample_groups(
         resources_id: The resources they run with.
         model: The model whose calls make training rows; an agent may call others, a judge for example.
         timeout: Seconds for all of them together.
+        agent_match: Regular expression that finds the names of the agents whose calls these are; None takes them all.
 
     Returns:
         One list per task, in order, of its `group_size` samples.
@@ -93,15 +95,15 @@ async def sample_groups(
         )
         await _cancel_unfinished(store, ids)
         finished = await store.wait_for_rollouts(rollout_ids=ids)
-    samples = [await _sample(store, rollout, model) for rollout in finished]
+    samples = [await _sample(store, rollout, model, agent_match) for rollout in finished]
     return [samples[start : start + group_size] for start in range(0, len(samples), group_size)]
 
 
-async def _sample(store: LightningStore, rollout: Rollout, model: str) -> RolloutSample:
+async def _sample(store: LightningStore, rollout: Rollout, model: str, agent_match: str | None) -> RolloutSample:
     spans = await store.query_spans(rollout.rollout_id, "latest")
     error = None if rollout.status == "succeeded" else await _error_of(store, rollout)
     reward = find_final_reward(spans.items) if error is None else None
-    calls = [call for call in llm_calls(spans.items) if call.model == model]
+    calls = [call for call in calls_to_train(spans.items, agent_match) if call.model == model]
     return RolloutSample(rollout, reward, error, merge_calls(calls), any(map(_truncated, calls)))
 
 

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from agentlightning._internal.heap import settled_heap
 from agentlightning._internal.threads import run_to_its_end
+from agentlightning.adapter.selection import check_expression
 from agentlightning.algorithm.base import Algorithm
 from agentlightning.algorithm.group_sampling import RolloutSample, describe_groups, sample_groups
 from agentlightning.algorithm.metrics_log import MetricsListener, MetricsLog
@@ -64,6 +65,8 @@ class GRPO(Algorithm):
         rollout_timeout: Seconds that all rollouts of a step (or an evaluation) have together; late ones are cancelled
             and count as failed.
         max_batch_size: The most answers that are sampled at a time.
+        agent_match: Regular expression that finds the names of the agents to train, of several that share the model;
+            None trains them all. Calls made to compute a reward are never trained on.
         seed: Order of the tasks. Rollouts run at once, so runs with one seed are alike, not equal.
         output: Folder for `metrics.jsonl` and `checkpoint/`; None writes neither.
         on_metrics: Called with each record of the metrics.
@@ -95,6 +98,7 @@ class GRPO(Algorithm):
         evaluate_temperatures: Sequence[float] = (1.0,),
         rollout_timeout: float = 600.0,
         max_batch_size: int = 64,
+        agent_match: str | None = None,
         seed: int = 0,
         output: str | Path | None = None,
         on_metrics: MetricsListener | None = None,
@@ -107,6 +111,8 @@ class GRPO(Algorithm):
             raise ConfigurationError(f"temperature must be positive (training needs variety), not {temperature}")
         if isinstance(model, PreTrainedModel) and tokenizer is None:
             raise ConfigurationError("a loaded model needs its tokenizer: GRPO(model, tokenizer=...)")
+        check_expression("agent_match", agent_match)
+        self._agent_match = agent_match
         self._model = model
         self._tokenizer = tokenizer
         self._device = device
@@ -178,6 +184,7 @@ class GRPO(Algorithm):
                 resources_id=resources_id,
                 model=MODEL_NAME,
                 timeout=self._rollout_timeout,
+                agent_match=self._agent_match,
             )
             sampled = time.monotonic()
             learned = await self._learn(server, learner, groups)

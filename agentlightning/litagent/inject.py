@@ -157,7 +157,7 @@ def _by_type(parameter: Wanted, kind: type[Resource], resources: NamedResources)
     if keys:
         raise MissingResource(
             f"parameter `{parameter.name}` takes {_a(kind)} and there are several, {keys}: "
-            f"the one that it should get must be called {parameter.name!r}, or the parameter like that one"
+            f"name one of them {parameter.name!r}, or name the parameter like the one that it should get"
         )
     if not parameter.required:
         return {}

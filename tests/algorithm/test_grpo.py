@@ -124,6 +124,25 @@ def test_metrics_file_holds_what_was_reported_with_the_documented_fields(tmp_pat
         assert record.keys() == (STEP_FIELDS if record["kind"] == "step" else EVALUATION_FIELDS)
 
 
+def test_of_several_agents_those_are_trained_that_the_expression_finds() -> None:
+    asked = make_agent()
+
+    @agl.rollout
+    async def pair(task: int, llm: agl.LLM) -> float:
+        for name in ("planner", "writer"):
+            with agl.operation(name=name, type="agent"):
+                reward = await asked(task, llm)
+        with agl.operation(name="agentlightning.reward"):
+            await asked(task, llm)
+        return reward
+
+    assert [[record[field] for field in ("turns", "rows")] for record in train(pair)] == [[2, 8], [2, 8]]
+    assert [[record[field] for field in ("turns", "rows")] for record in train(pair, agent_match="^writer$")] == [
+        [1, 4],
+        [1, 4],
+    ]
+
+
 def test_late_rollout_is_cancelled_and_counts_as_failed() -> None:
     numbers = itertools.count()
     ask = make_agent()

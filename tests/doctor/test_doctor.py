@@ -21,6 +21,12 @@ from agentlightning.errors import ConfigurationError
 PATIENTS = Path(patients.__file__)
 
 
+@pytest.fixture(autouse=True)
+def unchanged_logging(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command sets up the logging of its process, which is also that of other tests."""
+    monkeypatch.setattr("agentlightning.logging.setup_logging", lambda level: None)
+
+
 def codes(report: Report) -> list[str]:
     return [finding.code for finding in report.findings]
 

@@ -105,7 +105,7 @@ def test_signature_that_cannot_be_called() -> None:
 
 
 def test_signature_of_a_function_is_refused_before_anything_runs() -> None:
-    with pytest.raises(InvalidAgent, match=r"nobody fills parameter `model`: agent\(task.*, model.*Name it llm"):
+    with pytest.raises(InvalidAgent, match=r"nobody fills parameter `model`: .*agent\(task.*, model.*Name it llm"):
 
         @agl.rollout
         async def agent(task: int, model: str) -> float:

@@ -79,5 +79,5 @@ def test_the_secret_of_the_store_stays_here(tmp_path: Path, monkeypatch: pytest.
 def test_several_models_need_one_called_llm(tmp_path: Path) -> None:
     other = LLM(endpoint="http://other/v1", model="other")
     assert variables(tmp_path, {"judge": other, "llm": PROXY})["OPENAI_MODEL"] == "m"
-    with pytest.raises(MissingResource, match=r"\['judge', 'policy'\].*must be called 'llm'"):
+    with pytest.raises(MissingResource, match=r"\['judge', 'policy'\].*name one of them 'llm'"):
         variables(tmp_path, {"judge": other, "policy": PROXY})
