@@ -55,7 +55,6 @@ def the_call(*spans: Span) -> LLMCall:
 
 
 AGENTOPS: Json = {
-    "agentops.span.kind": "llm",
     "gen_ai.request.type": "chat",
     "gen_ai.request.model": "m",
     "gen_ai.request.temperature": 0.5,
@@ -109,7 +108,12 @@ def test_three_hundred_messages_keep_their_order() -> None:
     assert [message["content"] for message in call.messages] == [str(i) for i in range(300)]
 
 
-@pytest.mark.parametrize("kind", ["agent", "session", "tool", "workflow"])
+@pytest.mark.parametrize("kind", ["llm", "AgentOpsSpanKindValues.LLM"])
+def test_spans_that_agentops_calls_model_calls_are_some(kind: str) -> None:
+    assert len(read_calls([make_span("x", AGENTOPS | {"agentops.span.kind": kind})]).calls) == 1
+
+
+@pytest.mark.parametrize("kind", ["agent", "session", "tool", "AgentOpsSpanKindValues.WORKFLOW"])
 def test_spans_of_agentops_that_are_no_model_calls_are_none(kind: str) -> None:
     assert read_calls([make_span("x", AGENTOPS | {"agentops.span.kind": kind})]).seen == []
 

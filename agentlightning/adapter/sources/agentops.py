@@ -30,7 +30,8 @@ def read(span: Span, below: Sequence[Span]) -> list[LLMCall] | None:
 def is_call(span: Span) -> bool:
     """Whether a span has messages or token ids under these keys."""
     attributes = span.attributes
-    if attributes.get("agentops.span.kind", "llm") != "llm":
+    kind = str(attributes.get("agentops.span.kind", "llm"))
+    if kind.rpartition(".")[2].lower() != "llm":  # some are written as the name of an enum's member
         return False
     return RESPONSE_TOKEN_IDS in attributes or any(key.startswith(_MESSAGES) for key in attributes)
 
