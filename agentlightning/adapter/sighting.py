@@ -36,8 +36,13 @@ def _sighting(span: Span, below: Sequence[Span]) -> Sighting | None:
 
 def _failure(span: Span, answers: Sequence[LLMCall]) -> str | None:
     if span.status.status_code == "ERROR":
-        return span.status.description or "it ended in an error that says nothing"
+        return span.status.description or _exception(span) or "it ended in an error that says nothing"
     return None if answers else "no finished answer was recorded"
+
+
+def _exception(span: Span) -> str | None:
+    messages = (event.attributes.get("exception.message") for event in span.events if event.name == "exception")
+    return next((message for message in messages if isinstance(message, str) and message), None)
 
 
 def _made(span: Span, source: str, answers: Sequence[LLMCall], failure: str | None) -> Sighting:

@@ -1,4 +1,7 @@
-"""The forms that other tracers write: each is read into the same record."""
+"""The forms that other tracers write: each is read into the same record.
+
+The spans have the keys that AgentOps 0.4.21 (with openai 1.91) and LiteLLM 1.106 were seen to write.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from hypothesis import given, strategies as st
 from agentlightning import semconv
 from agentlightning.adapter.llm_call import read_calls
 from agentlightning.adapter.sources.litellm import literal
-from agentlightning.types import Attributes, LLMCall, Span, TraceStatus
+from agentlightning.types import Attributes, Event, LLMCall, Span, TraceStatus
 from agentlightning.types.attributes import flatten_attributes, sanitize_attributes
 
 Json = dict[str, Any]
@@ -218,6 +221,7 @@ def litellm_spans() -> list[Span]:
         "llm.hosted_vllm.messages": str([{"role": "user", "content": "Hi", "name": None}]),
         "llm.hosted_vllm.temperature": 0.5,
         "llm.hosted_vllm.id": "chatcmpl-1",
+        "llm.hosted_vllm.system_fingerprint": "fp",
         "llm.hosted_vllm.prompt_token_ids": "[1, 2, 3]",
         "llm.hosted_vllm.choices": str([choice]),
         "llm.hosted_vllm.usage": str({"prompt_tokens": 3, "details": None}),
@@ -230,8 +234,43 @@ def test_litellms_two_spans_are_one_call() -> None:
     assert (call.prompt_token_ids, call.response_token_ids, call.response_id) == ([1, 2, 3], [4, 5], "chatcmpl-1")
     assert call.messages == [{"role": "user", "content": "Hi", "name": None}]
     assert call.message == {"role": "assistant", "content": "A"}
-    assert (call.temperature, call.source, call.model) == (0.5, "litellm", "m")
+    assert (call.sampling, call.temperature, call.source, call.model) == ({"temperature": 0.5}, 0.5, "litellm", "m")
+    assert call.response["system_fingerprint"] == "fp"
     assert call.response["usage"] == {"prompt_tokens": 3, "details": None}
+
+
+NEWER: Json = {
+    "gen_ai.operation.name": "acompletion",
+    "gen_ai.request.model": "m",
+    "gen_ai.input.messages": json.dumps([{"role": "user", "parts": [{"type": "text", "content": "Hi"}]}]),
+    "gen_ai.output.messages": json.dumps(
+        [{"role": "assistant", "parts": [{"type": "text", "content": "A"}], "finish_reason": "stop"}]
+    ),
+    "gen_ai.response.finish_reasons": '["stop"]',
+    "gen_ai.response.id": "chatcmpl-1",
+    "gen_ai.completion.0.function_call.name": "weather",
+    "llm.request.functions.0.name": "weather",
+    "llm.request.functions.0.description": "W",
+    "llm.request.functions.0.parameters": json.dumps(PARAMETERS),
+    "prompt_token_ids": [1],
+    "response_token_ids": [2],
+}
+
+
+def test_litellms_newer_words_are_read() -> None:
+    call = the_call(make_span("litellm_request", NEWER))
+    assert call.messages == [{"role": "user", "content": "Hi"}]
+    assert (call.message, call.finish_reason) == ({"role": "assistant", "content": "A"}, "stop")
+    assert (call.prompt_token_ids, call.response_token_ids, call.tools) == ([1], [2], [TOOL])
+    assert (call.response_id, call.model) == ("chatcmpl-1", "m")
+
+
+def test_a_reason_that_stands_in_an_event_alone_is_found() -> None:
+    span = make_span("litellm_request", NEWER, error="x")
+    span.status.description = None
+    assert read_calls([span]).failed[0].failure == "it ended in an error that says nothing"
+    span.events = [Event(name="exception", attributes={"exception.message": "HTTP 500"})]
+    assert read_calls([span]).failed[0].failure == "HTTP 500"
 
 
 def test_litellms_older_keys_are_read() -> None:
@@ -263,6 +302,7 @@ SPANS: dict[str, list[Span]] = {
     "gen_ai": [make_span("chat m", GEN_AI)],
     "operation": [make_span("op", flatten_attributes({OUTPUT: {"choices": [CHOICE]}}))],
     "litellm": litellm_spans(),
+    "litellm_newer": [make_span("litellm_request", NEWER)],
     "openinference": [
         make_span(
             "ChatOpenAI",

@@ -23,7 +23,7 @@ def read(span: Span, below: Sequence[Span]) -> list[LLMCall] | None:
     attributes = span.attributes
     if not _is_call(attributes):
         return None
-    return chat_calls(span, SOURCE, _request(attributes), _reply(attributes))
+    return chat_calls(span, SOURCE, request_of(attributes), reply_of(attributes))
 
 
 def _is_call(attributes: Attributes) -> bool:
@@ -32,7 +32,8 @@ def _is_call(attributes: Attributes) -> bool:
     return (REQUEST_MODEL in attributes or RESPONSE_ID in attributes) and "agentops.span.kind" not in attributes
 
 
-def _request(attributes: Attributes) -> Json:
+def request_of(attributes: Attributes) -> Json:
+    """Return the request in the chat shape."""
     instructions = _content(objects(load_list(attributes.get("gen_ai.system_instructions"))))
     system = [{"role": "system", "content": instructions}] if instructions else []
     said = [_message(each) for each in objects(load_list(attributes.get("gen_ai.input.messages")))]
@@ -42,9 +43,10 @@ def _request(attributes: Attributes) -> Json:
     }
 
 
-def _reply(attributes: Attributes) -> Json:
+def reply_of(attributes: Attributes) -> Json:
+    """Return the answer in the chat shape."""
     said = objects(load_list(attributes.get("gen_ai.output.messages")))
-    reasons = dict(enumerate(cast("Sequence[str]", attributes.get(FINISH_REASONS) or ())))
+    reasons = dict(enumerate(_reasons(attributes.get(FINISH_REASONS)) or [each.get("finish_reason") for each in said]))
     # Without its content an answer can still be joined, by its id, to who has seen more.
     messages = [_message(each) for each in said] or [{} for _ in [RESPONSE_ID] if RESPONSE_ID in attributes]
     choices = [
@@ -53,6 +55,11 @@ def _reply(attributes: Attributes) -> Json:
     ]
     usage = nested_object(attributes, "gen_ai.usage.")
     return nested_object(attributes, "gen_ai.response.") | {"choices": choices, "usage": usage}
+
+
+def _reasons(value: Any) -> list[Any]:
+    """Return the finish reasons, also of who writes the list as JSON."""
+    return load_list(value) if isinstance(value, str) else list(cast("Sequence[Any]", value or ()))
 
 
 def _message(said: Json) -> Json:

@@ -1,4 +1,4 @@
-"""What LiteLLM's OpenTelemetry callback writes: a span of AgentOps' keys, and one below it with the provider's words.
+"""What LiteLLM's OpenTelemetry callback writes: a span in its own words, and one below it in the provider's.
 
 The latter holds the text of Python values.
 """
@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final
 
-from agentlightning.adapter.sources.agentops import reply_of, request_of
+from agentlightning.adapter.sources import agentops, gen_ai
 from agentlightning.adapter.sources.nested import with_token_ids
 from agentlightning.types import Attributes, LLMCall, Span
 from agentlightning.types.chat_shape import Json, chat_calls, dicts, text
@@ -20,18 +20,42 @@ from agentlightning.types.llm_call_span import RESPONSE_ID
 SOURCE: Final = "litellm"
 
 _PROVIDER_KEY: Final = re.compile(r"llm\.[^.]+\.(?P<name>.+)")
-_REPLY: Final = frozenset({"id", "object", "created", "choices", "usage", "prompt_token_ids", "response_token_ids"})
+_REPLY: Final = frozenset(
+    {
+        "id",
+        "object",
+        "created",
+        "model",
+        "system_fingerprint",
+        "choices",
+        "usage",
+        "prompt_token_ids",
+        "response_token_ids",
+    }
+)
 _LONGEST_LITERAL: Final = 1_000_000  # Python takes about a second for it
 
 
 def read(span: Span, below: Sequence[Span]) -> list[LLMCall] | None:
     """Read one of the two spans."""
     if span.name == "litellm_request":
-        return chat_calls(span, SOURCE, request_of(span.attributes), reply_of(span.attributes, below))
+        return chat_calls(span, SOURCE, *_own_words(span.attributes, below))
     if span.name == "raw_gen_ai_request":
         said = _provider_values(span.attributes)
-        return chat_calls(span, SOURCE, _without(said, _REPLY), _reply(said, span.attributes))
+        return chat_calls(span, SOURCE, _without(said, _REPLY - {"model"}), _reply(said, span.attributes))
     return None
+
+
+def _own_words(attributes: Attributes, below: Sequence[Span]) -> tuple[Json, Json]:
+    """Newer versions write OpenTelemetry's messages, older ones AgentOps' keys; token ids are under the same keys."""
+    request, reply = agentops.request_of(attributes), agentops.reply_of(attributes, below)
+    said = gen_ai.reply_of(attributes)
+    if "gen_ai.output.messages" not in attributes or not said["choices"]:
+        return request, reply
+    tokens = {key: choice.get(key) for choice in dicts(reply, "choices")[:1] for key in ("token_ids", "logprobs")}
+    choices = [tokens | said["choices"][0], *said["choices"][1:]]
+    tools = {"tools": request["tools"]}
+    return gen_ai.request_of(attributes) | tools, reply | said | {"choices": choices}
 
 
 def _provider_values(attributes: Attributes) -> Json:
