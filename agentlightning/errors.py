@@ -27,6 +27,7 @@ AgentLightningError
 ├── ModelError                 the model, its server or its tokens
 │   ├── BackendUnreachable 502 nobody answers at the model's address
 │   ├── BackendTimeout     504 the model's answer did not come in time
+│   ├── InvalidAnswer      502 the model server answers in no form that is known
 │   ├── InvalidRequest     400 the model server cannot serve this request   (ValueError)
 │   │   └── PromptTooLong  400 the prompt leaves no room in the context
 │   ├── UnsupportedModel       an architecture the engine cannot run        (ValueError)
@@ -180,6 +181,12 @@ class BackendTimeout(ModelError):
     """The model's answer did not come in time."""
 
     status = 504
+
+
+class InvalidAnswer(ModelError):
+    """The model server's answer has not the form of its API."""
+
+    status = 502
 
 
 class InvalidRequest(ModelError, ValueError):

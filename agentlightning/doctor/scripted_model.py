@@ -64,6 +64,7 @@ class ScriptedModel:
             Route("/v1/chat/completions", self._chat, methods=["POST"]),
             Route("/v1/completions", self._complete, methods=["POST"]),
             Route("/v1/models", self._models),
+            Route("/tokenize", self._tokenize, methods=["POST"]),
             Route("/{path:path}", self._unknown, methods=["GET", "POST"]),
         ]
         app = Starlette(routes=routes, exception_handlers={InvalidRequest: _refuse, ClientDisconnect: answer_nobody})
@@ -119,6 +120,11 @@ class ScriptedModel:
         conversation = payload | {"messages": [{"role": "user", "content": prompt}]}
         return JSONResponse(text_completion(self._answer(conversation, tokens, self._token_ids)))
 
+    async def _tokenize(self, request: Request) -> Response:
+        payload = await _json_object(request)
+        tokens = render_prompt(_conversation(payload), payload.get("tools"), retokenise=self._retokenise)
+        return JSONResponse({"count": len(tokens), "tokens": tokens})
+
     async def _models(self, _: Request) -> Response:
         model = {"id": self.name, "object": "model", "created": 0, "owned_by": "agentlightning"}
         return JSONResponse({"object": "list", "data": [model]})
@@ -128,14 +134,9 @@ class ScriptedModel:
         return _error(404, f"the scripted model does not serve {request.url.path}: use /v1/chat/completions")
 
     async def _read(self, request: Request) -> Json:
-        try:
-            payload = json.loads(await request.body())
-        except ValueError:
-            payload = None
-        if not isinstance(payload, dict):
-            raise InvalidRequest("the request's body must be a JSON object")
-        self.requests.append(cast("Json", payload))
-        return cast("Json", payload)
+        payload = await _json_object(request)
+        self.requests.append(payload)
+        return payload
 
     def _answer(self, payload: Json, prompt: Sequence[int], token_ids: bool) -> Answer:
         replies = [self._script(payload) for _ in range(payload.get("n") or 1)]
@@ -150,6 +151,16 @@ async def _refuse(_: Request, error: Exception) -> Response:
 def _error(status: int, message: str) -> Response:
     body = {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": None}}
     return JSONResponse(body, status)
+
+
+async def _json_object(request: Request) -> Json:
+    try:
+        payload = json.loads(await request.body())
+    except ValueError:
+        payload = None
+    if not isinstance(payload, dict):
+        raise InvalidRequest("the request's body must be a JSON object")
+    return cast("Json", payload)
 
 
 def _conversation(payload: Json) -> list[Json]:

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, Final
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from agentlightning.errors import BackendTimeout, BackendUnreachable
+from agentlightning.errors import BackendTimeout, BackendUnreachable, InvalidAnswer, InvalidRequest, ModelError
 from agentlightning.llm_proxy.upstream import EventStream, Reply
 from agentlightning.serving import CLIENT_LEFT, while_connected
+
+_CODES: Final[dict[type[ModelError], str]] = {
+    BackendUnreachable: "backend_unreachable",
+    BackendTimeout: "backend_timeout",
+    InvalidAnswer: "invalid_answer",
+    InvalidRequest: "invalid_request",
+}
+
+
+def code_of(error: ModelError) -> str:
+    """Return the name by which clients know an error."""
+    return _CODES.get(type(error), "model_error")
 
 
 def response_of(reply: Reply) -> Response:
@@ -30,10 +42,8 @@ async def guarded(request: Request, work: Coroutine[Any, Any, Reply | EventStrea
     """Await a backend's answer; whatever prevents it becomes a reply too, so that it can be recorded."""
     try:
         reply = await while_connected(request, work)
-    except BackendUnreachable as error:
-        return refusal(error.status, str(error), "backend_unreachable")
-    except BackendTimeout as error:
-        return refusal(error.status, str(error), "backend_timeout")
+    except ModelError as error:
+        return refusal(error.status, str(error), code_of(error))
     return reply or refusal(CLIENT_LEFT, "the client left before the answer was complete", "client_left")
 
 

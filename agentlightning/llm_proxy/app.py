@@ -10,7 +10,8 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 
 from agentlightning.llm_proxy.answers import on_fault
-from agentlightning.llm_proxy.dialects import chat
+from agentlightning.llm_proxy.dialects import messages
+from agentlightning.llm_proxy.dialects.protocols import PATHS
 from agentlightning.llm_proxy.endpoints import Endpoints
 from agentlightning.llm_proxy.routing import RoutingTable
 from agentlightning.llm_proxy.sequence import SequenceReserver
@@ -23,10 +24,13 @@ _BASES: Final = (
     _ATTEMPT + "/v1",
     _ATTEMPT,
     *(f"/proxy{_ATTEMPT}/mode/{mode}/openai/v1" for mode in ("train", "val")),  # v1.0's
+    _ATTEMPT + "/v1/v1",  # Anthropic's clients write the version themselves, behind an OpenAI base URL, too
+    "/v1/v1",
     "/v1",
     "",
 )
 """Where agents may see a model server."""
+_COUNT: Final = messages.PATH + "/count_tokens"
 _EVENTS: Final = "/api/rollouts/{rollout_id}/attempt/{attempt_id}/events"
 _METHODS: Final = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
@@ -38,7 +42,8 @@ def create_app(
     endpoints = Endpoints(get_table, upstream, sequences, shipper)
     return Starlette(
         routes=[
-            *(Route(base + path, endpoints.call_at(path), methods=["POST"]) for base in _BASES for path in chat.PATHS),
+            *(Route(base + path, endpoints.call_at(path), methods=["POST"]) for base in _BASES for path in PATHS),
+            *(Route(base + _COUNT, endpoints.count_tokens, methods=["POST"]) for base in _BASES),
             Route(f"{_ATTEMPT}/flush", endpoints.flush, methods=["POST"]),
             Route(_EVENTS, endpoints.event, methods=["POST"]),
             Route("/health", endpoints.health),

@@ -32,6 +32,9 @@ def to_span(exchange: Exchange, sequence_id: int) -> Span:
         fields = event_fields(*read_event(exchange.request))
         return _span(exchange, sequence_id, fields.name, fields.status, fields.attributes)
     call, status = _read(exchange)
+    if exchange.asked:
+        sent = exchange.request.decode(errors="replace")
+        call = replace(call, client_request=sent, protocol=exchange.path.removeprefix("/"))
     attributes = encode_call(call) | {"http.response.status_code": exchange.status}
     return _span(exchange, sequence_id, semconv.AGL_LLM_CALL, status, attributes)
 
@@ -61,7 +64,7 @@ def _span(exchange: Exchange, sequence_id: int, name: str, status: TraceStatus, 
 
 
 def _read(exchange: Exchange) -> tuple[CapturedCall, TraceStatus]:
-    request = exchange.request.decode(errors="replace")
+    request = (exchange.asked or exchange.request).decode(errors="replace")
     failed = CapturedCall(request=request, streamed=exchange.streamed)
     if exchange.status >= 400:
         return failed, _error(f"HTTP {exchange.status}: {exchange.response.decode(errors='replace')[:1000]}")

@@ -6,15 +6,20 @@ import json
 import math
 import time
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any, Final, cast
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from agentlightning.errors import InvalidValue, NotFound
-from agentlightning.llm_proxy.answers import guarded, refusal, response_of
-from agentlightning.llm_proxy.dialects.chat import wants_usage
-from agentlightning.llm_proxy.dialects.chat_stream import without_usage_chunk
+from agentlightning.errors import InvalidAnswer, InvalidRequest, InvalidValue, NotFound
+from agentlightning.llm_proxy.answers import code_of, guarded, refusal, response_of
+from agentlightning.llm_proxy.counting import count_tokens
+from agentlightning.llm_proxy.dialects import messages
+from agentlightning.llm_proxy.dialects.as_is import PlainView
+from agentlightning.llm_proxy.dialects.call import Call, View
+from agentlightning.llm_proxy.dialects.memory import Memory
+from agentlightning.llm_proxy.dialects.protocols import call_of, refusal_in
 from agentlightning.llm_proxy.events import EVENTS_PATH, event_fields, read_event
 from agentlightning.llm_proxy.recorder import Recorder
 from agentlightning.llm_proxy.routing import Backend, RoutingTable
@@ -24,7 +29,7 @@ from agentlightning.llm_proxy.stream import Received, StreamedResponse
 from agentlightning.llm_proxy.upstream import EventStream, Reply, Upstream
 
 _FLUSH_SECONDS: Final = 10.0
-_PASSED_ON: Final = frozenset({b"content-type", b"accept", b"authorization"})
+_PASSED_ON: Final = frozenset({b"content-type", b"accept", b"authorization", b"x-api-key"})
 
 Endpoint = Callable[[Request], Coroutine[Any, Any, Response]]
 Json = dict[str, Any]
@@ -51,22 +56,43 @@ class Endpoints:
         self._upstream = upstream
         self._sequences = sequences
         self._shipper = shipper
+        self._memory = Memory()
 
     def call_at(self, path: str) -> Endpoint:
-        """Return the endpoint for model calls that go to `path` below the backend's base URL."""
+        """Return the endpoint for model calls that come to `path` below a base URL."""
 
-        async def call(request: Request) -> Response:
+        async def endpoint(request: Request) -> Response:
             body = await request.body()
-            payload = _json_object(body)
             recorder = self._recorder(request, path, body)
-            reply = await self._answer(request, path, payload)
+            try:
+                call = call_of(path, _json_object(body), _attempt(request), self._memory)
+            except InvalidRequest as error:
+                return _refused(path, refusal(error.status, str(error), code_of(error)), recorder)
+            if call.translated and recorder is not None:
+                recorder = replace(recorder, asked=json.dumps(call.request).encode())
+            reply = await self._answer(request, call)
             if isinstance(reply, EventStream):
-                return self._streamed(reply, wants_usage(payload or {}), recorder)
+                return self._streamed(reply, call.view(), recorder)
             if recorder is not None:
                 recorder.take(reply.status, reply.body)
-            return response_of(reply)
+            return _answered(path, call, reply)
 
-        return call
+        return endpoint
+
+    async def count_tokens(self, request: Request) -> Response:
+        """Count the tokens of a request to Messages as the model's own chat template makes them."""
+        try:
+            payload = _json_object(await request.body())
+            call = call_of(messages.PATH, payload, _attempt(request), self._memory)
+        except InvalidRequest as error:
+            return _refused(messages.PATH, refusal(error.status, str(error), code_of(error)), None)
+        backend = self._backend(request, call.request.get("model"))
+        if backend is None:
+            return _refused(messages.PATH, self._unknown_model(call.request.get("model")), None)
+        reply = await guarded(request, count_tokens(self._upstream, backend, call.request, _headers(request)))
+        if isinstance(reply, EventStream) or reply.status < 400:
+            return response_of(cast("Reply", reply))
+        return _refused(messages.PATH, reply, None)
 
     async def pass_through(self, request: Request) -> Response:
         """Send a request that is no model call we know on to its backend, unrecorded."""
@@ -77,7 +103,9 @@ class Endpoints:
             return response_of(self._unknown_model(model))
         path = "/" + request.path_params["path"] + (f"?{request.url.query}" if request.url.query else "")
         reply = await guarded(request, self._upstream.send(backend, request.method, path, body, _headers(request)))
-        return self._streamed(reply, True, None) if isinstance(reply, EventStream) else response_of(reply)
+        return (
+            self._streamed(reply, PlainView(whole=True), None) if isinstance(reply, EventStream) else response_of(reply)
+        )
 
     async def event(self, request: Request) -> Response:
         """Take down what an attempt reports of itself, such as its reward."""
@@ -121,19 +149,15 @@ class Endpoints:
         """Say that the gateway serves."""
         return JSONResponse({"status": "ok"})
 
-    async def _answer(self, request: Request, path: str, payload: Json | None) -> Reply | EventStream:
-        if payload is None:
-            return refusal(400, "the request's body must be a JSON object", "invalid_json")
-        backend = self._backend(request, payload.get("model"))
+    async def _answer(self, request: Request, call: Call) -> Reply | EventStream:
+        backend = self._backend(request, call.request.get("model"))
         if backend is None:
-            return self._unknown_model(payload.get("model"))
-        return await guarded(request, self._upstream.ask(backend, path, payload, _headers(request)))
+            return self._unknown_model(call.request.get("model"))
+        return await guarded(request, self._upstream.ask(backend, call.path, call.request, _headers(request)))
 
-    def _streamed(self, stream: EventStream, whole: bool, recorder: Recorder | None) -> Response:
-        """Return a stream as the client gets it: `whole`, or without the usage that only the gateway asked for."""
-        keep = _everything if whole else without_usage_chunk
+    def _streamed(self, stream: EventStream, view: View, recorder: Recorder | None) -> Response:
         if recorder is None:
-            return StreamedResponse(stream, keep, None)
+            return StreamedResponse(stream, view, None)
         recorded = self._shipper.expect(recorder.rollout_id, recorder.attempt_id)
 
         def record(received: Received) -> None:
@@ -142,7 +166,7 @@ class Endpoints:
             finally:
                 recorded()
 
-        return StreamedResponse(stream, keep, record)
+        return StreamedResponse(stream, view, record)
 
     def _recorder(self, request: Request, path: str, body: bytes) -> Recorder | None:
         """Return what takes a call down; None for a call of no attempt, which is served and not recorded."""
@@ -176,11 +200,24 @@ def _attempt(request: Request) -> tuple[str | None, str | None]:
 
 def _headers(request: Request) -> dict[str, str]:
     """Return the headers that concern the backend, from one pass over the raw ones."""
-    return {key.decode(): value.decode("latin-1") for key, value in request.scope["headers"] if key in _PASSED_ON}
+    headers = {key.decode(): value.decode("latin-1") for key, value in request.scope["headers"] if key in _PASSED_ON}
+    if "x-api-key" in headers:  # Anthropic's clients send their key there
+        headers.setdefault("authorization", f"Bearer {headers.pop('x-api-key')}")
+    return headers
 
 
-def _everything(events: bytes) -> bytes:
-    return events
+def _answered(path: str, call: Call, reply: Reply) -> Response:
+    try:
+        return response_of(call.answer(reply))
+    except InvalidAnswer as error:
+        return response_of(refusal_in(path, refusal(error.status, str(error), code_of(error))))
+
+
+def _refused(path: str, reply: Reply, recorder: Recorder | None) -> Response:
+    """Return an error of the gateway's own as the clients of an API get it."""
+    if recorder is not None:
+        recorder.take(reply.status, reply.body)
+    return response_of(refusal_in(path, reply))
 
 
 def _json_object(body: bytes) -> Json | None:

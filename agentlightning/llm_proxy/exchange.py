@@ -25,6 +25,7 @@ class Exchange:
         streamed: Whether the answer is a stream of events.
         first_byte_ns: Unix nanoseconds at which a stream's first piece was there, or None.
         broken: Why a stream ended before its end; None for all other answers.
+        asked: The body of what the backend was asked for, if that is another than the client's request.
     """
 
     rollout_id: str
@@ -39,6 +40,7 @@ class Exchange:
     streamed: bool = False
     first_byte_ns: int | None = None
     broken: str | None = None
+    asked: bytes = b""
 
     @property
     def span_id(self) -> str:
@@ -46,7 +48,7 @@ class Exchange:
         return self.trace_id[16:]
 
     def to_bytes(self) -> bytes:
-        """Return the journal's form: a line of JSON, then both bodies as they are."""
+        """Return the journal's form: a line of JSON, then the bodies as they are."""
         head = {
             "rollout_id": self.rollout_id,
             "attempt_id": self.attempt_id,
@@ -58,9 +60,13 @@ class Exchange:
             "streamed": self.streamed,
             "first_byte_ns": self.first_byte_ns,
             "broken": self.broken,
-            "sizes": [len(self.request), len(self.response)],
+            "sizes": [len(body) for body in self._bodies],
         }
-        return b"".join((json.dumps(head).encode(), b"\n", self.request, self.response))
+        return b"".join((json.dumps(head).encode(), b"\n", *self._bodies))
+
+    @property
+    def _bodies(self) -> tuple[bytes, bytes, bytes]:
+        return self.request, self.asked, self.response
 
 
 def read_exchanges(data: bytes) -> Iterator[Exchange]:
@@ -73,21 +79,22 @@ def read_exchanges(data: bytes) -> Iterator[Exchange]:
     """
     position = 0
     while (newline := data.find(b"\n", position)) >= 0:
-        head, (request_size, response_size) = _read_head(data[position:newline], position)
-        middle = newline + 1 + request_size
-        position = middle + response_size
+        head, (request_size, asked_size, response_size) = _read_head(data[position:newline], position)
+        start = newline + 1
+        asked, response = start + request_size, start + request_size + asked_size
+        position = response + response_size
         if position > len(data):
             return
-        yield replace(head, request=data[newline + 1 : middle], response=data[middle:position])
+        yield replace(head, request=data[start:asked], asked=data[asked:response], response=data[response:position])
 
 
-def _read_head(line: bytes, position: int) -> tuple[Exchange, tuple[int, int]]:
+def _read_head(line: bytes, position: int) -> tuple[Exchange, tuple[int, int, int]]:
     """Return an exchange without its bodies, and their sizes."""
     try:
         head: dict[str, Any] = json.loads(line)
-        request_size, response_size = head.pop("sizes")
-        if min(request_size, response_size) < 0:
+        request_size, asked_size, response_size = head.pop("sizes")
+        if min(request_size, asked_size, response_size) < 0:
             raise ValueError("a size is negative")
-        return Exchange(**head, request=b"", response=b""), (request_size, response_size)
+        return Exchange(**head, request=b"", response=b""), (request_size, asked_size, response_size)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"no record of a model call at byte {position}: {error!r}") from error

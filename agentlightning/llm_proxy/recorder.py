@@ -23,6 +23,7 @@ class Recorder:
         attempt_id: The attempt that called.
         path: What was called.
         request: The request's body.
+        asked: The body of what the backend is asked for, if that is another.
     """
 
     shipper: Shipper
@@ -31,6 +32,7 @@ class Recorder:
     attempt_id: str
     path: str
     request: bytes
+    asked: bytes = b""
     start_ns: int = field(default_factory=time.time_ns)
 
     def take(self, status: int, body: bytes, received: Received | None = None) -> None:
@@ -53,6 +55,7 @@ class Recorder:
             end_ns=time.time_ns(),
             status=status,
             request=self.request,
+            asked=self.asked,
             response=body,
             streamed=received is not None,
             first_byte_ns=received.first_byte_ns if received else None,

@@ -10,9 +10,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from agentlightning.errors import BackendTimeout, BackendUnreachable
+from agentlightning.errors import ModelError
+from agentlightning.llm_proxy.answers import code_of
+from agentlightning.llm_proxy.dialects.call import View
 from agentlightning.llm_proxy.dialects.chat_stream import holds_end
-from agentlightning.llm_proxy.sse import EventSplitter, error_event
+from agentlightning.llm_proxy.sse import EventSplitter
 from agentlightning.llm_proxy.upstream import EventStream
 from agentlightning.serving import while_connected
 
@@ -43,20 +45,18 @@ class StreamedResponse(Response):
 
     Args:
         stream: The backend's answer.
-        keep: Returns, of some events, those that the client is to see.
+        view: How the client sees the events.
         on_end: Called once with what was received: before the client has the last event, or when the stream broke.
             None keeps nothing.
     """
 
-    def __init__(
-        self, stream: EventStream, keep: Callable[[bytes], bytes], on_end: Callable[[Received], None] | None
-    ) -> None:
+    def __init__(self, stream: EventStream, view: View, on_end: Callable[[Received], None] | None) -> None:
         # Not Starlette's constructor, which would promise the length of a body.
         self.status_code = stream.status
         self.background = None
         self.init_headers(stream.headers)
         self._stream = stream
-        self._keep = keep
+        self._view = view
         self._on_end = on_end
         self._received = Received()
         self._ended = False
@@ -76,10 +76,9 @@ class StreamedResponse(Response):
         try:
             await self._send_events(send)
             self._end()
-        except (BackendTimeout, BackendUnreachable) as error:
+        except ModelError as error:
             self._end(str(error))
-            code = "backend_timeout" if isinstance(error, BackendTimeout) else "backend_unreachable"
-            await _send(send, error_event(str(error), code))
+            await _send(send, self._view.error(str(error), code_of(error)))
         await _send(send, b"", last=True)
         return True
 
@@ -88,12 +87,16 @@ class StreamedResponse(Response):
         while piece := await self._stream.read():
             if self._on_end is not None:
                 self._received.add(piece)
-            if events := self._keep(splitter.feed(piece)):
+            if events := splitter.feed(piece):
+                seen = self._view.of(events)
                 if holds_end(events):
                     self._end()
-                await _send(send, events)
-        if splitter.rest:
-            await _send(send, splitter.rest)
+                if seen:
+                    await _send(send, seen)
+        last = (self._view.of(splitter.rest) if splitter.rest else b"") + self._view.end()
+        self._end()
+        if last:
+            await _send(send, last)
 
     def _end(self, broken: str | None = None) -> None:
         if not self._ended:

@@ -1,7 +1,8 @@
 """How a model call stands in the attributes of a span: the one place that writer and reader share.
 
 The gateway writes with `encode_call`, adapters read with `decode_calls`. The request is kept as the text that was
-sent, so messages, tools and sampling parameters are stored once; token ids and log-probabilities are plain lists.
+sent, so messages, tools and sampling parameters are stored once; token ids and log-probabilities are plain lists. A
+request that came by another API is kept as a chat's, as the backend was asked, and as the client sent it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ PROMPT_TOKEN_IDS: Final = "prompt_token_ids"
 RESPONSE_TOKEN_IDS: Final = "response_token_ids"
 LOGPROBS: Final = "agentlightning.llm_call.logprobs"
 REQUEST: Final = "agentlightning.llm_call.request"
+CLIENT_REQUEST: Final = "agentlightning.llm_call.client_request"
+PROTOCOL: Final = "agentlightning.llm_call.protocol"
 MESSAGES: Final = "agentlightning.llm_call.messages"
 RESPONSE: Final = "agentlightning.llm_call.response"
 PARTIAL: Final = "agentlightning.llm_call.partial"
@@ -57,7 +60,9 @@ class CapturedCall:
     """One call as it went over the wire.
 
     Attributes:
-        request: The request's JSON text as the agent sent it.
+        request: The request's JSON text as the agent sent it; of another API, as the gateway made a chat's of it.
+        client_request: The JSON text as the agent sent it, of another API; None for a chat.
+        protocol: The other API: `messages` or `responses`; None for a chat.
         model: The model's name as requested.
         prompt_token_ids: The tokens the model was given; empty when the backend names none.
         choices: The answers; empty when the call failed.
@@ -72,6 +77,8 @@ class CapturedCall:
     """
 
     request: str
+    client_request: str | None = None
+    protocol: str | None = None
     model: str | None = None
     prompt_token_ids: list[int] = field(default_factory=list[int])
     choices: list[CapturedChoice] = field(default_factory=list[CapturedChoice])
@@ -89,6 +96,8 @@ def encode_call(call: CapturedCall) -> Attributes:
     """Return the span attributes of a call; the choices behind the first have their index in the key."""
     optional = {
         REQUEST_MODEL: call.model,
+        CLIENT_REQUEST: call.client_request,
+        PROTOCOL: call.protocol,
         RESPONSE_ID: call.response_id,
         WEIGHTS_VERSION: call.weights_version,
         INPUT_TOKENS: call.input_tokens,

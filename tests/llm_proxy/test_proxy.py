@@ -234,7 +234,7 @@ async def test_a_model_that_is_not_served_is_refused(client: openai.AsyncOpenAI)
 async def test_a_body_that_is_not_an_object_is_refused(proxy: LLMProxy, http: aiohttp.ClientSession) -> None:
     for body in ("{", "[]"):
         async with http.post(f"{proxy.as_resource().endpoint}/chat/completions", data=body) as reply:
-            assert (reply.status, (await reply.json())["error"]["code"]) == (400, "invalid_json")
+            assert (reply.status, (await reply.json())["error"]["code"]) == (400, "invalid_request")
 
 
 async def test_a_client_that_leaves_frees_the_backend(
