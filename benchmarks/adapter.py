@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from agentlightning import semconv
-from agentlightning.adapter import TraceToMessages, TracerTraceToTriplet, llm_calls, merge_calls
+from agentlightning.adapter import TracerTraceToTriplet, TraceToMessages, llm_calls, merge_calls
 from agentlightning.adapter.trajectory import Trajectories
 from agentlightning.types import Attributes, Span
 from agentlightning.types.llm_call_span import CapturedCall, CapturedChoice, encode_call
@@ -128,7 +128,7 @@ def agents(spans: int) -> Iterator[Span]:
         else:
             span = make_span(number, "tool", {"tool.name": "search"})
         yield span.model_copy(
-            update={"span_id": agent if step == 0 else str(number), "parent_id": step and below or None}
+            update={"span_id": agent if step == 0 else str(number), "parent_id": (step and below) or None}
         )
 
 
