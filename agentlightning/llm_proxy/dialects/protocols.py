@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any, Final
 
 from agentlightning.errors import InvalidRequest
-from agentlightning.llm_proxy.dialects import chat, messages
+from agentlightning.llm_proxy.dialects import chat, messages, responses
 from agentlightning.llm_proxy.dialects.as_is import PlainCall
 from agentlightning.llm_proxy.dialects.call import Call
 from agentlightning.llm_proxy.dialects.memory import Attempt, Memory
 from agentlightning.llm_proxy.upstream import Reply
 
-PATHS: Final = (*chat.PATHS, messages.PATH)
+PATHS: Final = (*chat.PATHS, messages.PATH, responses.PATH)
 
 
 def call_of(path: str, payload: dict[str, Any] | None, attempt: Attempt, memory: Memory) -> Call:
@@ -24,6 +24,8 @@ def call_of(path: str, payload: dict[str, Any] | None, attempt: Attempt, memory:
         raise InvalidRequest("the request's body must be a JSON object")
     if path == messages.PATH:
         return messages.MessagesCall(payload, attempt, memory)
+    if path == responses.PATH:
+        return responses.ResponsesCall(payload, attempt, memory)
     return PlainCall(path, payload)
 
 
