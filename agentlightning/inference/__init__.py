@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from agentlightning.inference.engine import Engine, EngineStats
-from agentlightning.inference.sampler import Completion, FinishReason, Sampler, SamplingParams
+from agentlightning.inference.sampler import Completion, CompletionPart, FinishReason, Sampler, SamplingParams
 from agentlightning.inference.server import InferenceServer, create_app
 from agentlightning.inference.tokenizer import Tokenizer
-from agentlightning.inference.tool_calls import ParsedText, ToolCall, ToolParser, register_tool_parser
+from agentlightning.inference.tool_calls import ToolCall, ToolParser, register_tool_parser
 
 __all__ = [
     "Completion",
+    "CompletionPart",
     "Engine",
     "EngineStats",
     "FinishReason",
     "InferenceServer",
-    "ParsedText",
     "Sampler",
     "SamplingParams",
     "Tokenizer",

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 import jinja2
 
-from agentlightning._internal.ids import generate_id
 from agentlightning.errors import InvalidRequest
 from agentlightning.inference.sampler import Completion
+from agentlightning.inference.text_stream import stop_position
 from agentlightning.inference.tokenizer import Tokenizer, decode_exactly
-from agentlightning.inference.tool_calls import ToolParser
 
 Message = dict[str, Any]
 
@@ -32,32 +31,14 @@ def render_prompt(tokenizer: Tokenizer, messages: Sequence[Message], tools: list
 
 
 def answer_text(
-    tokenizer: Tokenizer, completion: Completion, end_token_ids: frozenset[int], stop: Iterable[str]
+    tokenizer: Tokenizer, completion: Completion, end_token_ids: frozenset[int], stop: Sequence[str]
 ) -> str:
     """Return the text of an answer without its end token, and up to the first of the stop strings."""
     token_ids = completion.token_ids
     if token_ids[-1] in end_token_ids:
         token_ids = token_ids[:-1]
     text = decode_exactly(tokenizer, token_ids)
-    cuts = [position for word in stop if (position := text.find(word)) >= 0]
-    return text[: min(cuts, default=len(text))]
-
-
-def assistant_message(text: str, parse_tool_calls: ToolParser | None) -> Message:
-    """Return an answer's text as a message; without parser, calls in it are not looked for."""
-    content, calls = (text, []) if parse_tool_calls is None else parse_tool_calls(text)
-    if not calls:
-        return {"role": "assistant", "content": content}
-    tool_calls = [
-        {
-            "id": f"call_{generate_id(24)}",
-            "type": "function",
-            "function": {"name": call.name, "arguments": json.dumps(call.arguments, ensure_ascii=False)},
-        }
-        for call in calls
-    ]
-    # Templates put their own space between content and calls; with it kept here, it would be there twice.
-    return {"role": "assistant", "content": content.strip() or None, "tool_calls": tool_calls}
+    return text[: stop_position(text, stop)]
 
 
 def _for_template(message: Message) -> Message:

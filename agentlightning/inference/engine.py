@@ -7,7 +7,7 @@ import logging
 import random
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -21,8 +21,9 @@ from transformers import PreTrainedModel
 from agentlightning.errors import InvalidRequest, ModelError, PromptTooLong
 from agentlightning.inference.batch import Batch
 from agentlightning.inference.decoder import Decoder
+from agentlightning.inference.loop_event import LoopEvent
 from agentlightning.inference.request import Request
-from agentlightning.inference.sampler import Completion, SamplingParams
+from agentlightning.inference.sampler import Completion, CompletionPart, SamplingParams
 from agentlightning.inference.scoring import score
 from agentlightning.inference.tokenizer import Tokenizer
 
@@ -152,6 +153,32 @@ class Engine:
         request = self._new_request(prompt_token_ids, params)
         self._put(partial(self._waiting.append, request))
         return await asyncio.wrap_future(request.future)
+
+    async def stream(self, prompt_token_ids: Sequence[int], params: SamplingParams) -> AsyncGenerator[CompletionPart]:
+        """Sample one answer and yield it part by part, as `generate` would return it.
+
+        A part holds what was sampled since the last one was taken. When the generator is closed, the row leaves the
+        batch at the next step.
+
+        Raises:
+            PromptTooLong: See `generate`; the errors below, too.
+            InvalidRequest: See there.
+            ModelError: See there.
+        """
+        request = self._new_request(prompt_token_ids, params)
+        changed = LoopEvent()
+        request.watch(changed.set)
+        self._put(partial(self._waiting.append, request))
+        sampled, finish_reason = 0, None
+        try:
+            while finish_reason is None:
+                await changed.wait()
+                part = request.part(sampled)
+                sampled, finish_reason = sampled + len(part.token_ids), part.finish_reason
+                if part.token_ids or finish_reason is not None:
+                    yield part
+        finally:
+            request.future.cancel()
 
     async def score(self, token_ids: Sequence[Sequence[int]]) -> list[list[float]]:
         """Return each token's log-probability at temperature 1 given those before it; 0.0 for a first token.

@@ -19,6 +19,16 @@ _NEUTRAL: Final[dict[str, Any]] = {
 """What the engine cannot do, with the values that ask for nothing."""
 
 
+class StreamOptions(BaseModel):
+    """What a stream holds beside the answer.
+
+    Attributes:
+        include_usage: End it with a chunk that counts the tokens.
+    """
+
+    include_usage: bool = False
+
+
 class GenerationRequest(BaseModel):
     """What both endpoints share.
 
@@ -36,8 +46,9 @@ class GenerationRequest(BaseModel):
     seed: int | None = None
     n: int = Field(default=1, ge=1, le=128)
     return_token_ids: bool = False
-
     stream: bool | None = None
+    stream_options: StreamOptions | None = None
+
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
@@ -51,6 +62,10 @@ class GenerationRequest(BaseModel):
     def stop_strings(self) -> tuple[str, ...]:
         """The strings that end an answer."""
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+    def wants_usage(self) -> bool:
+        """Whether a stream ends with the count of tokens."""
+        return self.stream_options is not None and self.stream_options.include_usage
 
     def sampling(self) -> list[SamplingParams]:
         """Return the parameters of each of the `n` answers; each has a seed of its own if a seed is given.
@@ -76,8 +91,6 @@ class GenerationRequest(BaseModel):
         Raises:
             InvalidRequest: Names the field.
         """
-        if self.stream:
-            raise InvalidRequest("stream=true is not supported: send the request without streaming")
         for name, neutral in _NEUTRAL.items():
             if getattr(self, name) not in (None, neutral):
                 raise InvalidRequest(f"{name} is not supported: leave it out")

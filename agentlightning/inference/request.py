@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
-from agentlightning.inference.sampler import Completion, FinishReason, SamplingParams
+from agentlightning.inference.sampler import Completion, CompletionPart, FinishReason, SamplingParams
 from agentlightning.inference.tokenizer import Tokenizer, decode_exactly
 
 
@@ -37,6 +37,7 @@ class Request:
         self.token_ids: list[int] = []
         self.draw = generator.random
         self.finish_reason: FinishReason | None = None
+        self._changed: Callable[[], None] | None = None
         self._logprobs: list[float] = []
         self._versions: list[int] = []
         self._limit = min(room, params.max_tokens or room)
@@ -44,6 +45,28 @@ class Request:
         self._tokenizer = tokenizer
         # Every token that adds text adds at least a byte, so no stop string reaches further back.
         self._window = max((len(stop.encode()) for stop in params.stop), default=0)
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """Let `changed` be called, in any thread, when there are more tokens or there is an end."""
+        self._changed = changed
+        self.future.add_done_callback(lambda _: changed())
+
+    def part(self, start: int) -> CompletionPart:
+        """Return what there is from token `start` on; any thread may call it.
+
+        Raises:
+            ModelError: The request failed.
+        """
+        reason = self.finish_reason  # first: with it, the tokens are complete
+        if reason is None and self.future.done():
+            self.future.result()
+        stop = len(self._versions)  # the list that grows last
+        return CompletionPart(
+            token_ids=self.token_ids[start:stop],
+            logprobs=self._logprobs[start:stop],
+            finish_reason=reason,
+            weights_versions=self._versions[start:stop],
+        )
 
     @property
     def done(self) -> bool:
@@ -59,6 +82,8 @@ class Request:
             self._finish("stop")
         elif len(self.token_ids) >= self._limit:
             self._finish("length")
+        elif self._changed is not None:
+            self._changed()
 
     def fail(self, error: Exception) -> None:
         """End the request with an error, unless it is complete or cancelled."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -81,6 +81,23 @@ class Completion:
         return self.weights_versions[0]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompletionPart:
+    """What of an answer was sampled since the part before it: T tokens, none only in a last part.
+
+    Attributes:
+        token_ids: As in `Completion`. Shape (T,).
+        logprobs: As in `Completion`. Shape (T,).
+        finish_reason: Set in the last part.
+        weights_versions: As in `Completion`. Shape (T,).
+    """
+
+    token_ids: list[int]
+    logprobs: list[float]
+    finish_reason: FinishReason | None
+    weights_versions: list[int]
+
+
 class Sampler(Protocol):
     """Samples answers from weights that a learner updates."""
 
@@ -96,6 +113,10 @@ class Sampler(Protocol):
 
     async def generate(self, prompt_token_ids: Sequence[int], params: SamplingParams) -> Completion:
         """Sample one answer."""
+        ...
+
+    def stream(self, prompt_token_ids: Sequence[int], params: SamplingParams) -> AsyncGenerator[CompletionPart]:
+        """Sample one answer and yield it part by part; closing the generator ends the sampling."""
         ...
 
     async def score(self, token_ids: Sequence[Sequence[int]]) -> list[list[float]]:

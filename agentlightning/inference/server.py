@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,9 +15,12 @@ from starlette.routing import Route
 
 from agentlightning.errors import AgentLightningError, PromptTooLong
 from agentlightning.inference.chat import render_prompt
+from agentlightning.inference.chunks import ChunkWriter, Parts
+from agentlightning.inference.interleave import interleave
 from agentlightning.inference.protocol import ChatRequest, CompletionRequest, GenerationRequest
 from agentlightning.inference.replies import ReplyWriter
 from agentlightning.inference.sampler import Completion, Sampler
+from agentlightning.inference.sse import EventStreamResponse, dump_json, error_body
 from agentlightning.inference.tokenizer import Tokenizer
 from agentlightning.inference.tool_calls import find_tool_parser
 from agentlightning.serving import CLIENT_LEFT, EmbeddedServer, answer_nobody, while_connected
@@ -27,7 +29,8 @@ from agentlightning.serving import CLIENT_LEFT, EmbeddedServer, answer_nobody, w
 def create_app(sampler: Sampler, tokenizer: Tokenizer, model_name: str, *, tool_parser: str = "hermes") -> Starlette:
     """Return an ASGI app with `/v1/chat/completions`, `/v1/completions`, `/v1/models` and `/health`.
 
-    Replies carry `weights_version`, and with `return_token_ids` the exact tokens.
+    Replies, and the first chunk of a stream, carry `weights_version`; with `return_token_ids` they carry the exact
+    tokens, each chunk those that it came with.
 
     Args:
         sampler: Answers the requests; whoever made it starts and stops it.
@@ -106,25 +109,31 @@ class _Endpoints:
         self._sampler = sampler
         self._tokenizer = tokenizer
         self._model_name = model_name
-        self._writer = ReplyWriter(tokenizer, sampler.end_token_ids, find_tool_parser(tool_parser))
+        writing = (tokenizer, sampler.end_token_ids, find_tool_parser(tool_parser))
+        self._replies = ReplyWriter(*writing)
+        self._chunks = ChunkWriter(*writing)
 
     async def chat(self, http: Request) -> Response:
         request = ChatRequest.model_validate_json(await http.body())
         self._check(request)
         prompt = render_prompt(self._tokenizer, request.messages, request.offered_tools())
+        if request.stream:
+            return EventStreamResponse(self._chunks.chat(request, prompt, self._stream(prompt, request)))
         completions = await while_connected(http, self._generate(prompt, request))
         if completions is None:
             return Response(status_code=CLIENT_LEFT)
-        return _reply(self._writer.chat(request, prompt, completions))
+        return _reply(self._replies.chat(request, prompt, completions))
 
     async def completion(self, http: Request) -> Response:
         request = CompletionRequest.model_validate_json(await http.body())
         self._check(request)
         prompt = request.prompt if isinstance(request.prompt, list) else self._tokenizer.encode(request.prompt)
+        if request.stream:
+            return EventStreamResponse(self._chunks.completion(request, prompt, self._stream(prompt, request)))
         completions = await while_connected(http, self._generate(prompt, request))
         if completions is None:
             return Response(status_code=CLIENT_LEFT)
-        return _reply(self._writer.completion(request, prompt, completions))
+        return _reply(self._replies.completion(request, prompt, completions))
 
     async def models(self, _: Request) -> Response:
         model = {"id": self._model_name, "object": "model", "created": 0, "owned_by": "agentlightning"}
@@ -137,6 +146,9 @@ class _Endpoints:
         if request.model != self._model_name:
             raise HTTPException(404, f"no model {request.model!r} here: ask for {self._model_name!r}")
         request.check_supported()
+
+    def _stream(self, prompt: Sequence[int], request: GenerationRequest) -> Parts:
+        return interleave([self._sampler.stream(prompt, params) for params in request.sampling()])
 
     async def _generate(self, prompt: Sequence[int], request: GenerationRequest) -> list[Completion]:
         params = request.sampling()
@@ -151,13 +163,11 @@ class _Endpoints:
 
 
 def _reply(content: dict[str, Any]) -> Response:
-    # In ASCII: half a surrogate pair, which a model may write in the arguments of a call, has no UTF-8.
-    return Response(json.dumps(content, allow_nan=False, separators=(",", ":")), media_type="application/json")
+    return Response(dump_json(content), media_type="application/json")
 
 
 def _error(status: int, message: str, code: str | None = None) -> Response:
-    kind = "invalid_request_error" if status < 500 else "server_error"
-    return JSONResponse({"error": {"message": message, "type": kind, "param": None, "code": code}}, status)
+    return JSONResponse(error_body(status, message, code), status)
 
 
 async def _on_known_error(_: Request, error: Exception) -> Response:

@@ -5,7 +5,7 @@ import contextlib
 import random
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from agentlightning.errors import InvalidRequest, ModelError, PromptTooLong, UnsupportedModel
-from agentlightning.inference import Completion, Engine, SamplingParams
+from agentlightning.inference import Completion, CompletionPart, Engine, SamplingParams
 
 DEADLINE = 30.0
 MakeModel = Callable[[int], PreTrainedModel]
@@ -183,6 +183,64 @@ async def test_a_stop_string_ends_the_answer_at_the_token_that_completes_it(
     first = next(length for length, text in enumerate(texts) if stop in text)
     assert short.finish_reason == "stop"
     assert short.token_ids == long.token_ids[:first]
+
+
+async def collect(stream: AsyncGenerator[CompletionPart]) -> list[CompletionPart]:
+    return [part async for part in stream]
+
+
+async def test_parts_put_together_are_the_completion(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    with Engine(model, tokenizer) as engine:
+        for number, prompt in enumerate(prompts(6)):
+            params = SamplingParams(seed=number, max_tokens=30, stop=("e",))
+            whole = await engine.generate(prompt, params)
+            parts = await collect(engine.stream(prompt, params))
+            assert [token_id for part in parts for token_id in part.token_ids] == whole.token_ids
+            logprobs = [logprob for part in parts for logprob in part.logprobs]
+            assert logprobs == pytest.approx(whole.logprobs, abs=1e-5)
+            assert [version for part in parts for version in part.weights_versions] == whole.weights_versions
+            assert [part.finish_reason for part in parts] == [*[None] * (len(parts) - 1), whole.finish_reason]
+
+
+async def test_tokens_come_while_the_answer_is_sampled(model: PreTrainedModel) -> None:
+    steps = Steps(model)
+    came = threading.Event()
+
+    def wait(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        if len(steps.lengths) > 3:
+            assert came.wait(DEADLINE)
+
+    model.register_forward_pre_hook(wait, with_kwargs=True)
+    parts: list[CompletionPart] = []
+    with Engine(model) as engine:
+        async for part in engine.stream([5, 6], SamplingParams(max_tokens=20)):
+            parts.append(part)
+            came.set()
+    assert len(parts) > 1
+    assert sum(len(part.token_ids) for part in parts) == 20
+
+
+async def test_closing_a_stream_removes_its_row(model: PreTrainedModel) -> None:
+    with Engine(model) as engine:
+        stream = engine.stream([5], SamplingParams())
+        await anext(stream)
+        await stream.aclose()
+        await until(lambda: engine.stats().running == 0)
+        assert engine.stats().generated_tokens < engine.context_length - 1
+
+
+async def test_a_stream_raises_what_ends_it(model: PreTrainedModel) -> None:
+    engine = Engine(model)
+    engine.start()
+    stream = engine.stream([5], SamplingParams())
+    await anext(stream)
+    engine.stop()
+    with pytest.raises(ModelError, match="stopped"):
+        await collect(stream)
+    with pytest.raises(PromptTooLong):
+        await collect(engine.stream([5] * 2000, SamplingParams()))
 
 
 async def test_the_answer_is_clipped_to_the_context(model: PreTrainedModel) -> None:

@@ -7,8 +7,9 @@ from transformers import PreTrainedTokenizerFast
 
 from agentlightning.errors import InvalidRequest
 from agentlightning.inference import Completion
-from agentlightning.inference.chat import answer_text, assistant_message, render_prompt
-from agentlightning.inference.tool_calls import parse_hermes
+from agentlightning.inference.chat import answer_text, render_prompt
+from agentlightning.inference.message import assistant_message
+from agentlightning.inference.tool_calls import HermesParser
 
 CALL_TEXT = '<tool_call>\n{"name": "lookup", "arguments": {"key": "ruby"}}\n</tool_call>'
 
@@ -35,7 +36,7 @@ def test_an_answer_sent_back_continues_the_tokens_of_its_prompt(tokenizer: PreTr
     prompt = render_prompt(tokenizer, messages, None)
     sampled = tokenizer.encode(f"{CALL_TEXT}<|im_end|>")
     text = answer_text(tokenizer, completion(sampled), frozenset({tokenizer.eos_token_id}), ())
-    messages.append(assistant_message(text, parse_hermes))
+    messages.append(assistant_message(text, HermesParser()))
     messages.append({"role": "tool", "content": "same as opal", "tool_call_id": "call_1"})
     assert render_prompt(tokenizer, messages, None)[: len(prompt) + len(sampled)] == prompt + sampled
 
@@ -93,13 +94,13 @@ def test_the_text_ends_before_the_end_token_and_the_first_stop_string(tokenizer:
 
 
 def test_tool_calls_become_a_message_in_openai_form() -> None:
-    message = assistant_message(f"Looking.\n{CALL_TEXT}", parse_hermes)
+    message = assistant_message(f"Looking.\n{CALL_TEXT}", HermesParser())
     (call,) = message["tool_calls"]
     assert message["content"] == "Looking."
     assert call["function"] == {"name": "lookup", "arguments": '{"key": "ruby"}'}
     assert call["type"] == "function"
     assert call["id"].startswith("call_")
-    assert assistant_message(CALL_TEXT, parse_hermes)["content"] is None
+    assert assistant_message(CALL_TEXT, HermesParser())["content"] is None
 
 
 def test_without_tools_calls_are_text() -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import aiohttp
@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from agentlightning.errors import ConfigurationError
-from agentlightning.inference import Completion, Engine, InferenceServer, SamplingParams, create_app
+from agentlightning.inference import Completion, CompletionPart, Engine, InferenceServer, SamplingParams, create_app
 from agentlightning.inference.chat import render_prompt
 
 DEADLINE = 30.0
@@ -47,6 +47,16 @@ class Scripted:
             finish_reason="stop",
             weights_versions=[5] * len(self.token_ids),
         )
+
+    async def stream(self, prompt_token_ids: Sequence[int], params: SamplingParams) -> AsyncGenerator[CompletionPart]:
+        completion = await self.generate(prompt_token_ids, params)
+        for number, (token_id, logprob) in enumerate(zip(completion.token_ids, completion.logprobs, strict=True), 1):
+            yield CompletionPart(
+                token_ids=[token_id],
+                logprobs=[logprob],
+                finish_reason="stop" if number == len(completion.token_ids) else None,
+                weights_versions=[5],
+            )
 
     async def score(self, token_ids: Sequence[Sequence[int]]) -> list[list[float]]:
         raise NotImplementedError
@@ -177,7 +187,6 @@ async def test_half_a_character_that_the_model_escaped_is_answered(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"stream": True}, "stream"),
         ({"tool_choice": "required", "tools": TOOLS}, "tool_choice"),
         ({"logprobs": True, "top_logprobs": 2}, "top_logprobs"),
         ({"presence_penalty": 0.5}, "presence_penalty"),

@@ -1,24 +1,51 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 
 import pytest
 from hypothesis import given, strategies as st
 
 from agentlightning.errors import ConfigurationError
-from agentlightning.inference import ParsedText, ToolCall, register_tool_parser
-from agentlightning.inference.tool_calls import find_tool_parser, parse_hermes
+from agentlightning.inference import ToolCall, register_tool_parser
+from agentlightning.inference.tool_calls import HermesParser, find_tool_parser
 
 plain = st.text(st.characters(exclude_characters="<>", exclude_categories=["Cs"]))
 names = st.text(st.characters(exclude_characters="<>", exclude_categories=["Cs"]), min_size=1)
 calls = st.builds(ToolCall, names, st.dictionaries(names, plain | st.integers() | st.none()))
 
 
+shreds = st.lists(st.sampled_from(["<tool_call>", "</tool_call>", '{"name": "f"}', "<tool", "a<", " \n", "{"]))
+
+
+def parse(pieces: Iterable[str]) -> tuple[str, list[ToolCall]]:
+    parser = HermesParser()
+    parsed = [each for piece in pieces for each in parser.feed(piece)] + parser.close()
+    content = "".join(each for each in parsed if isinstance(each, str))
+    return content, [each for each in parsed if isinstance(each, ToolCall)]
+
+
 @given(st.lists(st.tuples(plain, calls)), plain)
 def test_what_is_written_is_read(pieces: list[tuple[str, ToolCall]], rest: str) -> None:
     text = "".join(f"{before}<tool_call>\n{json.dumps(call._asdict())}\n</tool_call>" for before, call in pieces) + rest
     content = "".join(before for before, _ in pieces) + rest
-    assert parse_hermes(text) == ParsedText(content, [call for _, call in pieces])
+    expected = content, [call for _, call in pieces]
+    assert parse([text]) == parse(text) == expected
+
+
+@given(shreds, st.data())
+def test_pieces_make_no_difference(shreds: list[str], data: st.DataObject) -> None:
+    text = "".join(shreds)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)))))
+    pieces = [text[start:stop] for start, stop in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+    assert parse(pieces) == parse([text])
+
+
+def test_text_is_passed_on_unless_it_may_be_a_call() -> None:
+    parser = HermesParser()
+    assert parser.feed("see <b> and <tool_") == ["see <b> and "]
+    assert parser.feed("box>, <tool_call>") == ["<tool_box>, "]
+    assert parser.feed('{"name": "f"}</tool_call> ') == ["", ToolCall("f", {}), " "]
 
 
 @pytest.mark.parametrize(
@@ -35,19 +62,19 @@ def test_what_is_written_is_read(pieces: list[tuple[str, ToolCall]], rest: str) 
     ],
 )
 def test_malformed_calls_stay_content(text: str) -> None:
-    assert parse_hermes(text) == ParsedText(text, [])
+    assert parse([text]) == parse(text) == (text, [])
 
 
 def test_a_malformed_call_does_not_hide_a_good_one() -> None:
     text = 'a<tool_call>{</tool_call>b<tool_call>{"name": "f"}</tool_call>c'
-    assert parse_hermes(text) == ParsedText("a<tool_call>{</tool_call>bc", [ToolCall("f", {})])
+    assert parse([text]) == ("a<tool_call>{</tool_call>bc", [ToolCall("f", {})])
 
 
 def test_parsers_are_found_by_name() -> None:
-    def parse_nothing(text: str) -> ParsedText:
-        return ParsedText(text, [])
+    class Own(HermesParser):
+        pass
 
-    register_tool_parser("nothing", parse_nothing)
-    assert find_tool_parser("nothing") is parse_nothing
+    register_tool_parser("own", Own)
+    assert find_tool_parser("own") is Own
     with pytest.raises(ConfigurationError, match="hermes"):
         find_tool_parser("missing")
