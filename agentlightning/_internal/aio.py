@@ -27,6 +27,14 @@ class Subscribable(Protocol):
         ...
 
 
+def runs_here(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether the caller runs on this loop, in its thread."""
+    try:
+        return asyncio.get_running_loop() is loop
+    except RuntimeError:  # no loop runs in this thread
+        return False
+
+
 async def wait_for_flag(flag: StopFlag) -> None:
     """Return when the flag is up; cancelling the wait leaves nothing behind."""
     if not isinstance(flag, Subscribable):

@@ -153,7 +153,9 @@ class Endpoints:
         backend = self._backend(request, call.request.get("model"))
         if backend is None:
             return self._unknown_model(call.request.get("model"))
-        return await guarded(request, self._upstream.ask(backend, call.path, call.request, _headers(request)))
+        answer = await guarded(request, self._upstream.ask(backend, call.path, call.request, _headers(request)))
+        self._sequences.hurry()
+        return answer
 
     def _streamed(self, stream: EventStream, view: View, recorder: Recorder | None) -> Response:
         if recorder is None:

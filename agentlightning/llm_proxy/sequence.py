@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final
 
 from agentlightning.errors import NotFound
@@ -13,6 +14,8 @@ from agentlightning.store.base import LightningStore
 logger = logging.getLogger(__name__)
 
 _PATIENCE_SECONDS: Final = 2.0
+_GRACE_SECONDS: Final = 0.005
+"""How long a call waits for its number: what the agent did just before has none yet, either, and shall come first."""
 
 
 class SequenceReserver:
@@ -28,6 +31,7 @@ class SequenceReserver:
         self._get_store = get_store
         self._waiting: list[tuple[tuple[str, str], asyncio.Future[int | None]]] = []
         self._task: asyncio.Task[None] | None = None
+        self._answered = asyncio.Event()
 
     def reserve(self, rollout_id: str, attempt_id: str) -> asyncio.Future[int | None]:
         """Return the coming id, which is None when the store gives none now; ids follow the order of these calls."""
@@ -36,6 +40,10 @@ class SequenceReserver:
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run(), name="agl-gateway-sequence")
         return future
+
+    def hurry(self) -> None:
+        """Ask at once: a call is being answered, and what the agent does with the answer shall come after it."""
+        self._answered.set()
 
     async def reserve_known(self, rollout_id: str, attempt_id: str) -> asyncio.Future[int | None]:
         """Like `reserve`, but wait a moment for the store to say whether it knows the attempt.
@@ -66,6 +74,9 @@ class SequenceReserver:
 
     async def _run(self) -> None:
         while self._waiting:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._answered.wait(), _GRACE_SECONDS)
+            self._answered.clear()
             batch, self._waiting = self._waiting, []
             ids = await self._ask([attempt for attempt, _ in batch])
             for (_, future), sequence_id in zip(batch, ids, strict=True):

@@ -11,6 +11,8 @@ from typing import Final, Generic, TypeVar
 
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
+from agentlightning._internal.aio import runs_here
+
 T = TypeVar("T")
 
 MAX_BATCH: Final = 1000
@@ -24,7 +26,7 @@ class Batcher(Generic[T]):
     Args:
         loop: The event loop on which `send` runs.
         send: Sends a batch. It must not raise; it says on the items what went wrong.
-        delay: Seconds a first item waits for company. `flush` does not wait.
+        delay: Seconds a first item waits for company; at 0 it is sent in the loop's next turn. `flush` does not wait.
     """
 
     def __init__(
@@ -58,7 +60,10 @@ class Batcher(Generic[T]):
             if self._scheduled:
                 return
             self._scheduled = True
-        self._loop.call_soon_threadsafe(self._arm)
+        if runs_here(self._loop):
+            self._arm()
+        else:
+            self._loop.call_soon_threadsafe(self._arm)
 
     async def flush(self) -> None:
         """Return when everything queued before this call was sent; call it on the batcher's loop."""
@@ -71,8 +76,12 @@ class Batcher(Generic[T]):
         await done
 
     def _arm(self) -> None:
-        if self._task is None and self._timer is None:
+        if self._task is not None or self._timer is not None:
+            return
+        if self._delay:
             self._timer = self._loop.call_later(self._delay, self._start)
+        else:
+            self._start()
 
     def _start(self) -> None:
         if self._timer is not None:

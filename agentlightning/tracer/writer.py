@@ -18,9 +18,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-RESERVE_DELAY: Final = 0.002
+RESERVE_DELAY: Final = 0.0
+"""Seconds a first reservation waits for company: none, for a gateway reserves too, and an agent's next call must not
+overtake what the agent did before it."""
 WRITE_DELAY: Final = 0.02
-"""Seconds a first reservation or span waits for company."""
+"""Seconds a first ended span waits for company."""
 PART: Final = 50
 PART_CHARACTERS: Final = 250_000
 """The most spans, or about the most text, that are made ready for the store in one go, while the event loop waits."""
