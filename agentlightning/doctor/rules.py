@@ -87,8 +87,8 @@ def _missing_calls(report: Report, circumstances: Circumstances) -> Iterator[Fin
             code="unrecorded-protocol",
             severity="error",
             text=f"The agent asked for {', '.join(sorted(set(circumstances.unknown_paths)))}, which is not recorded.",
-            advice="Let the SDK use chat completions: OpenAIChatCompletionsModel for the OpenAI Agents SDK, "
-            "use_responses_api=False for LangChain's ChatOpenAI.",
+            advice="Let the agent use Chat Completions, Completions, Responses or Anthropic's Messages; what it asks of "
+            "others, such as embeddings, let it ask where they are served.",
         )
     elif not report.calls and not circumstances.requests and report.ended == "succeeded":
         unseen = ", ".join(circumstances.uninstrumented)

@@ -161,7 +161,7 @@ async def picky(task: Any, llm: agl.LLM) -> float:
 async def modern(task: Any, llm: agl.LLM) -> float:
     """Speak a protocol that is not recorded."""
     async with AsyncOpenAI(base_url=llm.endpoint, api_key="none", max_retries=0) as client:
-        await client.responses.create(model=llm.model, input="hi")
+        await client.embeddings.create(model=llm.model, input="hi")
     return 1.0
 
 
