@@ -63,21 +63,26 @@ def wanted_parameters(function: Callable[..., Any], strip_proxy: bool) -> list[W
 
 def is_unbound_method(function: Callable[..., Any]) -> bool:
     """Whether the function is a method as its class's body sees it: `self` stands before the task."""
-    names = list(_signature(function).parameters)[:2]
+    names = list(signature_of(function).parameters)[:2]
     return inspect.isfunction(function) and names in (["self", "task"], ["cls", "task"])
 
 
 def describe(function: Callable[..., Any]) -> str:
     """Return a function's name and signature, for messages about it."""
-    return f"{getattr(function, '__qualname__', function)!s}{_signature(function)}"
+    return f"{getattr(function, '__qualname__', function)!s}{signature_of(function)}"
 
 
 def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
-    parameters = list(_signature(function).parameters.values())
+    parameters = list(signature_of(function).parameters.values())
     return parameters[1:] if is_unbound_method(function) else parameters
 
 
-def _signature(function: Callable[..., Any]) -> inspect.Signature:
+def signature_of(function: Callable[..., Any]) -> inspect.Signature:
+    """Return a function's signature.
+
+    Raises:
+        InvalidAgent: It has none that can be read, as some built-in functions.
+    """
     try:
         return inspect.signature(function)
     except ValueError as error:

@@ -58,4 +58,6 @@ async def main(name: str) -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:] not in ([name] for name in AGENTS):
+        sys.exit(f"usage: python {sys.argv[0]} {'|'.join(AGENTS)}")
     asyncio.run(main(sys.argv[1]))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import pickle
 import shlex
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +24,7 @@ from command_runs import DEADLINE, lives, outcome_of, pids_in, shell, until, wri
 from agentlightning.errors import CommandFailed, ConfigurationError, InvalidAgent, InvalidResult, RolloutCancelled
 from agentlightning.execution.events import ThreadingEvent
 from agentlightning.litagent import CommandAgent, CommandRun
+from agentlightning.litagent.command.program import Program
 from agentlightning.runner import LitAgentRunner
 from agentlightning.store import InMemoryLightningStore
 from agentlightning.tracer import OtelTracer
@@ -76,6 +80,14 @@ async def test_a_program_works_in_a_directory_of_its_own(tmp_path: Path) -> None
     assert (tmp_path / "given" / "file").read_text("utf-8") == "original"
 
 
+async def test_a_copy_leaves_out_the_copies_that_lie_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "file").touch()
+    agent = shell("ls", cwd=tmp_path, private_cwd=True)
+    outcomes = await asyncio.gather(outcome_of(agent), outcome_of(agent))
+    assert [outcome.written("stdout") for outcome in outcomes] == ["file\n"] * 2
+
+
 async def test_a_directory_of_its_own_is_empty_where_none_is_given(tmp_path: Path) -> None:
     outcome = await outcome_of(shell("ls -A | wc -l", private_cwd=True))
     assert outcome.reward == 0
@@ -89,6 +101,25 @@ async def test_many_programs_at_once_keep_what_is_theirs_apart() -> None:
     assert [outcome.reward for outcome in outcomes] == [float(number) for number in range(20)]
     said = [f"{number} {outcome.spans[0].rollout_id}\n" for number, outcome in enumerate(outcomes)]
     assert [outcome.written("stderr") for outcome in outcomes] == said
+
+
+async def test_programs_start_one_after_another_so_that_the_event_loop_gets_its_turns(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    starting: list[Program] = []
+    at_once: list[int] = []
+    start = Program._start
+
+    async def noted(self: Program, *args: Any) -> None:
+        starting.append(self)
+        at_once.append(len(starting))
+        await start(self, *args)
+        starting.remove(self)
+
+    monkeypatch.setattr(Program, "_start", noted)
+    outcomes = await asyncio.gather(*(outcome_of(shell("echo 1")) for _ in range(5)))
+    assert [outcome.reward for outcome in outcomes] == [1.0] * 5
+    assert at_once == [1] * 5
 
 
 # -- what counts as a reward -------------------------------------------------------------------------------------------
@@ -114,6 +145,42 @@ async def test_rewards_of_programs(script: str, reward: float | None) -> None:
 async def test_a_grader_decides_alone() -> None:
     outcome = await outcome_of(shell("""echo '{"reward": 0.5}'""", grader=grade_one))
     assert outcome.reward == 1.0
+
+
+async def test_a_grader_that_blocks_holds_nobody_up() -> None:
+    """The event loop goes on: what it does lets the grader end."""
+    loop, goes_on = asyncio.get_running_loop(), threading.Event()
+
+    def grader(task: Any, run: CommandRun) -> float:
+        loop.call_soon_threadsafe(goes_on.set)
+        return float(goes_on.wait(DEADLINE))
+
+    assert (await outcome_of(shell("true", grader=grader))).reward == 1.0
+
+
+async def test_a_grader_may_return_what_is_to_be_awaited() -> None:
+    async def judge(run: CommandRun) -> float:
+        return float(run.stdout)
+
+    assert (await outcome_of(shell("echo 0.5", grader=lambda task, run: judge(run)))).reward == 0.5
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        """echo '{"reward": 1}'; head -c 100000 /dev/zero | tr '\\0' x""",
+        "head -c 70000 /dev/zero; "
+        """printf '\\n{"reward": 1, "why": "'; head -c 40000 /dev/zero | tr '\\0' x; echo '"}'""",
+    ],
+    ids=["before", "long"],
+)
+async def test_a_reward_is_found_beside_more_output_than_is_kept(script: str) -> None:
+    assert (await outcome_of(shell(script))).reward == 1.0
+
+
+async def test_a_byte_order_mark_is_no_part_of_a_result() -> None:
+    outcome = await outcome_of(shell("""printf '\\357\\273\\2770.5' > "$AGL_RESULT_FILE" """))
+    assert outcome.reward == 0.5
 
 
 async def test_a_grader_that_raises_fails_the_attempt() -> None:
@@ -169,7 +236,9 @@ async def test_an_end_with_an_error_is_put_in_words(script: str, hint: str) -> N
 
 
 async def test_what_cannot_be_started_says_why(tmp_path: Path) -> None:
-    plain, lost = tmp_path / "plain", tmp_path / "lost"
+    plain, lost, nameless = tmp_path / "plain", tmp_path / "lost", tmp_path / "nameless"
+    nameless.write_text("echo 1\n", "utf-8")
+    nameless.chmod(0o755)
     plain.write_text("text", "utf-8")
     lost.write_text("#!/no/such/interpreter\n", "utf-8")
     lost.chmod(0o755)
@@ -180,6 +249,8 @@ async def test_what_cannot_be_started_says_why(tmp_path: Path) -> None:
         (CommandAgent(["true"], cwd=tmp_path / "absent", private_cwd=True), "could not be copied"),
         (CommandAgent([plain]), "may not be executed"),
         (CommandAgent([lost]), "interpreter that the first line"),
+        (CommandAgent(["nameless"], cwd=tmp_path), "write './nameless'"),
+        (CommandAgent([nameless]), "no first line that says who runs it"),
     ]
     for agent, hint in cases:
         outcome = await outcome_of(agent)
@@ -354,7 +425,25 @@ def test_a_grader_takes_a_task_and_a_run(grader: Any) -> None:
         CommandAgent(["true"], grader=grader)
 
 
-@pytest.mark.parametrize("options", [{"timeout": 0}, {"kill_after": -1}, {"output_limit": 10}], ids=str)
+def test_a_grader_that_says_nothing_of_its_parameters_is_refused() -> None:
+    with pytest.raises(InvalidAgent, match="write a function around it"):
+        CommandAgent(["true"], grader=max)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"timeout": 0},
+        {"timeout": math.nan},
+        {"kill_after": -1},
+        {"kill_after": math.nan},
+        {"output_limit": 10},
+        {"output_limit": 1e5},
+        {"env": {"N": 1}},
+        {"env": {1: "N"}},
+    ],
+    ids=str,
+)
 def test_numbers_that_make_no_sense_are_refused(options: Any) -> None:
     with pytest.raises(ConfigurationError):
         CommandAgent(["true"], **options)

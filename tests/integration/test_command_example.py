@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -74,6 +76,12 @@ async def test_an_example_fails_with_what_its_model_said(example: Any, store: Li
         (attempt,) = await store.query_attempts(rollout.rollout_id)
         assert (rollout.status, attempt.status) == ("failed", "failed")
         assert "backend_unreachable" in str(attempt.metadata)
+
+
+def test_an_example_without_its_argument_says_how_it_is_called() -> None:
+    done = subprocess.run([sys.executable, str(EXAMPLE)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"usage: python {EXAMPLE} shell|node\n"
 
 
 V1_AGENT = """

@@ -6,7 +6,6 @@ from agentlightning.litagent.command.output import KeptOutput
 
 LIMIT = 64
 CHUNKS = st.lists(st.binary(max_size=3 * LIMIT), max_size=12)
-TEXTS = st.lists(st.text("ab\nä🙂", max_size=LIMIT), max_size=12)
 
 
 def kept(chunks: list[bytes]) -> KeptOutput:
@@ -34,13 +33,6 @@ def test_the_beginning_and_the_end_are_kept(chunks: list[bytes]) -> None:
         assert marker == f"[… {len(whole) - LIMIT} bytes left out …]"
     for size in (1, LIMIT // 2):
         assert output.end(size) == whole[-size:]
-
-
-@given(TEXTS)
-def test_lines_are_whole_lines_of_the_end(texts: list[str]) -> None:
-    whole = "".join(texts)
-    lines = kept([text.encode() for text in texts]).lines()
-    assert lines == whole.split("\n")[-len(lines) :] if lines else len(whole.encode()) > LIMIT
 
 
 @given(CHUNKS)

@@ -18,8 +18,8 @@ from agentlightning.litagent.calling import is_async_callable
 from agentlightning.litagent.command.environment import RESULT_FILE, environment
 from agentlightning.litagent.command.output import KeptOutput
 from agentlightning.litagent.command.program import Program, words_for
-from agentlightning.litagent.command.reward import reward_from_file, reward_from_lines
-from agentlightning.litagent.inject import describe
+from agentlightning.litagent.command.reward import reward_from_file
+from agentlightning.litagent.inject import describe, signature_of
 from agentlightning.litagent.litagent import LitAgent
 from agentlightning.types import NamedResources, Rollout, RolloutRawResult
 
@@ -30,6 +30,7 @@ SIZE: Final = "agentlightning.command.size"
 OMITTED: Final = "agentlightning.command.omitted"
 """On the same: how many of them, from the middle, were left out."""
 
+_PREFIX: Final = "agentlightning-command-"
 _LEAST_OUTPUT: Final = 1024
 _ERROR_BYTES: Final = 2000
 
@@ -77,7 +78,7 @@ class CommandAgent(LitAgent[Any]):
 
     Raises:
         InvalidAgent: The command is no list of words, or the grader cannot be called with a task and a run.
-        ConfigurationError: A number makes no sense.
+        ConfigurationError: A number makes no sense, or a variable is no text.
     """
 
     def __init__(
@@ -93,11 +94,8 @@ class CommandAgent(LitAgent[Any]):
         kill_after: float = 2.0,
     ) -> None:
         super().__init__()
-        if (timeout is not None and timeout <= 0) or kill_after < 0 or output_limit < _LEAST_OUTPUT:
-            raise ConfigurationError(
-                f"timeout={timeout} must be positive, kill_after={kill_after} not negative, "
-                f"and output_limit={output_limit} at least {_LEAST_OUTPUT}"
-            )
+        _check_numbers(timeout, kill_after, output_limit)
+        _check_variables(env or {})
         self._command = _words(command)
         self._grader = _checked(grader)
         self._timeout = timeout
@@ -115,7 +113,7 @@ class CommandAgent(LitAgent[Any]):
             InvalidResult: What it left as its reward is none.
             MissingResource: Several models or prompts could be meant.
         """
-        with tempfile.TemporaryDirectory(prefix="agentlightning-command-", ignore_cleanup_errors=True) as directory:
+        with tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True) as directory:
             files = Path(directory)
             env = environment(files, task, resources, rollout) | self._env
             async with self._directory(files) as cwd:
@@ -148,7 +146,7 @@ class CommandAgent(LitAgent[Any]):
 
     async def _reward(self, task: Any, program: Program, result: str | None, cwd: Path) -> Any:
         if self._grader is None:
-            return reward_from_lines(program.stdout.lines()) if result is None else reward_from_file(result)
+            return program.reward.end() if result is None else reward_from_file(result)
         run = CommandRun(program.stdout.text(), program.stderr.text(), result, cwd)
         return await _graded(self._grader, task, run)
 
@@ -158,9 +156,10 @@ def _fill(directory: Path, original: Path | None) -> None:
         directory.mkdir()
         return
     try:
-        shutil.copytree(original, directory, symlinks=True)
+        # Temporary directories may lie in the original: what attempts have there is no part of it.
+        shutil.copytree(original, directory, symlinks=True, ignore=shutil.ignore_patterns(f"{_PREFIX}*"))
     except (OSError, shutil.Error) as error:
-        raise CommandFailed(f"the directory {original} could not be copied: {error}") from error
+        raise CommandFailed(f"the directory {original} could not be copied: {str(error)[:_ERROR_BYTES]}") from error
 
 
 def _read(result_file: Path, limit: int) -> str | None:
@@ -168,7 +167,7 @@ def _read(result_file: Path, limit: int) -> str | None:
         return None
     if not result_file.is_file() or result_file.stat().st_size > limit:
         raise InvalidResult(f"the result file is no file of at most {limit} bytes")
-    return result_file.read_text("utf-8", "replace")
+    return result_file.read_text("utf-8-sig", "replace")
 
 
 async def _graded(grader: Callable[[Any, CommandRun], Any], task: Any, run: CommandRun) -> Any:
@@ -193,13 +192,28 @@ def _words(command: Any) -> list[str]:
     return [str(word) for word in words]
 
 
+def _check_numbers(timeout: float | None, kill_after: float, output_limit: object) -> None:
+    in_time = timeout is None or timeout > 0  # which a NaN is not
+    if not (in_time and kill_after >= 0 and isinstance(output_limit, int) and output_limit >= _LEAST_OUTPUT):
+        raise ConfigurationError(
+            f"timeout={timeout} must be positive, kill_after={kill_after} not negative, "
+            f"and output_limit={output_limit} an integer of at least {_LEAST_OUTPUT}"
+        )
+
+
+def _check_variables(env: Mapping[Any, Any]) -> None:
+    for name, value in env.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise ConfigurationError(f"variables are texts: write env={{{str(name)!r}: {str(value)!r}}}")
+
+
 def _checked(grader: Any) -> Any:
     if grader is None:
         return None
     if not callable(grader):
         raise InvalidAgent(f"a grader is a function, not a {type(grader).__name__}")
     try:
-        inspect.signature(grader).bind("task", "run")
+        signature_of(grader).bind("task", "run")
     except TypeError as error:
         raise InvalidAgent(f"a grader is called with a task and a CommandRun, {error}: {describe(grader)}") from error
     return grader

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
 from pathlib import Path
 from typing import Final
 
@@ -43,5 +44,8 @@ class Guard:
     def stand_down(self) -> None:
         """End the guard; nothing is killed."""
         self._shell.kill()
-        self._shell.wait()
+        threading.Thread(target=self._clear_away, name="agl-guard", daemon=True).start()
+
+    def _clear_away(self) -> None:
+        self._shell.wait()  # which an event loop has no time for
         os.close(self._write)

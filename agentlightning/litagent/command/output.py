@@ -54,13 +54,6 @@ class KeptOutput:
         kept = self._tail if self.omitted else self._head + self._tail
         return _decoded(kept[-size:])
 
-    def lines(self) -> list[str]:
-        """Return the last lines, whole ones only."""
-        self._cut()
-        if not self.omitted:
-            return _decoded(self._head + self._tail).split("\n")
-        return _decoded(self._tail).split("\n")[1:]
-
     def _cut(self) -> None:
         del self._tail[: -self._half]
 

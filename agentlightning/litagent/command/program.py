@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import shlex
 import signal
@@ -10,15 +11,18 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, cast
+from weakref import WeakKeyDictionary
 
 from agentlightning.errors import CommandFailed
 from agentlightning.litagent.command.environment import TASK_FILE
 from agentlightning.litagent.command.guard import Guard
 from agentlightning.litagent.command.output import KeptOutput
+from agentlightning.litagent.command.reward import RewardLines
 
 _DRAIN_SECONDS: Final = 1.0
 """For what is left in the pipes of a program that ended; one that left its group may hold them open for ever."""
 _NAME_LENGTH: Final = 200
+_STARTING: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock]] = WeakKeyDictionary()
 
 
 class Program(asyncio.SubprocessProtocol):
@@ -31,11 +35,13 @@ class Program(asyncio.SubprocessProtocol):
     Attributes:
         stdout: What it wrote there.
         stderr: Likewise.
+        reward: What it wrote to stdout, searched for its reward.
     """
 
     def __init__(self, command: Sequence[str], output_limit: int) -> None:
         self.stdout = KeptOutput(output_limit)
         self.stderr = KeptOutput(output_limit)
+        self.reward = RewardLines()
         self._command = command
         self._transport: asyncio.SubprocessTransport | None = None
         self._guard: Guard | None = None
@@ -67,8 +73,9 @@ class Program(asyncio.SubprocessProtocol):
             CommandFailed: It could not be started, or took too long.
         """
         try:
-            async with asyncio.timeout(timeout):
+            async with _one_start_at_a_time():
                 await self._start(files, cwd, env)
+            async with asyncio.timeout(timeout):
                 await self._exited.wait()
         except TimeoutError:
             raise CommandFailed(f"{self.name} did not end within {timeout:g} s and was killed") from None
@@ -119,6 +126,8 @@ class Program(asyncio.SubprocessProtocol):
     def pipe_data_received(self, fd: int, data: bytes) -> None:
         """Keep what the program writes."""
         (self.stdout if fd == 1 else self.stderr).add(data)
+        if fd == 1:
+            self.reward.add(data)
 
     def process_exited(self) -> None:
         """Note that the program ended; others of its group may still hold its pipes open."""
@@ -127,6 +136,11 @@ class Program(asyncio.SubprocessProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Note that everything is read."""
         self._closed.set()
+
+
+def _one_start_at_a_time() -> asyncio.Lock:
+    """The lock of this event loop: a start takes milliseconds of it, and many of them in a row hold everybody up."""
+    return _STARTING.setdefault(asyncio.get_running_loop(), asyncio.Lock())
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:
@@ -138,12 +152,16 @@ async def _wait(event: asyncio.Event, seconds: float) -> None:
 def _reason(error: Exception, program: str, cwd: Path) -> str:
     if not cwd.is_dir():
         return f"there is no directory {cwd}"
+    if isinstance(error, FileNotFoundError) and "/" not in program and (cwd / program).exists():
+        return f"there is no program {program!r} in PATH: for the file in {cwd.resolve()} write './{program}'"
     if isinstance(error, FileNotFoundError) and (cwd / program).exists():
         return f"the interpreter that the first line of {program!r} names is not there"
     if isinstance(error, FileNotFoundError):
         return f"there is no program {program!r}, neither in PATH nor as a path from {cwd.resolve()}"
     if isinstance(error, PermissionError):
         return f"{program!r} may not be executed: {error}"
+    if isinstance(error, OSError) and error.errno == errno.ENOEXEC:
+        return f"{program!r} has no first line that says who runs it, such as #!/bin/sh"
     return str(error)
 
 
