@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 
+from agentlightning.inference.prefixes import Layers
+
 _SPARE_COLUMNS = 64
 
 
@@ -37,11 +39,12 @@ class BatchCache(Cache):
         """First column that any row uses."""
         return min(self.starts, default=self.end)
 
-    def join(self, prefilled: DynamicCache, lengths: list[int]) -> None:
+    def join(self, prefilled: DynamicCache, rows: list[int], lengths: list[int]) -> None:
         """Append rows.
 
         Args:
             prefilled: Their keys and values, left-padded to one length.
+            rows: Row of `prefilled` of each new row.
             lengths: Number of used columns of each new row.
         """
         first = len(self.starts)
@@ -49,10 +52,14 @@ class BatchCache(Cache):
             self.end = max(lengths)
         width = max(self.end - self.begin, *lengths)
         self._reserve(width, first + len(lengths), prefilled)
-        for row, length in enumerate(lengths):
+        for row, (source_row, length) in enumerate(zip(rows, lengths, strict=True), first):
             self.starts.append(self.end - length)
             for buffer, source in zip(self._buffers, prefilled.layers, strict=True):
-                buffer.copy_row(first + row, self.end, length, source, row)
+                buffer.copy_row(row, self.end, length, source, source_row)
+
+    def copy_of(self, row: int) -> Layers:
+        """Return the keys and values of a row's used columns."""
+        return [buffer.copy_of(row, self.starts[row], self.end) for buffer in self._buffers]
 
     def leave(self, row: int) -> None:
         """Drop a row; the last row takes its number."""
@@ -131,6 +138,9 @@ class _BatchLayer(CacheLayerMixin):
         keys, values = _tensors(source)
         self._keys[row, :, end - length : end] = keys[source_row, :, -length:]
         self._values[row, :, end - length : end] = values[source_row, :, -length:]
+
+    def copy_of(self, row: int, start: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return self._keys[row, :, start:end].clone(), self._values[row, :, start:end].clone()
 
     def move_row(self, source: int, target: int, start: int, end: int) -> None:
         self._keys[target, :, start:end] = self._keys[source, :, start:end]

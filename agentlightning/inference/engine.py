@@ -38,6 +38,7 @@ class EngineStats:
 
     Attributes:
         requests: Requests admitted to the batch.
+        reused_tokens: Tokens of prompts that did not have to be computed.
         generated_tokens: Tokens sampled.
         decode_steps: Forward passes over the running batch.
         running: Rows in the batch now.
@@ -45,6 +46,7 @@ class EngineStats:
     """
 
     requests: int
+    reused_tokens: int
     generated_tokens: int
     decode_steps: int
     running: int
@@ -61,6 +63,8 @@ class Engine:
         model: A decoder with full attention, in float32 or bfloat16. The engine owns it from now on.
         tokenizer: Needed only for stop strings.
         max_batch_size: Most rows that decode together; further requests wait.
+        kept_bytes: Most memory for keys and values of complete answers. A prompt that begins with the tokens of one,
+            as a conversation's next turn does, goes on from there; new weights empty it.
         device: Where to run; None leaves the model where it is.
 
     Raises:
@@ -73,17 +77,19 @@ class Engine:
         tokenizer: Tokenizer | None = None,
         *,
         max_batch_size: int = 64,
+        kept_bytes: int = 256 * 2**20,
         device: torch.device | str | None = None,
     ) -> None:
         self._decoder = Decoder(model, device)
         self._tokenizer = tokenizer
         self._max_batch_size = max_batch_size
         self._end_token_ids = _end_token_ids(model, tokenizer)
-        self._batch = Batch(self._decoder)
+        self._kept_bytes = kept_bytes
+        self._batch = Batch(self._decoder, kept_bytes)
         self._waiting: deque[Request] = deque()
         self._generator = random.Random()
         self._weights_version = 0
-        self._requests = self._tokens = self._steps = 0
+        self._requests = self._reused = self._tokens = self._steps = 0
         self._inbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -105,7 +111,14 @@ class Engine:
 
     def stats(self) -> EngineStats:
         """Return the counters."""
-        return EngineStats(self._requests, self._tokens, self._steps, len(self._batch.rows), len(self._waiting))
+        return EngineStats(
+            requests=self._requests,
+            reused_tokens=self._reused + self._batch.reused_tokens,
+            generated_tokens=self._tokens,
+            decode_steps=self._steps,
+            running=len(self._batch.rows),
+            waiting=len(self._waiting),
+        )
 
     def start(self) -> None:
         """Start the engine's thread; does nothing if it runs."""
@@ -207,6 +220,7 @@ class Engine:
         """
 
         def update() -> None:
+            self._batch.forget()
             self._decoder.load(state_dict)
             self._weights_version = version
 
@@ -295,7 +309,8 @@ class Engine:
         for request in (*self._batch.rows, *self._waiting):
             request.fail(error)
         self._waiting.clear()
-        self._batch = Batch(self._decoder)
+        self._reused += self._batch.reused_tokens
+        self._batch = Batch(self._decoder, self._kept_bytes)
 
 
 def _resolve(future: Future[Result], work: Callable[[], Result]) -> None:

@@ -37,6 +37,7 @@ class Request:
         self.token_ids: list[int] = []
         self.draw = generator.random
         self.finish_reason: FinishReason | None = None
+        self.outdated = False  # whether other weights than the present ones have read some of the tokens
         self._changed: Callable[[], None] | None = None
         self._logprobs: list[float] = []
         self._versions: list[int] = []

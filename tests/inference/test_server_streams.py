@@ -95,8 +95,23 @@ async def ask(url: str, body: Json) -> tuple[Json, list[Json]]:
     return json.loads(whole), read_stream(stream)
 
 
-def same(reply: Json) -> Json:
-    """The reply without what is made anew for each."""
+def assert_same(chunks: list[Json], reply: Json) -> None:
+    """The same to the last byte but for what is made anew for each; log-probabilities up to rounding."""
+    merged = merge_chunks(chunks)
+    assert take_logprobs(merged) == pytest.approx(take_logprobs(reply), abs=1e-4)
+    assert lasting(merged) == lasting(reply)
+
+
+def take_logprobs(reply: Json) -> list[float]:
+    taken: list[float] = []
+    for choice in reply["choices"]:
+        logprobs = choice["logprobs"] or {}
+        taken += logprobs.pop("token_logprobs", [])
+        taken += [token.pop("logprob") for token in logprobs.get("content", [])]
+    return taken
+
+
+def lasting(reply: Json) -> Json:
     for choice in reply["choices"]:
         for call in choice.get("message", {}).get("tool_calls", []):
             assert call.pop("id").startswith("call_")
@@ -116,7 +131,7 @@ async def test_chunks_put_together_are_the_reply(url: str, n: int, stop: list[st
         body | {"prompt": "The value is", "return_token_ids": False},
     ):
         reply, chunks = await ask(url, request)
-        assert same(merge_chunks(chunks)) == same(reply)
+        assert_same(chunks, reply)
         assert len({chunk["id"] for chunk in chunks}) == 1
         assert len(chunks) > n + 1
 
@@ -152,7 +167,7 @@ async def test_no_text_of_a_stop_string_is_ever_sent(
     body = {"model": "tiny", "messages": MESSAGES, "stop": "stop", "return_token_ids": True}
     reply, chunks = await ask(url, body)
     assert reply["choices"][0]["message"]["content"] == "a st or "
-    assert same(merge_chunks(chunks)) == same(reply)
+    assert_same(chunks, reply)
     assert reply["choices"][0]["token_ids"] == sampler.token_ids
 
 
@@ -182,7 +197,7 @@ async def test_a_call_is_sent_when_it_is_complete(
     sampler, url = scripted
     sampler.token_ids = tokenizer.encode(f"{CALL} and more text behind it<|im_end|>")
     reply, chunks = await ask(url, {"model": "tiny", "messages": MESSAGES, "tools": TOOLS})
-    assert same(merge_chunks(chunks)) == same(reply)
+    assert_same(chunks, reply)
     deltas = [chunk["choices"][0]["delta"] for chunk in chunks[:-1]]
     called = next(number for number, delta in enumerate(deltas) if "tool_calls" in delta)
     assert called < len(deltas) - 2
