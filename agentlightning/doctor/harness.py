@@ -74,6 +74,7 @@ def observe(
         deadline: Seconds for the agent.
     """
     store, dropped_before = InMemoryLightningStore(), Counter(dropped_spans())
+    requests_before, unknown_before = len(model.requests), len(model.unknown_paths)
     with model, connections_noted() as contacted, OtelTracer(instrument="auto").lifespan():
         given = resources if live else _with_endpoint(resources, model.url)
         proxy = LLMProxy(model_list=_model_list(given), timeout=deadline)
@@ -86,16 +87,16 @@ def observe(
             finally:  # also on Ctrl+C
                 run.cancel()
             run.join(_GRACE_SECONDS)
-        known = {urlsplit(llm.endpoint).netloc for llm in [*given.values(), *behind.values()] if isinstance(llm, LLM)}
+        known = {_address(llm.endpoint) for llm in [*given.values(), *behind.values()] if isinstance(llm, LLM)}
         # The gateway has shipped everything once it is down, also for an agent that hung.
         return Observation(
             spans=_read(store),
             failure=None if hung else run.error,
             hung=hung,
-            requests=len(model.requests),
-            unknown_paths=model.unknown_paths.copy(),
+            requests=len(model.requests) - requests_before,
+            unknown_paths=model.unknown_paths[unknown_before:],
             uninstrumented=[name for name in _SDKS if name in sys.modules and name not in instrumented()],
-            contacted=[address for address in contacted if address not in known],
+            contacted=list(dict.fromkeys(each.name for each in contacted if known.isdisjoint(each))),
             dropped_spans=Counter(dropped_spans()) - dropped_before,
         )
 
@@ -119,6 +120,11 @@ def _read(store: InMemoryLightningStore) -> list[Span]:
 
     run_blocking(Cancellable(read))
     return spans
+
+
+def _address(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.hostname}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
 
 
 def _with_endpoint(resources: NamedResources, url: str) -> NamedResources:

@@ -5,29 +5,43 @@ from __future__ import annotations
 import socket
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
+
+
+class Contact(NamedTuple):
+    """Whom a program connected to.
+
+    Attributes:
+        name: As `host:port`, the host by the name that was looked up.
+        address: The same with the host's address; the name again if that is not known.
+    """
+
+    name: str
+    address: str
 
 
 @contextmanager
-def connections_noted() -> Generator[dict[str, None]]:
-    """Note whom this process connects to inside the block, each as `host:port`, in the order of the first time.
+def connections_noted() -> Generator[dict[Contact, None]]:
+    """Note whom this process connects to inside the block, in the order of the first time.
 
     Programs that open sockets past Python's `socket` module (uvloop, gRPC), and other processes, are not noticed.
     """
-    contacted: dict[str, None] = {}
+    contacted: dict[Contact, None] = {}
     names: dict[str, str] = {}
     connect, look_up = socket.socket.connect, socket.getaddrinfo
 
     def noting_connect(self: socket.socket, address: Any) -> None:
         if self.family in (socket.AF_INET, socket.AF_INET6):
-            contacted[f"{names.get(address[0], address[0])}:{address[1]}"] = None
+            host, port = address[:2]
+            contacted[Contact(f"{names.get(host, host)}:{port}", f"{host}:{port}")] = None
         connect(self, address)
 
     def noting_look_up(host: Any, port: Any, *args: Any, **kwargs: Any) -> Any:
         try:
             found = look_up(host, port, *args, **kwargs)
         except OSError:
-            contacted[f"{_text(host)}:{_text(port)}"] = None
+            name = f"{_text(host)}:{_text(port)}"
+            contacted[Contact(name, name)] = None
             raise
         names.update({str(entry[4][0]): _text(host) for entry in found if host})
         return found

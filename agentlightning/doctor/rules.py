@@ -103,10 +103,8 @@ def _missing_calls(report: Report, circumstances: Circumstances) -> Iterator[Fin
 
 
 def _ways_around_the_gateway(report: Report, circumstances: Circumstances) -> Iterator[Finding]:
-    # A call without an answer may also have been given up by the agent itself, in the midst of a stream.
-    around = [
-        call for call in report.calls if not call.through_gateway and (not call.failure or circumstances.contacted)
-    ]
+    # A call without an answer tells nothing: its address was wrong, or the agent left in the midst of a stream.
+    around = [call for call in report.calls if not call.through_gateway and not call.failure]
     unrecorded = (circumstances.requests or 0) - sum(call.through_gateway for call in report.calls)
     if unrecorded > 0 and report.ended != "stopped":  # which leaves calls without their end
         yield Finding(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import sys
 import threading
 import urllib.request
@@ -53,6 +54,19 @@ def good_and_sync(task: Any, llm: agl.LLM) -> float:
 
 
 @agl.rollout
+def unmodelled(task: Any, llm: agl.LLM) -> float:
+    """Ask nobody."""
+    return 1.0
+
+
+@agl.rollout
+async def busy(task: Any, llm: agl.LLM) -> float:
+    """Leave a stream, ask again, and talk to another service beside."""
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()):
+        return float(await impatient(task, llm))
+
+
+@agl.rollout
 def elsewhere(task: dict[str, str], llm: agl.LLM) -> float:
     """Call a model by its own address, with a client that nobody instruments."""
     body = json.dumps({"model": "other", "messages": [{"role": "user", "content": "hi"}]}).encode()
@@ -65,6 +79,14 @@ def elsewhere(task: dict[str, str], llm: agl.LLM) -> float:
 async def elsewhere_by_sdk(task: dict[str, str], llm: agl.LLM) -> float:
     """Call a model by its own address, with an SDK that is instrumented."""
     await converse(agl.LLM(endpoint=task["url"], model="other"), [{"role": "user", "content": "hi"}])
+    return 1.0
+
+
+@agl.rollout
+async def half_elsewhere(task: dict[str, str], llm: agl.LLM) -> float:
+    """Call one model by its own address, and one as it should be."""
+    await elsewhere_by_sdk(task, llm)
+    await converse(llm, [{"role": "user", "content": "hi"}])
     return 1.0
 
 

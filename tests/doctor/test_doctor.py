@@ -66,6 +66,20 @@ def test_not_instrumented_and_past_the_gateway() -> None:
     assert says(report, "No model call was seen", f"talked to {address}.", "base_url=llm.endpoint")
 
 
+def test_gateway_and_model_are_nobody_else_by_whatever_name_they_were_found() -> None:
+    with ScriptedModel(name="other") as other:
+        url = other.url.replace("127.0.0.1", "localhost")
+        report = diagnose(patients.half_elsewhere, {"url": url})
+    assert codes(report) == ["gateway-bypassed"]
+    assert says(report, f"The agent talked to {url.removeprefix('http://').removesuffix('/v1')}.")
+
+
+def test_a_model_may_be_used_twice() -> None:
+    model = ScriptedModel()
+    assert [diagnose(patients.good, model=model).code for _ in range(2)] == ["all-good"] * 2
+    assert diagnose(patients.unmodelled, model=model).code == "no-calls"
+
+
 def test_instrumented_but_past_the_gateway() -> None:
     with ScriptedModel(name="other") as other:
         report = diagnose(patients.elsewhere_by_sdk, {"url": other.url})
@@ -94,8 +108,9 @@ def test_a_stream_that_names_no_tokens() -> None:
     assert says(report, "Call 1 streamed, and the stream did not name its tokens")
 
 
-def test_a_stream_that_is_broken_off() -> None:
-    report = diagnose(patients.impatient)
+@pytest.mark.parametrize("agent", [patients.impatient, patients.busy], ids=["alone", "beside-others"])
+def test_a_stream_that_is_broken_off(agent: Any) -> None:
+    report = diagnose(agent)
     # Whether the gateway saw the end of the stream depends on who was faster.
     assert set(codes(report)) <= {"failed-calls"}
     assert [list(call.rows) for call in report.calls if call.has_tokens][-1] == [len(report.rows)]

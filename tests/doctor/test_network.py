@@ -23,7 +23,8 @@ async def test_connections_are_noted_by_the_name_that_was_asked_for() -> None:
             _, writer = await asyncio.open_connection("localhost", port, family=socket.AF_INET)
             writer.close()
             await writer.wait_closed()
-    assert list(contacted) == [f"127.0.0.1:{port}", f"localhost:{port}"]
+    assert [contact.name for contact in contacted] == [f"127.0.0.1:{port}", f"localhost:{port}"]
+    assert {contact.address for contact in contacted} == {f"127.0.0.1:{port}"}
 
 
 def test_a_name_that_nobody_knows_is_noted_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,7 +34,7 @@ def test_a_name_that_nobody_knows_is_noted_too(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(socket, "getaddrinfo", fail)
     with connections_noted() as contacted, pytest.raises(socket.gaierror):
         socket.create_connection(("api.example.invalid", 443), timeout=5)
-    assert list(contacted) == ["api.example.invalid:443"]
+    assert list(contacted) == [("api.example.invalid:443", "api.example.invalid:443")]
     assert socket.getaddrinfo is fail
 
 

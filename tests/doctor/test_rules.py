@@ -83,6 +83,14 @@ def test_one_failed_call_among_others_is_a_warning() -> None:
     assert codes(replace(GOOD, calls=[failed])) == [("failed-calls", "error")]
 
 
+def test_a_call_without_an_answer_is_none_around_the_gateway_whomever_the_agent_talks_to() -> None:
+    left = replace(CALL, number=2, captured_by=["openai"], failure="it was left", has_tokens=False)
+    busy = replace(USUAL, contacted=["api.example.com:443"])
+    assert codes(replace(GOOD, calls=[CALL, left]), busy) == [("failed-calls", "warning")]
+    answered = replace(left, failure=None)
+    assert codes(replace(GOOD, calls=[CALL, answered]), busy) == [("gateway-bypassed", "error")]
+
+
 def test_errors_come_first_and_name_the_verdict() -> None:
     report = replace(GOOD, rewards=[], breaks=[BREAK], dropped_spans={"work": 1})
     full = replace(report, findings=find(report, USUAL))
