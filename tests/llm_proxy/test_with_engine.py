@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import math
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import openai
@@ -16,6 +18,10 @@ from agentlightning.llm_proxy import LLMProxy, flush_captures
 from agentlightning.store import InMemoryLightningStore
 from agentlightning.types import AttemptedRollout, LLMCall
 
+DEADLINE = 30.0
+MESSAGES: list[Any] = [{"role": "user", "content": "What is the value of ruby?"}]
+TOOLS: list[Any] = [{"type": "function", "function": {"name": "lookup", "parameters": {}}}]
+
 
 @pytest.fixture(scope="module")
 def policy() -> tuple[Any, Any]:
@@ -23,17 +29,21 @@ def policy() -> tuple[Any, Any]:
 
 
 @pytest.fixture
-async def proxy(policy: tuple[Any, Any], store: InMemoryLightningStore) -> AsyncIterator[LLMProxy]:
-    model, tokenizer = policy
-    with Engine(model, tokenizer) as engine:
-        server = InferenceServer(engine, tokenizer, "policy")
-        await server.start()
-        backend = {"model": "hosted_vllm/policy", "api_base": f"{server.url}/v1"}
-        proxy = LLMProxy(model_list=[{"model_name": "policy", "litellm_params": backend}], store=store)
-        await proxy.start()
-        yield proxy
-        await proxy.stop()
-        await server.stop()
+def engine(policy: tuple[Any, Any]) -> Iterator[Engine]:
+    with Engine(*policy) as engine:
+        yield engine
+
+
+@pytest.fixture
+async def proxy(engine: Engine, policy: tuple[Any, Any], store: InMemoryLightningStore) -> AsyncIterator[LLMProxy]:
+    server = InferenceServer(engine, policy[1], "policy")
+    await server.start()
+    backend = {"model": "hosted_vllm/policy", "api_base": f"{server.url}/v1"}
+    proxy = LLMProxy(model_list=[{"model_name": "policy", "litellm_params": backend}], store=store)
+    await proxy.start()
+    yield proxy
+    await proxy.stop()
+    await server.stop()
 
 
 async def calls_of(proxy: LLMProxy, store: InMemoryLightningStore, attempted: AttemptedRollout) -> list[LLMCall]:
@@ -90,3 +100,76 @@ async def test_text_completions_are_captured_alike_and_leave_chat_as_it_is(
     for call in calls:
         assert call.response_token_ids
         assert len(call.response_logprobs or []) == len(call.response_token_ids)
+
+
+class Streamed:
+    """What a client got of the answers of one stream, by their numbers."""
+
+    def __init__(self) -> None:
+        self.response_id = ""
+        self.prompt: list[int] = []
+        self.text: dict[int, str] = {}
+        self.token_ids: dict[int, list[int]] = {}
+        self.logprobs: dict[int, list[float]] = {}
+
+    def add(self, chunk: Any) -> None:
+        self.response_id = chunk.id
+        self.prompt += (chunk.model_extra or {}).get("prompt_token_ids") or []
+        for choice in chunk.choices:
+            self.text[choice.index] = self.text.get(choice.index, "") + (choice.delta.content or "")
+            self.token_ids.setdefault(choice.index, []).extend(choice.model_extra["token_ids"])
+            if choice.logprobs:
+                self.logprobs.setdefault(choice.index, []).extend(each.logprob for each in choice.logprobs.content)
+
+
+@pytest.mark.parametrize("options", [{}, {"n": 3}, {"stop": ["a", "e"]}, {"tools": TOOLS}])
+async def test_tokens_of_a_stream_are_captured_as_they_were_sampled(
+    policy: tuple[Any, Any],
+    proxy: LLMProxy,
+    store: InMemoryLightningStore,
+    attempted: AttemptedRollout,
+    options: dict[str, Any],
+) -> None:
+    endpoint = proxy.as_resource(attempted.rollout_id, attempted.attempt.attempt_id).endpoint
+    request: dict[str, Any] = {"model": "policy", "seed": 5, "max_tokens": 24, "logprobs": True, **options}
+    seen = Streamed()
+    async with openai.AsyncOpenAI(base_url=endpoint, api_key="none", max_retries=0) as client:
+        async for chunk in await client.chat.completions.create(**request, messages=MESSAGES, stream=True):
+            seen.add(chunk)
+        whole = await client.chat.completions.create(**request, messages=MESSAGES)
+    calls = await calls_of(proxy, store, attempted)
+    streamed = sorted((call for call in calls if call.response_id == seen.response_id), key=str)
+    assert len(calls) == 2 * options.get("n", 1)
+    assert all(call.prompt_token_ids == seen.prompt == whole.model_extra["prompt_token_ids"] for call in calls)
+    assert sorted(call.response_token_ids or [] for call in streamed) == sorted(seen.token_ids.values())
+    assert sorted(call.response_logprobs or [] for call in streamed) == sorted(seen.logprobs.values())
+    for choice in whole.choices:
+        assert choice.model_extra["token_ids"] == seen.token_ids[choice.index]
+        assert (choice.message.content or "") == seen.text[choice.index]
+
+
+async def test_a_client_that_hangs_up_on_the_gateway_frees_the_engine(
+    policy: tuple[Any, Any], engine: Engine, proxy: LLMProxy, attempted: AttemptedRollout
+) -> None:
+    endpoint = proxy.as_resource(attempted.rollout_id, attempted.attempt.attempt_id).endpoint
+    with never_ending(policy[0], engine):
+        async with openai.AsyncOpenAI(base_url=endpoint, api_key="none", max_retries=0) as client:
+            stream = await client.completions.create(model="policy", prompt="What", stream=True)
+            await anext(aiter(stream))
+            await stream.close()
+        async with asyncio.timeout(DEADLINE):
+            while engine.stats().running:  # noqa: ASYNC110  # a counter of another thread, which signals nobody
+                await asyncio.sleep(0.001)
+    assert engine.stats().generated_tokens < engine.context_length - 10
+
+
+@contextmanager
+def never_ending(model: Any, engine: Engine) -> Iterator[None]:
+    """Answers go on to the end of the context."""
+
+    def forbid(module: Any, args: Any, output: Any) -> None:
+        output.logits[..., list(engine.end_token_ids)] = -math.inf
+
+    hook = model.register_forward_hook(forbid)
+    yield
+    hook.remove()
