@@ -24,6 +24,7 @@ exchanges = st.builds(
     streamed=st.booleans(),
     first_byte_ns=st.none() | st.integers(0, 2**62),
     broken=st.none() | st.text(),
+    asked=st.binary(),
 )
 
 
