@@ -42,6 +42,7 @@ Rule: TypeAlias = Callable[[Report, Circumstances], Iterator[Finding]]
 _LIBRARIES: Final = [sysconfig.get_path(kind) for kind in ("stdlib", "purelib", "platlib")] + [
     Path(__file__).parents[1]
 ]
+_WRITING: Final = ("completions", "responses", "messages", "chat", "generate", "converse", "invoke")
 _ENDPOINT: Final = (
     "Give the client the resource's address: base_url=llm.endpoint (or llm.get_base_url(…) for a ProxyLLM)."
 )
@@ -82,13 +83,13 @@ def _ending(report: Report, circumstances: Circumstances) -> Iterator[Finding]:
 
 
 def _missing_calls(report: Report, circumstances: Circumstances) -> Iterator[Finding]:
-    if circumstances.unknown_paths:
+    paths = [path for path in circumstances.unknown_paths if _generates(path)]
+    if paths:
         yield Finding(
             code="unrecorded-protocol",
             severity="error",
-            text=f"The agent asked for {', '.join(sorted(set(circumstances.unknown_paths)))}, which is not recorded.",
-            advice="Let the agent use Chat Completions, Completions, Responses or Anthropic's Messages; what it asks of "
-            "others, such as embeddings, let it ask where they are served.",
+            text=f"The agent asked for {_listed(paths)}, which is not recorded.",
+            advice="Let the agent use Chat Completions, Completions, Responses or Anthropic's Messages.",
         )
     elif not report.calls and not circumstances.requests and report.ended == "succeeded":
         unseen = ", ".join(circumstances.uninstrumented)
@@ -99,6 +100,17 @@ def _missing_calls(report: Report, circumstances: Circumstances) -> Iterator[Fin
             + (f" Loaded but not instrumented: {unseen}." if unseen else "")
             + _addresses(circumstances),
             advice=f"If the agent did call a model, it called one elsewhere. {_ENDPOINT}",
+        )
+
+
+def _other_requests(_: Report, circumstances: Circumstances) -> Iterator[Finding]:
+    paths = [path for path in circumstances.unknown_paths if not _generates(path)]
+    if paths:
+        yield Finding(
+            code="unrecorded-requests",
+            severity="note",
+            text=f"The agent asked for {_listed(paths)}, which the scripted model does not have and nobody records.",
+            advice="Training needs none of it. Let the agent ask for other things than words where they are served.",
         )
 
 
@@ -114,7 +126,7 @@ def _ways_around_the_gateway(report: Report, circumstances: Circumstances) -> It
             advice="The address names the attempt, so use it whole: base_url=llm.endpoint, or for a ProxyLLM "
             "llm.get_base_url(rollout.rollout_id, rollout.attempt.attempt_id).",
         )
-    elif around and not circumstances.unknown_paths:
+    elif around:
         seen_by = ", ".join(sorted({name for call in around for name in call.captured_by}))
         yield Finding(
             code="gateway-bypassed",
@@ -257,6 +269,7 @@ _RULES: Final[tuple[Rule, ...]] = (
     _agents,
     _breaks,
     _dropped,
+    _other_requests,
     _sdks,
 )
 _ROWS: Final = "Each such call starts a training row of its own, which costs time but is correct."
@@ -287,6 +300,15 @@ _KINDS: Final[dict[str, tuple[str, str, str]]] = {
         _ROWS,
     ),
 }
+
+
+def _generates(path: str) -> bool:
+    """Whether this is where models of any protocol are asked to write."""
+    return path.rsplit("/", 1)[-1] in _WRITING or "generatecontent" in path.lower()
+
+
+def _listed(paths: Sequence[str]) -> str:
+    return ", ".join(sorted(set(paths)))
 
 
 def _count(number: int, noun: str) -> str:

@@ -66,25 +66,31 @@ def call_each_tool_once(request: Json) -> Reply:
     Arguments are the smallest that their JSON schema allows, and so are words where the request wants JSON.
     """
     tools = _offered(request)
-    called = {call["function"]["name"] for message in request["messages"] for call in message.get("tool_calls") or ()}
+    calls: list[Json] = [call for message in request["messages"] for call in message.get("tool_calls") or ()]
+    called = [call["function"]["name"] for call in calls if "function" in call]
     fresh = [tool for tool in tools if tool["name"] not in called]
-    forced = tools if request.get("tool_choice") not in (None, "auto") else []
+    forced = tools if request.get("tool_choice") == "required" or _chosen(request) else []
     chosen = next(iter(fresh or forced), None)
     if chosen is not None:
         return Reply(tool_calls=[ToolCall(chosen["name"], example_of(chosen.get("parameters") or {}))])
     wanted: Json = request.get("response_format") or {}
     if wanted.get("type") == "json_schema":
-        return Reply(json.dumps(example_of(wanted["json_schema"]["schema"])))
+        return Reply(json.dumps(example_of(wanted["json_schema"].get("schema") or {"type": "object"})))
     return Reply("{}" if wanted.get("type") == "json_object" else f"Answer to message {len(request['messages'])}.")
 
 
 def _offered(request: Json) -> list[Json]:
     """The functions that the answer may call, in the request's order."""
-    choice = request.get("tool_choice")
     functions = [tool["function"] for tool in request.get("tools") or () if tool.get("type") == "function"]
-    if choice == "none":
+    if request.get("tool_choice") == "none":
         return []
-    if isinstance(choice, dict):
-        named = cast("Json", choice)["function"]["name"]
-        return [function for function in functions if function["name"] == named]
+    if name := _chosen(request):
+        return [function for function in functions if function["name"] == name]
     return functions
+
+
+def _chosen(request: Json) -> str | None:
+    """The only function that may be called, where the request names one; other choices are the model's to make."""
+    choice = request.get("tool_choice")
+    function: Json = cast("Json", choice).get("function") or {} if isinstance(choice, dict) else {}
+    return function.get("name")

@@ -64,6 +64,7 @@ class ScriptedModel:
             Route("/v1/chat/completions", self._chat, methods=["POST"]),
             Route("/v1/completions", self._complete, methods=["POST"]),
             Route("/v1/models", self._models),
+            Route("/v1/models/{name:path}", self._model),
             Route("/tokenize", self._tokenize, methods=["POST"]),
             Route("/{path:path}", self._unknown, methods=["GET", "POST"]),
         ]
@@ -126,8 +127,10 @@ class ScriptedModel:
         return JSONResponse({"count": len(tokens), "tokens": tokens})
 
     async def _models(self, _: Request) -> Response:
-        model = {"id": self.name, "object": "model", "created": 0, "owned_by": "agentlightning"}
-        return JSONResponse({"object": "list", "data": [model]})
+        return JSONResponse({"object": "list", "data": [_card(self.name)]})
+
+    async def _model(self, request: Request) -> Response:
+        return JSONResponse(_card(request.path_params["name"]))
 
     async def _unknown(self, request: Request) -> Response:
         self.unknown_paths.append(request.url.path)
@@ -142,6 +145,10 @@ class ScriptedModel:
         replies = [self._script(payload) for _ in range(payload.get("n") or 1)]
         full = [Reply(reply) if isinstance(reply, str) else reply for reply in replies]
         return Answer(f"{self.name}-{next(self._numbers)}", payload, prompt, full, token_ids)
+
+
+def _card(name: str) -> Json:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "agentlightning"}
 
 
 async def _refuse(_: Request, error: Exception) -> Response:

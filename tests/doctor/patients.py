@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import sys
@@ -10,7 +11,7 @@ import threading
 import urllib.request
 from typing import Any
 
-from openai import AsyncOpenAI, OpenAI
+from openai import AsyncOpenAI, NotFoundError, OpenAI
 from opentelemetry import context as otel_context, trace as otel
 
 import agentlightning as agl
@@ -180,10 +181,20 @@ async def picky(task: Any, llm: agl.LLM) -> float:
 
 
 @agl.rollout
-async def modern(task: Any, llm: agl.LLM) -> float:
+def foreign(task: Any, llm: agl.LLM) -> float:
     """Speak a protocol that is not recorded."""
+    urllib.request.urlopen(f"{llm.endpoint}beta/models/{llm.model}:generateContent", b"{}", timeout=10).close()
+    return 1.0
+
+
+@agl.rollout
+async def curious(task: Any, llm: agl.LLM) -> float:
+    """Look at the model and try its embeddings before asking it."""
     async with AsyncOpenAI(base_url=llm.endpoint, api_key="none", max_retries=0) as client:
-        await client.embeddings.create(model=llm.model, input="hi")
+        assert (await client.models.retrieve(llm.model)).id == llm.model
+        with contextlib.suppress(NotFoundError):
+            await client.embeddings.create(model=llm.model, input="hi")
+    await converse(llm, [{"role": "user", "content": "hi"}])
     return 1.0
 
 

@@ -230,9 +230,16 @@ def test_a_model_that_the_gateway_does_not_serve() -> None:
 
 
 def test_another_protocol() -> None:
-    report = diagnose(patients.modern)
+    report = diagnose(patients.foreign)
     assert codes(report) == ["unrecorded-protocol", "agent-raised"]
-    assert says(report, "/v1/embeddings", "Chat Completions")
+    assert says(report, ":generateContent", "Chat Completions")
+
+
+def test_what_else_is_asked_of_a_model_is_only_told() -> None:
+    report = diagnose(patients.curious)
+    assert codes(report) == ["failed-calls", "unrecorded-requests"]  # the instrumented SDK saw one that failed
+    assert report.ok
+    assert says(report, "asked for /v1/embeddings, which")
 
 
 def test_an_agent_that_never_ends() -> None:

@@ -188,6 +188,57 @@ def test_examples_of_schemas_hold_what_is_required() -> None:
     assert json.dumps(example_of(schema)) == json.dumps(example)
 
 
+NODE: dict[str, Any] = {
+    "type": "object",
+    "properties": {"value": {"type": "integer"}, "next": {"anyOf": [{"$ref": "#/$defs/Node"}, {"type": "null"}]}},
+    "required": ["value", "next"],
+}
+
+
+@pytest.mark.parametrize(
+    ("schema", "example"),
+    [
+        ({"$ref": "#/$defs/Node", "$defs": {"Node": NODE}}, {"value": 1, "next": None}),
+        ({"properties": {"self": {"$ref": "#"}, "x": {"const": 2}}}, {"self": {"x": 2}, "x": 2}),
+        ({"properties": {"self": {"type": "array", "items": {"$ref": "#"}}}}, {"self": []}),
+        ({"$ref": "#/definitions/a~1b", "definitions": {"a/b": {"enum": [3]}}}, 3),
+        ({"properties": {"any": True}}, {"any": None}),
+    ],
+    ids=["linked-list", "root", "array", "definitions", "true"],
+)
+def test_schemas_may_refer_to_themselves(schema: Any, example: Any) -> None:
+    assert example_of(schema) == example
+
+
+@pytest.mark.parametrize(
+    ("schema", "words"),
+    [
+        ({"$ref": "#", "x": 1}, "has no end"),
+        ({"$ref": "#/$defs/Nobody"}, "'#/\\$defs/Nobody', which is not in it"),
+        ({"properties": ["x"]}, "no JSON schema"),
+        ({"type": 3}, "no JSON schema"),
+    ],
+    ids=str,
+)
+async def test_tools_that_cannot_be_called_are_refused_with_a_sentence(schema: Any, words: str) -> None:
+    tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
+    async with ScriptedModel() as model:
+        with pytest.raises(BadRequestError, match=words):
+            await ask(model, tools=[tool])
+
+
+async def test_choices_of_tools_that_name_no_function_are_left_to_the_model() -> None:
+    choice = {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [LOOKUP]}}
+    async with ScriptedModel() as model:
+        first = await ask(model, tools=[LOOKUP], tool_choice=choice)
+        called = first["choices"][0]["message"]
+        messages = [QUESTION, called, {"role": "tool", "tool_call_id": called["tool_calls"][0]["id"], "content": "42"}]
+        assert [call["function"]["name"] for call in called["tool_calls"]] == ["lookup"]
+        assert not (await ask(model, tools=[LOOKUP], tool_choice=choice, messages=messages))["choices"][0]["message"][
+            "tool_calls"
+        ]
+
+
 async def test_other_protocols_are_refused_and_remembered() -> None:
     async with ScriptedModel() as model, client_of(model) as client:
         with pytest.raises(NotFoundError, match="use /v1/chat/completions"):
