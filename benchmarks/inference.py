@@ -3,6 +3,8 @@
 Run with `python benchmarks/inference.py`. Both sample the same number of tokens at temperature 1 from 16 prompts in
 the same process, in turns, and the best round of each counts. The engine also serves 64 requests of a length the
 demo has, and a request that joins a running batch counts the decode steps that others take before its first token.
+Conversations of four turns, and groups of eight equal prompts as GRPO asks them, run with and without the reuse of keys
+and values, in turns; everything else runs without it. Streams take the same tokens part by part.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from agentlightning.inference import Engine, SamplingParams
 
 ROUNDS = 5
 VOCABULARY = 512
+KEPT_BYTES = 256 * 2**20
 
 
 def demo_model() -> PreTrainedModel:
@@ -94,6 +97,56 @@ async def demo_load(engine: Engine) -> dict[str, Any]:
     }
 
 
+async def time_streams(engine: Engine, batch: list[list[int]], new_tokens: int) -> float:
+    async def read(prompt: list[int]) -> int:
+        return sum([len(part.token_ids) async for part in engine.stream(prompt, params)])
+
+    started = time.perf_counter()
+    params = SamplingParams(max_tokens=new_tokens)
+    assert await asyncio.gather(*map(read, batch)) == [new_tokens] * len(batch)
+    return time.perf_counter() - started
+
+
+async def streaming(engine: Engine) -> dict[str, Any]:
+    batch, new_tokens = prompts(16, 32), 128
+    whole, streamed = [], []
+    for _ in range(ROUNDS):
+        whole.append(await time_engine(engine, batch, new_tokens))
+        streamed.append(await time_streams(engine, batch, new_tokens))
+    return {"streaming_over_whole_answers": round(min(streamed) / min(whole), 3)}
+
+
+async def converse(engine: Engine, prompt: list[int], turns: int) -> None:
+    """Each turn adds the answer and a tool's result of 30 tokens to a prompt of 300."""
+    for _ in range(turns):
+        completion = await engine.generate(prompt, SamplingParams(max_tokens=20))
+        prompt = [*prompt, *completion.token_ids, *prompt[:30]]
+
+
+async def time_conversations(model: PreTrainedModel, kept_bytes: int) -> tuple[float, float]:
+    """Seconds for 32 conversations of four turns, and for eight groups of eight equal prompts."""
+    with Engine(model, kept_bytes=kept_bytes) as engine:
+        started = time.perf_counter()
+        await asyncio.gather(*(converse(engine, prompt, 4) for prompt in prompts(32, 300)))
+        talked = time.perf_counter() - started
+    with Engine(model, kept_bytes=kept_bytes) as engine:
+        groups = [prompt if kept_bytes else [*prompt[:-1], each] for prompt in prompts(8, 300) for each in range(8)]
+        return talked, await time_engine(engine, groups, 20)
+
+
+async def reuse(model: PreTrainedModel) -> dict[str, Any]:
+    rounds = [(await time_conversations(model, 0), await time_conversations(model, KEPT_BYTES)) for _ in range(ROUNDS)]
+    computed, reused = zip(*rounds, strict=True)
+    (talks, groups), (talks_reused, groups_reused) = (map(min, zip(*each, strict=True)) for each in (computed, reused))
+    return {
+        "seconds_for_32_conversations_of_4_turns": round(talks, 3),
+        "with_reuse": round(talks_reused, 3),
+        "conversations_faster": round(talks / talks_reused, 2),
+        "seconds_for_8_groups_of_8_different_prompts": round(groups, 3),
+        "of_8_equal_prompts": round(groups_reused, 3),
+    }
+
+
 async def steps_before_first_token(model: PreTrainedModel) -> int:
     """Most decode steps of others between a request's arrival and its prefill, which samples its first token."""
     waited: list[int] = []
@@ -101,7 +154,7 @@ async def steps_before_first_token(model: PreTrainedModel) -> int:
     hook = model.register_forward_pre_hook(
         lambda _, args, kwargs: lengths.append(kwargs["input_ids"].shape[1]), with_kwargs=True
     )
-    with Engine(model) as engine:
+    with Engine(model, kept_bytes=0) as engine:
         running = [asyncio.create_task(engine.generate(prompt, SamplingParams())) for prompt in prompts(15, 32)]
         while engine.stats().decode_steps < 5:  # noqa: ASYNC110  # counters of another thread
             await asyncio.sleep(0.001)
@@ -117,8 +170,9 @@ async def steps_before_first_token(model: PreTrainedModel) -> int:
 
 async def measure() -> dict[str, Any]:
     model = demo_model()
-    with Engine(model) as engine:
-        results = {**await throughput(engine, model), **await demo_load(engine)}
+    with Engine(model, kept_bytes=0) as engine:
+        results = {**await throughput(engine, model), **await demo_load(engine), **await streaming(engine)}
+    results |= await reuse(model)
     return {**results, "steps_before_first_token_of_a_joining_request": await steps_before_first_token(model)}
 
 
@@ -127,8 +181,9 @@ def main() -> None:
     results = asyncio.run(measure())
     print(json.dumps(results))
     print(
-        f"engine {results['engine_tokens_per_second']} tokens/s, {results['ratio']} x generate at batch 16 "
-        f"(goal 0.8); a joining request waits {results['steps_before_first_token_of_a_joining_request']} decode steps"
+        f"engine {results['engine_tokens_per_second']} tokens/s, {results['ratio']} x generate at batch 16 (goal 0.8)"
+        f"; conversations of four turns are {results['conversations_faster']} x as fast with reuse; a joining request "
+        f"waits {results['steps_before_first_token_of_a_joining_request']} decode steps"
     )
 
 

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from agentlightning.errors import InvalidRequest, ModelError, PromptTooLong
 from agentlightning.inference.batch import Batch
 from agentlightning.inference.decoder import Decoder
-from agentlightning.inference.loop_event import LoopEvent
+from agentlightning.inference.loop_event import LoopEvent, set_all
 from agentlightning.inference.request import Request
 from agentlightning.inference.sampler import Completion, CompletionPart, SamplingParams
 from agentlightning.inference.scoring import score
@@ -87,6 +87,7 @@ class Engine:
         self._kept_bytes = kept_bytes
         self._batch = Batch(self._decoder, kept_bytes)
         self._waiting: deque[Request] = deque()
+        self._changed: list[LoopEvent] = []  # of the streams that have news
         self._generator = random.Random()
         self._weights_version = 0
         self._requests = self._reused = self._tokens = self._steps = 0
@@ -180,7 +181,7 @@ class Engine:
         """
         request = self._new_request(prompt_token_ids, params)
         changed = LoopEvent()
-        request.watch(changed.set)
+        request.watch(partial(self._changed.append, changed))
         self._put(partial(self._waiting.append, request))
         sampled, finish_reason = 0, None
         try:
@@ -287,6 +288,7 @@ class Engine:
             self._tokens += len(self._batch.rows)
             self._steps += 1
             self._batch.step(self._weights_version)
+            self._announce()
 
     def _admit(self) -> None:
         free = self._max_batch_size - len(self._batch.rows)
@@ -304,11 +306,18 @@ class Engine:
         except Exception:
             self._waiting.extendleft(admitted)  # so that they fail with the rest
             raise
+        self._announce()
+
+    def _announce(self) -> None:
+        if self._changed:
+            set_all(self._changed)
+            self._changed.clear()
 
     def _fail_all(self, error: ModelError) -> None:
         for request in (*self._batch.rows, *self._waiting):
             request.fail(error)
         self._waiting.clear()
+        self._announce()
         self._reused += self._batch.reused_tokens
         self._batch = Batch(self._decoder, self._kept_bytes)
 

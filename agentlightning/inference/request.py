@@ -48,9 +48,8 @@ class Request:
         self._window = max((len(stop.encode()) for stop in params.stop), default=0)
 
     def watch(self, changed: Callable[[], None]) -> None:
-        """Let `changed` be called, in any thread, when there are more tokens or there is an end."""
+        """Let `changed` be called, in the engine's thread, when there are more tokens or there is an end."""
         self._changed = changed
-        self.future.add_done_callback(lambda _: changed())
 
     def part(self, start: int) -> CompletionPart:
         """Return what there is from token `start` on; any thread may call it.
@@ -83,13 +82,15 @@ class Request:
             self._finish("stop")
         elif len(self.token_ids) >= self._limit:
             self._finish("length")
-        elif self._changed is not None:
+        if self._changed is not None:
             self._changed()
 
     def fail(self, error: Exception) -> None:
         """End the request with an error, unless it is complete or cancelled."""
         if not self.done and self.future.set_running_or_notify_cancel():
             self.future.set_exception(error)
+            if self._changed is not None:
+                self._changed()
 
     def _finish(self, reason: FinishReason) -> None:
         self.finish_reason = reason
