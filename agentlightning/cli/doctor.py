@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
-from contextlib import redirect_stdout
+from collections.abc import Generator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
@@ -45,9 +47,10 @@ def doctor(
     with interrupt_exits_at_once():  # these take a while
         from agentlightning.adapter.rewards import RewardMatchPolicy
         from agentlightning.doctor import ScriptedModel, describe, diagnose
+        from agentlightning.doctor.exits import exits_raise
         from agentlightning.doctor.inputs import load_agent, load_replies, load_resources, load_task
 
-    with redirect_stdout(sys.stderr):  # what the agent prints is no part of the report
+    with _everything_to_stderr(), exits_raise():  # what the agent prints is no part of the report
         report = diagnose(
             load_agent(agent),
             load_task(task) if task else None,
@@ -61,3 +64,17 @@ def doctor(
     typer.echo(json.dumps(report.to_json(), indent=2) if as_json else describe(report))
     if not report.ok:
         raise typer.Exit(1)
+
+
+@contextmanager
+def _everything_to_stderr() -> Generator[None]:
+    """Let nothing inside the block reach stdout, neither from here nor from processes that are started."""
+    sys.stdout.flush()
+    stdout = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(stdout, 1)
+        os.close(stdout)

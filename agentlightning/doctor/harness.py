@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from agentlightning.doctor.exits import exits_raise
 from agentlightning.doctor.network import connections_noted
 from agentlightning.doctor.scripted_model import ScriptedModel
 from agentlightning.errors import ConfigurationError
@@ -75,7 +76,7 @@ def observe(
     """
     store, dropped_before = InMemoryLightningStore(), Counter(dropped_spans())
     requests_before, unknown_before = len(model.requests), len(model.unknown_paths)
-    with model, connections_noted() as contacted, OtelTracer(instrument="auto").lifespan():
+    with model, exits_raise(), connections_noted() as contacted, OtelTracer(instrument="auto").lifespan():
         given = resources if live else _with_endpoint(resources, model.url)
         proxy = LLMProxy(model_list=_model_list(given), timeout=deadline)
         with serving(proxy, store):

@@ -9,10 +9,11 @@ import json
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
+from agentlightning.doctor.place import place_of
 from agentlightning.doctor.script import Reply
 from agentlightning.errors import ConfigurationError
 from agentlightning.litagent import LitAgent
@@ -27,10 +28,11 @@ def load_agent(target: str) -> LitAgent[Any]:
             is an instance of `LitAgent`, which is what `@rollout` makes of a function, or a class of it.
 
     Raises:
-        ConfigurationError: There is no such module, name or agent.
+        ConfigurationError: There is no such module, name or agent, or it cannot be imported or made.
+        InvalidAgent: It is a method without its instance, or overrides nothing that does a task.
     """
     module_name, separator, name = target.rpartition(":")
-    if not separator or not module_name or not name:
+    if not separator or not module_name or not name or module_name.startswith("."):
         raise ConfigurationError(f"{target!r} names no agent: write package.module:agent or path/to/file.py:agent")
     module = _import_file(Path(module_name)) if module_name.endswith(".py") else _import_module(module_name)
     found: Any = module
@@ -39,13 +41,15 @@ def load_agent(target: str) -> LitAgent[Any]:
             raise ConfigurationError(f"{module_name} has no {name!r}; it has {_agents_in(module) or 'no agents'}")
         found = getattr(found, part)
     if inspect.isclass(found) and issubclass(found, LitAgent):
-        return cast("LitAgent[Any]", found())
-    if isinstance(found, LitAgent):
-        return cast("LitAgent[Any]", found)
-    raise ConfigurationError(
-        f"{target} is no agent but a {type(cast('object', found)).__name__}: decorate the function with @agl.rollout, "
-        "or name an instance or a class of agl.LitAgent"
-    )
+        found = _instance_of(cast("type[LitAgent[Any]]", found))
+    if not isinstance(found, LitAgent):
+        raise ConfigurationError(
+            f"{target} is no agent but a {type(cast('object', found)).__name__}: decorate the function with "
+            "@agl.rollout, or name an instance or a class of agl.LitAgent"
+        )
+    agent = cast("LitAgent[Any]", found)
+    agent.method_for("train")
+    return agent
 
 
 def load_task(path: Path) -> Any:
@@ -80,22 +84,20 @@ def load_replies(path: Path) -> list[str | Reply]:
         ConfigurationError: It cannot be read, or it is no such list.
     """
     try:
-        return TypeAdapter(list[str | Reply]).validate_json(path.read_bytes())
+        return TypeAdapter(Annotated[list[str | Reply], Field(min_length=1)]).validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
         example = '["text", {"content": "", "tool_calls": [{"name": "look_up", "arguments": {"key": "ruby"}}]}]'
         raise ConfigurationError(f"{path} holds no replies such as {example}: {error}") from error
 
 
 def _import_module(name: str) -> ModuleType:
-    sys.path.insert(0, str(Path.cwd()))
+    sys.path.insert(0, str(Path.cwd()))  # and it stays there: agents import more when they run
     try:
         return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if not f"{name}.".startswith(f"{error.name}."):
-            raise  # a module that the agent's own module imports
-        raise ConfigurationError(f"there is no module {name!r} here or among what is installed") from error
-    finally:
-        sys.path.remove(str(Path.cwd()))
+    except (Exception, SystemExit) as error:
+        if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):
+            raise ConfigurationError(f"there is no module {name!r} here or among what is installed") from error
+        raise ConfigurationError(_what_failed(f"importing {name}", error)) from error
 
 
 def _import_file(path: Path) -> ModuleType:
@@ -109,15 +111,28 @@ def _import_file(path: Path) -> ModuleType:
         raise ConfigurationError(f"{path} has the name of another module, {loaded}: name it package.module:agent")
     module = importlib.util.module_from_spec(specification)
     sys.modules[path.stem] = module  # where dataclasses and pickle look for it
-    sys.path.insert(0, str(path.parent))
+    sys.path.insert(0, str(path.absolute().parent))
     try:
         specification.loader.exec_module(module)
-    except BaseException:
+    except (Exception, SystemExit) as error:
         del sys.modules[path.stem]
-        raise
-    finally:
-        sys.path.remove(str(path.parent))
+        raise ConfigurationError(_what_failed(f"importing {path}", error)) from error
     return module
+
+
+def _instance_of(kind: type[LitAgent[Any]]) -> LitAgent[Any]:
+    try:
+        return kind()
+    except (Exception, SystemExit) as error:
+        advice = "give the file an instance, and name that"
+        raise ConfigurationError(f"{_what_failed(f'{kind.__qualname__}()', error)}; {advice}") from error
+
+
+def _what_failed(what: str, error: BaseException) -> str:
+    advice = ""
+    if isinstance(error, ImportError) and "relative import" in str(error):
+        advice = ": it belongs to a package, so name it package.module:agent"
+    return f"{what} raised {type(error).__name__}{place_of(error)}: {error}{advice}"
 
 
 def _agents_in(module: ModuleType) -> str:

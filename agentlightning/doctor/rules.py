@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sysconfig
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, TypeAlias
 
 from agentlightning.adapter.rewards import Unmatched
+from agentlightning.doctor.place import place_of
 from agentlightning.doctor.report import CallReport, Finding, Report, Severity
 from agentlightning.errors import MissingResource
 
@@ -39,9 +37,6 @@ class Circumstances:
 
 Rule: TypeAlias = Callable[[Report, Circumstances], Iterator[Finding]]
 
-_LIBRARIES: Final = [sysconfig.get_path(kind) for kind in ("stdlib", "purelib", "platlib")] + [
-    Path(__file__).parents[1]
-]
 _WRITING: Final = ("completions", "responses", "messages", "chat", "generate", "converse", "invoke")
 _ENDPOINT: Final = (
     "Give the client the resource's address: base_url=llm.endpoint (or llm.get_base_url(…) for a ProxyLLM)."
@@ -72,11 +67,18 @@ def _ending(report: Report, circumstances: Circumstances) -> Iterator[Finding]:
             text=_sentence(str(failure)),
             advice="Name the parameter like the resource, or give resources of these names with --resources.",
         )
+    elif isinstance(failure, SystemExit):
+        yield Finding(
+            code="agent-exited",
+            severity="error",
+            text=f"The agent ended its process{place_of(failure)}: {failure}",
+            advice="Many rollouts share a process: let the agent return, or raise, instead of sys.exit or os._exit.",
+        )
     elif failure is not None:
         yield Finding(
             code="agent-raised",
             severity="error",
-            text=f"The agent raised {type(failure).__name__}{_place(failure)}: {failure}",
+            text=f"The agent raised {type(failure).__name__}{place_of(failure)}: {failure}",
             advice="Run it under a debugger with LitAgentRunner.step; if it expects a task of another form, give one "
             "with --task.",
         )
@@ -329,10 +331,3 @@ def _sentence(text: str) -> str:
 
 def _addresses(circumstances: Circumstances) -> str:
     return f" The agent talked to {', '.join(circumstances.contacted)}." if circumstances.contacted else ""
-
-
-def _place(error: BaseException) -> str:
-    """Where the error left the agent's own code: the last place that is neither a library's nor ours."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if not any(Path(frame.filename).is_relative_to(place) for place in _LIBRARIES)]
-    return f" in {own[-1].filename}:{own[-1].lineno}" if own else ""

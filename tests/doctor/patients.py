@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import socket
+import subprocess
 import sys
 import threading
 import urllib.request
@@ -204,6 +206,22 @@ async def broken(task: Any, llm: agl.LLM) -> float:
 
 
 @agl.rollout
+async def leaving(task: str, llm: agl.LLM) -> float:
+    """End the process, after a call."""
+    await converse(llm, [{"role": "user", "content": "hi"}])
+    if task == "sys":
+        sys.exit(0)
+    os._exit(0)
+
+
+@agl.rollout
+def forking(task: Any, llm: agl.LLM) -> float:
+    """Print from a process of one's own."""
+    subprocess.run([sys.executable, "-c", "print('from a child')"], check=True)
+    return good_and_sync(task, llm)
+
+
+@agl.rollout
 async def wanting(task: Any, prompt_template: agl.PromptTemplate) -> float:
     return 1.0
 
@@ -256,6 +274,22 @@ urllib.request.urlopen(urllib.request.Request(url, body, {"Content-Type": "appli
 print(json.dumps({"reward": 1}))
 """
 program = agl.CommandAgent([sys.executable, "-c", PROGRAM])
+
+
+class Demanding(agl.LitAgent[Any]):
+    """An agent that is not made without knowing what for."""
+
+    def __init__(self, purpose: str) -> None:
+        super().__init__()
+
+    async def rollout_async(self, task: Any, resources: agl.NamedResources, rollout: agl.Rollout) -> float:
+        return 1.0
+
+
+class Team:
+    @agl.rollout
+    def play(self, task: Any, llm: agl.LLM) -> float:
+        return 1.0
 
 
 class Classy(agl.LitAgent[Any]):

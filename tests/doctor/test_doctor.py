@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,13 +14,22 @@ from agentlightning.adapter.rewards import RewardMatchPolicy
 from agentlightning.cli.app import run
 from agentlightning.cli.doctor import RewardMatch
 from agentlightning.doctor.diagnosis import diagnose
+from agentlightning.doctor.exits import exits_raise
 from agentlightning.doctor.inputs import load_agent
 from agentlightning.doctor.report import Report
 from agentlightning.doctor.scripted_model import ScriptedModel
 from agentlightning.doctor.text import describe
-from agentlightning.errors import ConfigurationError
+from agentlightning.errors import ConfigurationError, InvalidAgent
 
 PATIENTS = Path(patients.__file__)
+
+
+ROLLOUT = agl.Rollout(rollout_id="ro", input=None, start_time=0.0)
+
+
+@pytest.fixture(autouse=True)
+def unchanged_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", sys.path.copy())
 
 
 @pytest.fixture(autouse=True)
@@ -150,6 +161,13 @@ def test_more_rewards_than_calls(capsys: pytest.CaptureFixture[str]) -> None:
     assert "a reward of 0.5" in printed.err
 
 
+def test_what_a_child_of_the_agent_prints_is_no_part_of_the_report(capfd: pytest.CaptureFixture[str]) -> None:
+    run(["doctor", f"{PATIENTS}:forking", "--json"])
+    printed = capfd.readouterr()
+    assert json.loads(printed.out)["agent"] == "forking"
+    assert "from a child" in printed.err
+
+
 def test_a_program_that_nobody_instruments() -> None:
     report = diagnose(patients.program)
     assert report.code == "all-good"
@@ -206,6 +224,24 @@ def test_an_agent_that_raises() -> None:
     report = diagnose(patients.broken)
     assert codes(report) == ["agent-raised"]
     assert says(report, "KeyError", "patients.py:", "'no such key'", "--task")
+
+
+@pytest.mark.parametrize(("how", "said"), [("sys", ": 0"), ("os", ": os._exit(0)")])
+def test_an_agent_that_ends_its_process_does_not_end_the_diagnosis(how: str, said: str) -> None:
+    real = os._exit
+    report = diagnose(patients.leaving, how)
+    assert codes(report) == ["agent-exited"]
+    assert says(report, "ended its process in", "patients.py:", said)
+    assert [call.has_tokens for call in report.calls] == [True]
+    assert os._exit is real
+
+
+def test_children_of_an_agent_end_as_they_want_to() -> None:
+    with exits_raise():
+        pid = os.fork()
+        if not pid:
+            os._exit(7)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
 
 
 def test_a_missing_resource() -> None:
@@ -342,13 +378,63 @@ def test_the_command_knows_every_policy() -> None:
         ("no/such/file.py:agent", "there is no Python file"),
         (f"{PATIENTS}:nobody", "has no 'nobody'; it has good, "),
         (f"{PATIENTS}:not_an_agent", "is no agent but a str"),
+        (".patients:good", "package.module:agent"),
+        (f"{PATIENTS}:Demanding", "Demanding() raised TypeError"),
+        (f"{PATIENTS}:Team.play", "give the runner the one of an instance"),
     ],
-    ids=["no-colon", "no-module", "no-file", "no-name", "no-agent"],
+    ids=["no-colon", "no-module", "no-file", "no-name", "no-agent", "relative", "no-argument", "no-instance"],
 )
 def test_what_is_no_agent_is_refused(target: str, words: str) -> None:
-    with pytest.raises(ConfigurationError) as error:
+    with pytest.raises((ConfigurationError, InvalidAgent)) as error:
         load_agent(target)
     assert words in str(error.value)
+
+
+@pytest.mark.parametrize("as_file", [True, False], ids=["file", "module"])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("import json\njson.loads('{')", "importing {name} raised JSONDecodeError in {path}:2: "),
+        ("x = 1\nx = = 2", "importing {name} raised SyntaxError in {path}:2: "),
+        ("import sys\nsys.exit(0)", "importing {name} raised SystemExit in {path}:2: 0"),
+        ("import no_such_module_here", "importing {name} raised ModuleNotFoundError in {path}:1: "),
+        ("from . import tools", "it belongs to a package, so name it package.module:agent"),
+    ],
+    ids=["error", "syntax", "exit", "module", "relative"],
+)
+def test_a_module_that_cannot_be_imported_is_told_of_in_one_line(
+    text: str, words: str, as_file: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    path = tmp_path / "broken_agent_module.py"
+    path.write_text(text)
+    monkeypatch.chdir(tmp_path)
+    name = str(path) if as_file else path.stem
+    assert run(["doctor", f"{name}:agent"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words.format(name=name, path=path) in line
+    assert path.stem not in sys.modules
+
+
+@pytest.mark.parametrize("as_file", [True, False], ids=["file", "module"])
+def test_agents_import_their_neighbours_also_when_they_run(
+    as_file: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "neighbour_of_agent.py").write_text("REWARD = 0.5")
+    text = """
+import os
+import agentlightning as agl
+os.chdir("/")
+@agl.rollout
+def agent(task, llm=None):
+    from neighbour_of_agent import REWARD
+    return REWARD
+"""
+    (tmp_path / "importing_agent.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    agent = load_agent("importing_agent.py:agent" if as_file else "importing_agent:agent")
+    del sys.modules["importing_agent"]
+    assert agent.rollout("task", {}, ROLLOUT) == 0.5
+    del sys.modules["neighbour_of_agent"]
 
 
 def test_a_file_that_hides_another_module_is_refused(tmp_path: Path) -> None:
@@ -366,6 +452,6 @@ def test_an_agent_of_a_module_is_found_by_name(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("option", ["--task", "--resources", "--replies"])
 def test_files_that_cannot_be_read_are_named(option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "file.json"
-    path.write_text("{not json")
+    path.write_text("[]" if option == "--replies" else "{not json")
     assert run(["doctor", f"{PATIENTS}:good", option, str(path)]) == 1
     assert str(path) in capsys.readouterr().err
