@@ -12,6 +12,9 @@ _PART_OF_A_CHARACTER = "\N{REPLACEMENT CHARACTER}"
 class TextStream:
     """Turns the tokens of one answer, as they come, into the text that `answer_text` returns of all of them.
 
+    For tokenizers that fall back to bytes (Llama 2) this holds while the bytes are text: there a byte that is none
+    takes back the characters before it, and those have been passed on.
+
     Args:
         tokenizer: Decodes the tokens.
         end_token_ids: Tokens that are not part of the text.

@@ -3,7 +3,9 @@ from __future__ import annotations
 import random
 from itertools import pairwise
 
+import pytest
 from hypothesis import given, strategies as st
+from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
 from agentlightning.inference import Completion
@@ -14,6 +16,19 @@ from agentlightning.inference.text_stream import TextStream, held_length, stop_p
 letters = st.text("ab é你😀\N{REPLACEMENT CHARACTER}", max_size=40)
 stops = st.lists(st.text("ab é你😀", min_size=1, max_size=4), max_size=3)
 seeds = st.integers(0, 2**32)
+
+
+@pytest.fixture(scope="module")
+def byte_fallback() -> PreTrainedTokenizerFast:
+    """In the manner of Llama 2: a space begins the text and is not shown, and unknown characters are bytes."""
+    pieces = ["<unk>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "a", "b", "!", "▁a"]
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    raw = Tokenizer(models.BPE(vocab=vocabulary, merges=[("▁", "a")], byte_fallback=True, unk_token="<unk>"))
+    raw.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    raw.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="</s>")
 
 
 def sampled(tokenizer: PreTrainedTokenizerFast, token_ids: list[int], stop: list[str]) -> list[int]:
@@ -52,6 +67,14 @@ def test_streamed_text_is_the_whole_answers_text_however_it_comes(
 ) -> None:
     token_ids = sampled(tokenizer, tokenizer.encode(text + "!"), stop)
     assert_streamed(tokenizer, token_ids, stop, seed, frozenset())
+
+
+@given(letters, stops, seeds)
+def test_so_it_is_where_characters_are_bytes_and_the_first_space_is_hidden(
+    byte_fallback: PreTrainedTokenizerFast, text: str, stop: list[str], seed: int
+) -> None:
+    token_ids = sampled(byte_fallback, byte_fallback.encode(text + "!"), stop)
+    assert_streamed(byte_fallback, [*token_ids, 1], stop, seed, frozenset({1}))
 
 
 @given(st.lists(st.integers(3, 319), min_size=1, max_size=40), stops, seeds)

@@ -67,7 +67,11 @@ async def converse(endpoint: str, question: str) -> list[Any]:
 
 
 async def test_captured_tokens_are_the_sampled_tokens(
-    policy: tuple[Any, Any], proxy: LLMProxy, store: InMemoryLightningStore, attempted: AttemptedRollout
+    policy: tuple[Any, Any],
+    engine: Engine,
+    proxy: LLMProxy,
+    store: InMemoryLightningStore,
+    attempted: AttemptedRollout,
 ) -> None:
     endpoint = proxy.as_resource(attempted.rollout_id, attempted.attempt.attempt_id).endpoint
     talks = await asyncio.gather(*(converse(endpoint, f"What is the value of {name}?") for name in "abc"))
@@ -82,6 +86,8 @@ async def test_captured_tokens_are_the_sampled_tokens(
         assert (call.temperature, call.weights_version) == (0.7, 0)
         assert policy[1].decode(call.prompt_token_ids).endswith("<|im_start|>assistant\n")
     assert merge_calls(calls).counters.calls_without_tokens == 0
+    # Each second turn begins with the tokens of its first.
+    assert engine.stats().reused_tokens > 3 * min(len(call.prompt_token_ids) for call in calls) - 3
 
 
 async def test_text_completions_are_captured_alike_and_leave_chat_as_it_is(
