@@ -183,9 +183,10 @@ async def picky(task: Any, llm: agl.LLM) -> float:
 
 
 @agl.rollout
-def foreign(task: Any, llm: agl.LLM) -> float:
+async def foreign(task: Any, llm: agl.LLM) -> float:
     """Speak a protocol that is not recorded."""
-    urllib.request.urlopen(f"{llm.endpoint}beta/models/{llm.model}:generateContent", b"{}", timeout=10).close()
+    async with AsyncOpenAI(base_url=llm.endpoint, api_key="none", max_retries=0) as client:
+        await client.post(f"/models/{llm.model}:generateContent", body={}, cast_to=object)
     return 1.0
 
 

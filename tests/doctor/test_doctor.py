@@ -267,7 +267,7 @@ def test_a_model_that_the_gateway_does_not_serve() -> None:
 
 def test_another_protocol() -> None:
     report = diagnose(patients.foreign)
-    assert codes(report) == ["unrecorded-protocol", "agent-raised"]
+    assert codes(report) == ["unrecorded-protocol", "failed-calls", "agent-raised"]
     assert says(report, ":generateContent", "Chat Completions")
 
 
