@@ -248,13 +248,16 @@ async def check_error(bench: Bench) -> None:
     bench.backend.script = lambda _: Stream(broken).response()
     with pytest.raises(bench.client.errors.APIError, match="the line is long"):
         await bench.client.events(**question(bench.api))
+    bench.backend.script = lambda _: Stream(broken[:2], error=ConnectionAbortedError()).response()
+    with pytest.raises(bench.client.errors.APIError, match="broke off in the middle"):
+        await bench.client.events(**question(bench.api))
     bench.backend.script = lambda _: Response(b"<html>", 200, media_type="text/html")
     if bench.api != "Chat Completions":  # where the client gets what the backend says
         with pytest.raises(bench.client.errors.InternalServerError, match="none of a chat"):
             await bench.client.create(**question(bench.api))
     with pytest.raises(bench.client.errors.NotFoundError, match="no model 'nobody'"):
         await bench.client.create(**question(bench.api) | {"model": "nobody"})
-    spans = await bench.spans(4)
+    spans = await bench.spans(5)
     assert {span.status.status_code for span in spans} == {"ERROR"}
 
 

@@ -191,6 +191,23 @@ def test_arguments_return_as_the_model_wrote_them(value: Json, indent: int) -> N
         assert (call["function"]["arguments"] == written) is not changed
 
 
+def test_parts_that_nobody_knows_survive_both_ways() -> None:
+    content = [{"type": "text", "text": "see\n"}, {"type": "chart", "points": [1]}, {"type": "text", "text": "so"}]
+    chunks = chunks_of([{"content": [part]} for part in content], "stop")
+    chunks[0]["choices"][0]["delta"] = {"role": "assistant"}
+    message = whole_of(messages_call(), chunks)
+    assert message["content"] == content
+    assert message_from(read_stream(seen(messages_call(), stream_of(chunks)))) == message
+    expected = {"role": "assistant", "content": content}
+    going_on = messages_call(
+        history=[{"role": "assistant", "content": message["content"]}, {"role": "user", "content": ""}]
+    )
+    assert going_on.request["messages"][1] == expected
+    response = whole_of(responses_call(), chunks)
+    assert read_stream(seen(responses_call(), stream_of(chunks)))[-1]["response"] == response
+    assert responses_call(history=response["output"]).request["messages"][1] == expected
+
+
 @pytest.mark.parametrize("make", [messages_call, responses_call])
 def test_a_stream_that_ends_too_early_says_so(make: Any) -> None:
     chunks = chunks_of([{"content": "a"}], "stop")[:2]
