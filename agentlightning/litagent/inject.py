@@ -1,16 +1,19 @@
 """What a functional agent asks for by its parameters, and what it gets.
 
 `rollout` and `resources` get the rollout and all resources. Any other parameter gets the resource of the same name, or
-else the only one of its type, which follows from the names `llm` and `prompt_template` or from the annotation.
+else the only one of its type, which follows from the names `llm` and `prompt_template` or from the annotation. One that
+is annotated as something else altogether is none of our business.
 """
 
 from __future__ import annotations
 
+import ast
 import functools
 import inspect
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -19,8 +22,10 @@ from agentlightning.types import LLM, NamedResources, PromptTemplate, ProxyLLM, 
 
 _BY_NAME: Final[dict[str, type[Resource]]] = {"llm": LLM, "prompt_template": PromptTemplate}
 _BY_ANNOTATION: Final[dict[str, type[Resource]]] = {kind.__name__: kind for kind in (LLM, ProxyLLM, PromptTemplate)}
+_ANYTHING: Final = ("Any", "object")
 _CONTEXT_NAMES: Final = ("rollout", "resources")
 _UNIONS: Final = (types.UnionType, typing.Union)  # noqa: TID251  # what `X | Y` and older spellings evaluate to
+_KEYWORD_ONLY: Final = inspect.Parameter.KEYWORD_ONLY
 _VARIADIC: Final = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
@@ -30,12 +35,12 @@ class Wanted:
 
     Attributes:
         name: Its name.
-        kind: The type of resource it takes; None for `rollout`, `resources` or only a resource of its name.
+        kinds: The types of resources it takes; none for `rollout`, `resources` or only a resource of its name.
         required: Whether the agent cannot be called without it.
     """
 
     name: str
-    kind: type[Resource] | None
+    kinds: tuple[type[Resource], ...]
     required: bool
 
 
@@ -50,15 +55,13 @@ def wanted_parameters(function: Callable[..., Any], strip_proxy: bool) -> list[W
         InvalidAgent: The signature cannot be filled; the message quotes it.
     """
     parameters, where = _parameters(function), describe(function)
-    if not parameters or parameters[0].name != "task" or parameters[0].kind in _VARIADIC:
-        raise InvalidAgent(f"the first parameter of an agent must be `task`: {where}")
+    if not parameters or parameters[0].name != "task" or parameters[0].kind in (*_VARIADIC, _KEYWORD_ONLY):
+        raise InvalidAgent(f"the first parameter of an agent must be `task`, and not by keyword only: {where}")
     hints = _annotations(function)
-    wanted = [
-        _wanted(parameter, hints.get(parameter.name), where)
-        for parameter in parameters[1:]
-        if parameter.kind not in _VARIADIC
-    ]
-    return [replace(each, kind=LLM) if strip_proxy and each.kind is ProxyLLM else each for each in wanted]
+    others = [parameter for parameter in parameters[1:] if parameter.kind not in _VARIADIC]
+    read = (_wanted(parameter, hints.get(parameter.name, Any), where) for parameter in others)
+    wanted = [each for each in read if each is not None]
+    return [replace(each, kinds=_stripped(each.kinds)) for each in wanted] if strip_proxy else wanted
 
 
 def is_unbound_method(function: Callable[..., Any]) -> bool:
@@ -89,24 +92,37 @@ def signature_of(function: Callable[..., Any]) -> inspect.Signature:
         raise InvalidAgent(f"the parameters of {function!r} cannot be read: write a function around it") from error
 
 
-def _wanted(parameter: inspect.Parameter, annotation: Any, where: str) -> Wanted:
+def _wanted(parameter: inspect.Parameter, annotation: Any, where: str) -> Wanted | None:
     name, required = parameter.name, parameter.default is inspect.Parameter.empty
-    named, annotated = _BY_NAME.get(name), _resource_type(annotation)
+    named, annotated = _BY_NAME.get(name), _resource_types(annotation)
     if parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
         raise InvalidAgent(f"parameter `{name}` is positional-only, so it cannot be filled by name: {where}")
-    kind = annotated or named
-    if named and annotated and not issubclass(annotated, named):
-        kind = named
-        if not issubclass(named, annotated):
-            raise InvalidAgent(
-                f"parameter `{name}` takes {_a(named)} by its name and {_a(annotated)} by its annotation: {where}"
-            )
-    if required and kind is None and name not in _CONTEXT_NAMES:
+    if name in _CONTEXT_NAMES:
+        return Wanted(name, (), required)
+    if named:
+        return Wanted(name, _narrowed(named, annotated, f"parameter `{name}`", where), required)
+    if required and not annotated:
         raise InvalidAgent(
             f"nobody fills parameter `{name}`: {where}. Name it llm, prompt_template, rollout or resources, "
             "annotate it as LLM or PromptTemplate, or give it a default"
         )
-    return Wanted(name, kind, required)
+    return Wanted(name, annotated, required) if annotated or _takes_anything(annotation) else None
+
+
+def _narrowed(
+    named: type[Resource], annotated: tuple[type[Resource], ...], parameter: str, where: str
+) -> tuple[type[Resource], ...]:
+    """What a parameter takes by its name and its annotation, which may say less or more than the name."""
+    if not annotated or any(issubclass(named, kind) for kind in annotated):
+        return (named,)
+    narrower = tuple(kind for kind in annotated if issubclass(kind, named))
+    if not narrower:
+        raise InvalidAgent(f"{parameter} takes {_a(named)} by its name and {_a(*annotated)} by its annotation: {where}")
+    return narrower
+
+
+def _stripped(kinds: tuple[type[Resource], ...]) -> tuple[type[Resource], ...]:
+    return tuple(LLM if kind is ProxyLLM else kind for kind in kinds)
 
 
 def _annotations(function: Callable[..., Any]) -> dict[str, Any]:
@@ -118,13 +134,41 @@ def _annotations(function: Callable[..., Any]) -> dict[str, Any]:
         return dict(inspect.get_annotations(target))
 
 
-def _resource_type(annotation: Any) -> type[Resource] | None:
+def _resource_types(annotation: Any) -> tuple[type[Resource], ...]:
+    kinds = (_BY_ANNOTATION.get(each) if isinstance(each, str) else each for each in _options(annotation))
+    return tuple(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Resource))
+
+
+def _takes_anything(annotation: Any) -> bool:
+    return any(getattr(each, "__name__", each) in _ANYTHING for each in _options(annotation))
+
+
+def _options(annotation: Any) -> Iterator[Any]:
+    """What a union may be, and anything else as it is; of a text that could not be evaluated the names."""
     if isinstance(annotation, str):
-        first = annotation.split("|")[0].strip()
-        return _BY_ANNOTATION.get(first.rsplit(".", 1)[-1])
-    if typing.get_origin(annotation) in _UNIONS:
-        return next((kind for option in typing.get_args(annotation) if (kind := _resource_type(option))), None)
-    return annotation if isinstance(annotation, type) and issubclass(annotation, Resource) else None
+        with suppress(SyntaxError):
+            yield from _named_options(ast.parse(annotation.strip(), mode="eval").body)
+    elif typing.get_origin(annotation) in _UNIONS:
+        for option in typing.get_args(annotation):
+            yield from _options(option)
+    else:
+        yield annotation
+
+
+def _named_options(node: ast.expr) -> Iterator[str]:
+    match node:
+        case ast.Name(id=name) | ast.Attribute(attr=name):
+            yield name
+        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
+            yield from _named_options(left)
+            yield from _named_options(right)
+        case ast.Subscript(value=ast.Name(id="Optional" | "Union") | ast.Attribute(attr="Optional" | "Union")):
+            yield from _named_options(node.slice)
+        case ast.Tuple(elts=options):
+            for option in options:
+                yield from _named_options(option)
+        case _:
+            pass
 
 
 def fill(wanted: list[Wanted], resources: NamedResources, rollout: Rollout) -> dict[str, Any]:
@@ -140,37 +184,37 @@ def fill(wanted: list[Wanted], resources: NamedResources, rollout: Rollout) -> d
             arguments[parameter.name] = rollout if parameter.name == "rollout" else resources
         elif parameter.name in resources:
             arguments[parameter.name] = _by_name(parameter, resources)
-        elif parameter.kind is not None:
-            arguments.update(_by_type(parameter, parameter.kind, resources))
+        elif parameter.kinds:
+            arguments.update(_by_type(parameter, resources))
     return arguments
 
 
 def _by_name(parameter: Wanted, resources: NamedResources) -> Resource:
     resource = resources[parameter.name]
-    if parameter.kind is not None and not isinstance(resource, parameter.kind):
+    if parameter.kinds and not isinstance(resource, parameter.kinds):
         raise MissingResource(
-            f"parameter `{parameter.name}` takes {_a(parameter.kind)}, but the resource of that name is "
+            f"parameter `{parameter.name}` takes {_a(*parameter.kinds)}, but the resource of that name is "
             f"{_a(type(resource))}: rename one of them"
         )
     return resource
 
 
-def _by_type(parameter: Wanted, kind: type[Resource], resources: NamedResources) -> dict[str, Any]:
-    keys = [key for key, resource in resources.items() if isinstance(resource, kind)]
+def _by_type(parameter: Wanted, resources: NamedResources) -> dict[str, Any]:
+    keys = [key for key, resource in resources.items() if isinstance(resource, parameter.kinds)]
     if len(keys) == 1:
         return {parameter.name: resources[keys[0]]}
     if keys:
         raise MissingResource(
-            f"parameter `{parameter.name}` takes {_a(kind)} and there are several, {keys}: "
+            f"parameter `{parameter.name}` takes {_a(*parameter.kinds)} and there are several, {keys}: "
             f"name one of them {parameter.name!r}, or name the parameter like the one that it should get"
         )
     if not parameter.required:
         return {}
     raise MissingResource(
-        f"the agent asks for {_a(kind)} as `{parameter.name}`, but the rollout's resources are {list(resources)}: "
-        f"add one with store.add_resources, runner.step(resources=…) or Trainer(initial_resources=…)"
+        f"the agent asks for {_a(*parameter.kinds)} as `{parameter.name}`, but the rollout's resources are "
+        f"{list(resources)}: add one with store.add_resources, runner.step(resources=…) or Trainer(initial_resources=…)"
     )
 
 
-def _a(kind: type[Resource]) -> str:
-    return f"{'an' if kind is LLM else 'a'} {kind.__name__}"
+def _a(*kinds: type[Resource]) -> str:
+    return " or ".join(f"{'an' if kind is LLM else 'a'} {kind.__name__}" for kind in dict.fromkeys(kinds))

@@ -49,15 +49,15 @@ def fill_jinja(template: str, values: Mapping[str, Any]) -> str:
     """Render a jinja template in a sandbox.
 
     Raises:
-        InvalidPrompt: A placeholder is not given, or the template is malformed.
+        InvalidPrompt: A placeholder is not given, the template is malformed, or what it computes cannot be computed.
     """
-    from jinja2 import StrictUndefined, TemplateError
+    from jinja2 import StrictUndefined
     from jinja2.sandbox import SandboxedEnvironment
 
     # The last newline of a prompt stays, as in an f-string template.
     environment = SandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
     try:
         return environment.from_string(template).render(values)
-    except TemplateError as error:
-        message = f"the jinja template cannot be filled: {error}; given are {sorted(values)}"
-        raise InvalidPrompt(message) from error
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise InvalidPrompt(f"the jinja template cannot be filled: {reason}; given are {sorted(values)}") from error

@@ -82,6 +82,39 @@ def test_types_come_from_annotations_in_any_spelling() -> None:
     assert call(unknown_name, {"x": MODEL}) == MODEL
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["LLM", "LLM | Worker", "None | LLM", "Optional[LLM]", "typing.Optional[types.LLM]", "Union[Worker, LLM]", "'LLM'"],
+)
+def test_annotations_that_only_checkers_can_evaluate_say_what_they_say(text: str) -> None:
+    def agent(task: str, model: Any) -> Any:
+        return model
+
+    agent.__annotations__["model"] = text
+    assert call(agent, {"x": MODEL, "y": PROMPT}) == MODEL
+
+
+def test_a_union_takes_a_resource_of_each_of_its_types() -> None:
+    def either(task: str, thing: LLM | PromptTemplate) -> Any:
+        return thing
+
+    def named(task: str, llm: PromptTemplate | LLM) -> Any:
+        return llm
+
+    assert call(either, {"a": MODEL}) == MODEL
+    assert call(either, {"a": PROMPT}) == PROMPT
+    assert call(named, {"a": PROMPT, "b": MODEL}) == MODEL
+    with pytest.raises(MissingResource, match="takes an LLM or a PromptTemplate and there are several"):
+        call(either, {"a": MODEL, "b": PROMPT})
+
+
+def test_a_parameter_of_another_type_keeps_its_default_whatever_the_resources_are_called() -> None:
+    def agent(task: str, policy: str = "greedy", hint: object = None, tip=None) -> Any:  # type: ignore[no-untyped-def]
+        return policy, hint, tip
+
+    assert call(agent, {"policy": MODEL, "hint": PROMPT, "tip": MODEL}) == ("greedy", PROMPT, MODEL)
+
+
 def test_name_and_annotation_together_mean_the_narrower_type() -> None:
     def wide(task: str, llm: Resource) -> Any:
         return llm
@@ -120,6 +153,7 @@ def no_task(x: str) -> None: ...
 def unknown_parameter(task: str, tools: list[str]) -> None: ...
 def positional_only(task: str, llm: LLM, /) -> None: ...
 def variadic(*task: str) -> None: ...
+def keyword_only(*, task: str, llm: LLM) -> None: ...
 def contradictory(task: str, llm: PromptTemplate) -> None: ...
 def yields(task: str) -> Any:
     yield 1.0
@@ -129,7 +163,7 @@ async def yields_async(task: str) -> Any:
     yield 1.0
 
 
-REFUSED = [no_task, unknown_parameter, positional_only, variadic, contradictory, yields, yields_async]
+REFUSED = [no_task, unknown_parameter, positional_only, keyword_only, variadic, contradictory, yields, yields_async]
 
 
 @pytest.mark.parametrize("function", REFUSED)
@@ -256,7 +290,7 @@ def test_a_parameter_annotated_as_a_proxy_gets_it_resolved() -> None:
     assert call(agent, {"main": PROXY, "other": MODEL}, strip_proxy=False) == PROXY
 
 
-@pytest.mark.parametrize("text", ["3 | LLM", "LLM.nothing", "list[", "LLM["])
+@pytest.mark.parametrize("text", ["3", "LLM.nothing", "list[", "LLM[", "list[LLM]"])
 def test_annotations_that_cannot_be_evaluated_are_read_as_text(text: str) -> None:
     def agent(task: str, model: LLM, other: Any = None) -> LLM:
         return model

@@ -64,8 +64,10 @@ def test_a_malformed_f_string_is_an_invalid_prompt(template: str) -> None:
         f_string(template).format(x="text")
 
 
-@pytest.mark.parametrize("template", ["{{", "{% if %}", "{{ x | nofilter }}"])
-def test_malformed_jinja_is_an_invalid_prompt(template: str) -> None:
+@pytest.mark.parametrize(
+    "template", ["{{", "{% if %}", "{{ x | nofilter }}", "{{ 1 / 0 }}", "{{ x + 1 }}", "{{ 1 | join }}"]
+)
+def test_jinja_that_cannot_be_rendered_is_an_invalid_prompt(template: str) -> None:
     with pytest.raises(InvalidPrompt, match="jinja template cannot be filled"):
         jinja(template).format(x="text")
 

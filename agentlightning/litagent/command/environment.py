@@ -15,7 +15,7 @@ TASK_FILE: Final = "task.json"
 RESULT_FILE: Final = "result.json"
 NO_KEY: Final = "unused"
 """Clients want a key also where the server does not."""
-_WANTED: Final = [Wanted("llm", LLM, required=False), Wanted("prompt_template", PromptTemplate, required=False)]
+_WANTED: Final = [Wanted("llm", (LLM,), required=False), Wanted("prompt_template", (PromptTemplate,), required=False)]
 
 
 def environment(files: Path, task: object, resources: NamedResources, rollout: Rollout) -> dict[str, str]:
