@@ -36,7 +36,7 @@ class Observation:
 
     Attributes:
         spans: The spans of the one rollout, as the store has them.
-        failure: What the agent raised; None if it ended well or was stopped.
+        failure: What the agent raised; None if it ended well.
         hung: Whether it was stopped because its time was over.
         requests: How many model calls the scripted model answered.
         unknown_paths: Where else the agent asked the scripted model.
@@ -92,7 +92,7 @@ def observe(
         # The gateway has shipped everything once it is down, also for an agent that hung.
         return Observation(
             spans=_read(store),
-            failure=None if hung else run.error,
+            failure=run.error,
             hung=hung,
             requests=len(model.requests) - requests_before,
             unknown_paths=model.unknown_paths[unknown_before:],

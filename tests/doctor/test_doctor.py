@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any, get_args
@@ -293,9 +294,19 @@ def test_an_agent_that_blocks_its_event_loop() -> None:
 
 
 def test_spans_that_know_no_rollout() -> None:
-    report = diagnose(patients.astray)
-    assert codes(report) == ["spans-dropped"]
-    assert report.dropped_spans == {"lost work": 1}
+    """In a process of its own: in this one other tests may have left traces that are open."""
+    command = "import sys; from agentlightning.cli.app import run; sys.exit(run(sys.argv[1:]))"
+    arguments = ["doctor", f"{PATIENTS}:astray", "--json"]
+    done = subprocess.run([sys.executable, "-c", command, *arguments], stdout=subprocess.PIPE, check=False)
+    report: dict[str, Any] = json.loads(done.stdout)
+    assert [finding["code"] for finding in report["findings"]] == ["spans-dropped"]
+    assert report["dropped_spans"] == {"lost work": 1}
+    assert done.returncode == 0
+
+
+def test_rewards_come_in_their_order_whoever_gets_them() -> None:
+    report = diagnose(patients.generous, reward_match=RewardMatchPolicy.FINAL)
+    assert [(reward.value, reward.call) for reward in report.rewards] == [(0.5, None), (1.0, 1)]
 
 
 def test_live_asks_the_models_of_the_resources() -> None:

@@ -91,6 +91,12 @@ def test_a_call_without_an_answer_is_none_around_the_gateway_whomever_the_agent_
     assert codes(replace(GOOD, calls=[CALL, answered]), busy) == [("gateway-bypassed", "error")]
 
 
+def test_a_call_that_a_stopped_agent_left_is_not_missed() -> None:
+    left = replace(USUAL, requests=2)
+    assert codes(GOOD, left) == [("unrecorded-calls", "error")]
+    assert codes(replace(GOOD, ended="stopped"), left) == [("agent-hung", "error")]
+
+
 def test_errors_come_first_and_name_the_verdict() -> None:
     report = replace(GOOD, rewards=[], breaks=[BREAK], dropped_spans={"work": 1})
     full = replace(report, findings=find(report, USUAL))

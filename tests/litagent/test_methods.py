@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import sys
+from types import ModuleType
 from typing import Any
 
 import cloudpickle
@@ -113,3 +115,26 @@ class SaysSync(Both):
 
 async def test_a_class_that_says_whether_it_is_async_is_believed() -> None:
     assert (await reward_of(Both(), 0.0), await reward_of(SaysSync(), 0.0)) == (1.0, 0.0)
+
+
+class TrainsInAThread(Both):
+    def training_rollout(self, task: float, resources: NamedResources, rollout: Rollout) -> float:
+        return 2.0
+
+
+def test_a_method_for_the_mode_comes_before_an_async_one_for_all() -> None:
+    agent = TrainsInAThread()
+    assert agent.method_for("train") == agent.training_rollout
+    assert agent.method_for("val") == agent.rollout_async
+
+
+def test_functions_of_a_script_travel_by_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process that gets them has another `__main__`."""
+    script = ModuleType("__main__")
+    exec("def agent(task):\n    return task + 1", vars(script))
+    agent = rollout(vars(script)["agent"])
+    vars(script)["agent"] = agent
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, "__main__", script)
+        pickled = cloudpickle.dumps(agent)
+    assert pickle.loads(pickled)(1) == 2
