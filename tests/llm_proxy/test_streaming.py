@@ -391,7 +391,7 @@ async def test_streams_that_are_not_recorded_pass_as_well(
 ) -> None:
     backend.script = lambda _: Stream([*ANSWER, USAGE, DONE]).response()
     assert await read(http, proxy.as_resource().endpoint) == b"".join([*ANSWER, DONE])
-    async with http.post(f"{endpoint_of(proxy, attempted)}/responses", json=REQUEST) as reply:
+    async with http.post(f"{endpoint_of(proxy, attempted)}/other", json=REQUEST) as reply:
         assert await reply.read() == b"".join([*ANSWER, USAGE, DONE])
     assert await spans_of(proxy, store, attempted) == []
 
