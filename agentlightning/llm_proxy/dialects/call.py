@@ -21,7 +21,11 @@ class View(Protocol):
         ...
 
     def end(self) -> bytes:
-        """Return what follows the backend's last event."""
+        """Return what follows the backend's last event.
+
+        Raises:
+            InvalidAnswer: The events before were none of a chat.
+        """
         ...
 
     def error(self, message: str, code: str) -> bytes:

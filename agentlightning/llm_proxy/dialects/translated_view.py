@@ -64,18 +64,22 @@ class TranslatedView:
                     return _encoded(made) + self._failed(chunk["error"])
                 made += self._translator.feed(chunk)
         except OTHER_FORM as error:
-            raise InvalidAnswer(f"the backend's stream is none of a chat: {type(error).__name__}: {error}") from error
+            raise _no_chat(error) from error
         return _encoded(made) + (self.end() if holds_end(events) else b"")
 
     def end(self) -> bytes:
-        """Return the last events, if they were not made before."""
+        """Return the last events, if they were not made before; see `View`."""
         if self._ended:
             return b""
         if not self._translator.finished:
             return self.error("the stream ended before the answer: it names no finish reason", "incomplete_answer")
+        try:
+            self._on_finish()
+            last = self._translator.finish()
+        except OTHER_FORM as error:
+            raise _no_chat(error) from error
         self._ended = True
-        self._on_finish()
-        return _encoded(self._translator.finish())
+        return _encoded(last)
 
     def error(self, message: str, code: str) -> bytes:
         """Return the event that says that the stream failed; nothing follows it."""
@@ -87,6 +91,10 @@ class TranslatedView:
     def _failed(self, error: Any) -> bytes:
         known = cast("Json", error) if isinstance(error, dict) else {"message": str(error)}
         return self.error(str(known.get("message") or known), str(known.get("code") or "backend_failed"))
+
+
+def _no_chat(error: Exception) -> InvalidAnswer:
+    return InvalidAnswer(f"the backend's stream is none of a chat: {type(error).__name__}: {error}")
 
 
 def _encoded(events: Iterable[Json]) -> bytes:
