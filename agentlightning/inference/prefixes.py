@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_right
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -34,8 +35,10 @@ class PrefixStore:
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self._size = 0
-        # The last one was used last.
-        self._entries: list[_Entry] = []
+        # In the order of their tokens: of all sequences, a neighbour has the longest beginning in common with another.
+        self._sorted: list[_Entry] = []
+        # In the order of their use, the last one last.
+        self._used: dict[_Entry, None] = {}
 
     @property
     def size(self) -> int:
@@ -43,32 +46,47 @@ class PrefixStore:
         return self._size
 
     def add(self, token_ids: Sequence[int], layers: Layers) -> None:
-        """Keep the keys and values of a sequence, and no longer those of its own beginnings."""
+        """Keep the keys and values of a sequence instead of those of its own beginning."""
         added = _Entry(array("q", token_ids), layers)
         if added.size > self._capacity:
             return
-        self._entries = [*(each for each in self._entries if not added.begins_with(each)), added]
-        self._size = sum(each.size for each in self._entries)
+        index = self._place(added.token_ids)
+        while index and added.begins_with(self._sorted[index - 1]):
+            index -= 1
+            self._drop(self._sorted[index])
+        self._sorted.insert(index, added)
+        self._used[added] = None
+        self._size += added.size
         while self._size > self._capacity:
-            self._size -= self._entries.pop(0).size
+            self._drop(next(iter(self._used)))
 
     def find(self, prompt: Sequence[int]) -> Prefix | None:
         """Return the longest known beginning of a prompt that leaves at least its last token to compute."""
         wanted = array("q", prompt[:-1])
-        found, longest = None, 0
-        for entry in self._entries:
-            if (length := _common_length(entry.token_ids, wanted, longest)) > longest:
-                found, longest = entry, length
-        if found is None:
+        place = self._place(wanted)
+        neighbours = self._sorted[max(0, place - 1) : place + 1]
+        lengths = [_common_length(entry.token_ids, wanted) for entry in neighbours]
+        longest = max(lengths, default=0)
+        if longest == 0:
             return None
-        self._entries.remove(found)
-        self._entries.append(found)
+        found = neighbours[lengths.index(longest)]
+        self._used[found] = self._used.pop(found)
         return Prefix(longest, found.layers)
 
     def clear(self) -> None:
         """Forget everything."""
-        self._entries.clear()
+        self._sorted.clear()
+        self._used.clear()
         self._size = 0
+
+    def _place(self, token_ids: array[int]) -> int:
+        """Return where a sequence comes among the others, behind those that are equal."""
+        return bisect_right(self._sorted, token_ids, key=lambda entry: entry.token_ids)
+
+    def _drop(self, entry: _Entry) -> None:
+        del self._used[entry]
+        self._sorted.remove(entry)
+        self._size -= entry.size
 
 
 class _Entry:
@@ -81,11 +99,9 @@ class _Entry:
         return self.token_ids[: len(other.token_ids)] == other.token_ids
 
 
-def _common_length(first: array[int], second: array[int], known: int) -> int:
-    """Return how many tokens two sequences begin with alike; 0 if they are no more than `known`."""
+def _common_length(first: array[int], second: array[int]) -> int:
+    """Return how many tokens two sequences begin with alike."""
     low, high = 0, min(len(first), len(second))
-    if high <= known or first[known] != second[known]:
-        return 0
     while low < high:
         middle = (low + high + 1) // 2
         if first[low:middle] == second[low:middle]:
