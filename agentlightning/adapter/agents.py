@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from agentlightning.semconv import AGL_OPERATION, LightningSpanAttributes
 from agentlightning.types import Attributes, Span
+from agentlightning.types.chat_shape import load_dict
 
 _OPERATION_NAME: Final = LightningSpanAttributes.OPERATION_NAME.value
 _INPUT_NAME: Final = f"{LightningSpanAttributes.OPERATION_INPUT.value}.name"
@@ -51,13 +51,7 @@ def _langgraph_name(attributes: Attributes) -> str | None:
     text = attributes.get("metadata")
     if not isinstance(text, str) or ("langgraph_node" not in text and "lc_agent_name" not in text):
         return None
-    try:
-        metadata = json.loads(text)
-    except ValueError:  # cut by a limit; another span of the node has it whole
-        return None
-    if not isinstance(metadata, dict):
-        return None
-    fields = cast("dict[str, Any]", metadata)
+    fields = load_dict(text)  # empty where a limit cut it; another span of the node has it whole
     path = str(fields.get("langgraph_checkpoint_ns") or fields.get("langgraph_node") or "")
     nodes = [step.partition(":")[0] for step in path.split("|")]
     return str(fields.get("lc_agent_name") or "/".join(node for node in nodes if node)) or None

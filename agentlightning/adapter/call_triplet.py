@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, cast
 
 from agentlightning.adapter.rewards import Credit, GivenReward
 from agentlightning.adapter.selection import TracedCall
 from agentlightning.types import LLMCall, Triplet
+from agentlightning.types.chat_shape import load_list
 
 ANY_AGENT: Final = "*"
 """Stands for the agent where no span names one."""
@@ -17,11 +17,14 @@ RECORDED_REWARD: Final = ("rewards", "reward_rule")
 """The keys of `metadata` that say where a reward is from."""
 
 
-def to_triplets(calls: Iterable[TracedCall], credit: Credit) -> list[Triplet]:
+def to_triplets(
+    calls: Iterable[TracedCall], credit: Credit, make: Callable[[LLMCall, str], Triplet] | None = None
+) -> list[Triplet]:
     """Return a triplet for each answer, in order; the first answer to a request carries the request's reward."""
+    make = make or call_to_triplet
     triplets: list[Triplet] = []
     for index, call in enumerate(calls):
-        answers = [call_to_triplet(answer, call.agent or ANY_AGENT) for answer in call.answers]
+        answers = [make(answer, call.agent or ANY_AGENT) for answer in call.answers]
         if index in credit.given:
             _set_reward(answers[0], credit.given[index])
         triplets += answers
@@ -40,13 +43,13 @@ def call_to_triplet(call: LLMCall, agent: str) -> Triplet:
     `metadata` has `request` without the messages, `response` without the answer, `response_id` and `agent_name`.
     """
     answer = call.message | ({"finish_reason": call.finish_reason} if call.finish_reason else {})
-    response: dict[str, Any] = {"token_ids": call.response_token_ids, "raw_content": [answer]}
+    response: dict[str, Any] = {"token_ids": [*call.response_token_ids], "raw_content": [answer]}
     if call.response_logprobs is not None:
         response["logprobs"] = [{"logprob": logprob} for logprob in call.response_logprobs]
     request = {"model": call.model, **call.sampling} | ({"tools": call.tools} if call.tools else {})
     return Triplet(
         prompt={
-            "token_ids": call.prompt_token_ids,
+            "token_ids": [*call.prompt_token_ids],
             "raw_content": call.messages,
             "image_urls": prompt_image_urls(call.messages),
         },
@@ -80,10 +83,7 @@ def _messages(raw_content: Any) -> list[dict[str, Any]]:
 
 def _image_urls(content: Any) -> Iterator[str]:
     if isinstance(content, str) and "image_url" in content:
-        try:
-            content = json.loads(content)
-        except ValueError:  # a text that speaks of image_url
-            return
+        content = load_list(content)  # empty for a text that only speaks of image_url
     for part in cast("list[Any]", content) if isinstance(content, list) else []:
         fields = cast("dict[str, Any]", part) if isinstance(part, dict) else {}
         image = fields.get("image_url")

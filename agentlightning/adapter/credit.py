@@ -40,8 +40,8 @@ def assign_in_places(
 ) -> Credit:
     """Give the rewards in a tree to calls.
 
-    A call has one reward at most, and none of another attempt. First come the rewards with links, then the policy's
-    rule; what no call gets is reported with the reason.
+    A call has one reward at most, and none of another attempt. First come the rewards in a call's own span, then
+    those with links, then the policy's rule; what no call gets is reported with the reason.
 
     Args:
         places: Where the spans stand.
@@ -94,7 +94,7 @@ class _Matching:
         if policy is RewardMatchPolicy.FINAL:
             self._leave(rewards[:-1], Unmatched.NOT_FINAL)
             rewards = rewards[-1:]
-        left = list(self._without_linked(rewards))
+        left = list(self._without_linked(self._without_own(rewards)))
         match policy:
             case RewardMatchPolicy.FIRST_OCCURRENCE:
                 self._by_subtree(left)
@@ -104,6 +104,18 @@ class _Matching:
                 self._by_back_fill(left)
             case RewardMatchPolicy.FINAL:
                 self._in_order(left, self._targets.all, CreditRule.FINAL)
+
+    def _without_own(self, rewards: Iterable[PlacedReward]) -> list[PlacedReward]:
+        """Give the rewards that stand in a call's own span; return the others."""
+        left: list[PlacedReward] = []
+        for reward in rewards:
+            own, is_other = self._targets.at(reward.place)
+            if extract_links_from_attributes(reward.reward.span.attributes) or not (own or is_other):
+                left.append(reward)
+            else:
+                otherwise = Unmatched.NOT_TRAINED if is_other else Unmatched.TAKEN
+                self._pair([reward], [own] if own else [], CreditRule.OWN, otherwise)
+        return left
 
     def _without_linked(self, rewards: Iterable[PlacedReward]) -> Iterator[PlacedReward]:
         """Give the rewards with links; yield the others."""

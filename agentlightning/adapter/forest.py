@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from agentlightning.adapter.llm_call import in_order
+from agentlightning.adapter.llm_call import in_order, once
 from agentlightning.types import Span
 
 
@@ -29,9 +29,10 @@ class Forest:
 def link_spans(spans: Iterable[Span]) -> Forest:
     """Find the parent of each span.
 
-    No span is left out. Of several with one id the first is the parent; a ring of parents is opened at its first span.
+    No span is left out; one that comes twice stands once. Of several with one id the first is the parent; a ring of
+    parents is opened at its first span.
     """
-    ordered = in_order(spans)
+    ordered = once(in_order(spans))
     first: dict[str, int] = {}
     duplicates: dict[str, None] = {}
     for index, span in enumerate(ordered):

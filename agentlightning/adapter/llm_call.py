@@ -27,7 +27,7 @@ def llm_calls(spans: Sequence[Span]) -> list[LLMCall]:
 
 def read_calls(spans: Sequence[Span]) -> CallReading:
     """Read the model calls among the spans of a rollout, in order: who saw each, and which failed."""
-    ordered = _once(in_order(spans))
+    ordered = once(in_order(spans))
     seen = [Seen(span, sighting) for span, sighting in sightings(ordered)]
     position = {each.span.span_id: number for number, each in enumerate(seen)}
     calls = [_seen_call(group) for group in join(seen, ordered)]
@@ -39,9 +39,10 @@ def in_order(spans: Iterable[Span]) -> list[Span]:
     return sorted(spans, key=lambda span: (span.sequence_id, _start_ns(span), span.span_id))
 
 
-def _once(spans: Iterable[Span]) -> list[Span]:
+def once(spans: Iterable[Span]) -> list[Span]:
     """Drop spans that come a second time, as where traces were put together."""
-    return list({(each.attempt_id, each.trace_id, each.span_id, _start_ns(each)): each for each in spans}.values())
+    known = {(each.rollout_id, each.attempt_id, each.trace_id, each.span_id, _start_ns(each)): each for each in spans}
+    return list(known.values())
 
 
 def _start_ns(span: Span) -> int:

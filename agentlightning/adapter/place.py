@@ -19,7 +19,7 @@ class Place:
         parent: The place above; None for the node the walk began at.
         agent: The nearest agent's name, of the node itself or from above; None when there is none.
         depth: How many nodes stand above.
-        in_reward: Whether a reward span stands above.
+        in_reward: Whether a span that computes a reward stands above.
         first: Index among all nodes, each before what is below it.
         end: Index behind the last node below.
     """
@@ -64,7 +64,7 @@ def _walk(tree: TraceTree) -> list[Place]:
         place = Place(node, parent, agent, depth, in_reward, first=len(places))
         places.append(place)
         if node.children:
-            inside = in_reward or node.is_reward_span()
+            inside = in_reward or node.computes_reward()
             waiting.extend((child, place, inside) for child in reversed(node.children))
     _set_ends(places)
     return places

@@ -107,9 +107,17 @@ def _pairs(strays: list[_Timed], hosts: list[_Timed]) -> Iterable[tuple[_Timed, 
             opened.append(upcoming)
             upcoming = next(waiting, None)
         opened = [host for host in opened if host.end >= stray.start]
-        host = _innermost([host.place for host in opened if host.end >= stray.end], stray.place)
+        around = [host.place for host in opened if host.end >= stray.end and _is_earlier(host.place, stray.place)]
+        host = _innermost(around, stray.place)
         if host is not None:
             yield stray, host
+
+
+def _is_earlier(host: Place, call: Place) -> bool:
+    """Whether a span of the same attempt had begun by what the store says, which no machine's clock can change."""
+    one, two = host.node.span, call.node.span
+    same_attempt = (one.rollout_id, one.attempt_id) == (two.rollout_id, two.attempt_id)
+    return same_attempt and one.sequence_id <= two.sequence_id
 
 
 def _innermost(around: Sequence[Place], stray: Place) -> Place | None:

@@ -52,6 +52,12 @@ class Targets:
         placed = sorted(((place.first, target) for target in targets for place in target.places), key=lambda p: p[0])
         self._firsts = [first for first, _ in placed]
         self._placed = [target for _, target in placed]
+        self._at = dict(placed)
+        self._others_at = {place.first for target in others for place in target.places}
+
+    def at(self, place: Place) -> tuple[Target | None, bool]:
+        """Return the call that the span at a place saw, and whether that is one of the others."""
+        return self._at.get(place.first), place.first in self._others_at
 
     def within(self, place: Place) -> list[Target]:
         """Return the calls that were seen at a place or below it, in order."""

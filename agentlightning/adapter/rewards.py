@@ -12,7 +12,10 @@ from agentlightning.types import Span
 
 
 class RewardMatchPolicy(StrEnum):
-    """How a reward without links finds its call; one with links goes to the last call they lead to, and to no other."""
+    """How a reward without links finds its call, unless it stands in a call's own span and so is that call's.
+
+    One with links goes to the last call they lead to, and to no other.
+    """
 
     FIRST_OCCURRENCE = "first_occurrence"
     """To calls before it, in the smallest subtree around it that has any: rewards in a row go, in their order, to the
@@ -28,6 +31,7 @@ class RewardMatchPolicy(StrEnum):
 class CreditRule(StrEnum):
     """The rule by which a call got its reward."""
 
+    OWN = "own"
     LINK = "link"
     SUBTREE = "subtree"
     SEQUENCE = "sequence"

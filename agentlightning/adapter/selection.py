@@ -21,10 +21,12 @@ class TracedCall:
     Attributes:
         answers: The records of its answers, one unless the request asked for more.
         agent: Name of the nearest agent; None when no span names one.
+        in_reward: Whether it was made to compute a reward.
     """
 
     answers: tuple[LLMCall, ...]
     agent: str | None
+    in_reward: bool = False
 
     @property
     def first(self) -> LLMCall:
@@ -65,8 +67,9 @@ def select_calls(
         if llm_call_match is not None and not any(re.search(llm_call_match, name) for name in names):
             other_names |= names
             continue
-        if not (exclude_in_reward and any(each.in_reward for each in sightings)):
-            selected.append(TracedCall(answers, _agent(sightings)))
+        in_reward = any(each.in_reward for each in sightings)
+        if not (exclude_in_reward and in_reward):
+            selected.append(TracedCall(answers, _agent(sightings), in_reward))
     if other_names and not selected:
         logger.warning(
             "llm_call_match=%r finds no call; theirs are the spans %s. Without it all calls are taken.",

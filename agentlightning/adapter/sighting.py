@@ -26,7 +26,7 @@ def _sighting(span: Span, below: Sequence[Span]) -> Sighting | None:
     for source, read in READERS.items():
         try:
             answers = read(span, below)
-        except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError, RecursionError) as error:
             # Anybody may have written the span. What cannot be read is reported, and ends nothing.
             return _made(span, source, (), f"its attributes cannot be read: {type(error).__name__}: {error}")
         if answers is not None:

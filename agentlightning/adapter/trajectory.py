@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from agentlightning.adapter.base import TraceAdapter
 from agentlightning.adapter.history import AttemptHistory
 from agentlightning.adapter.prefix_break import BreakKind, PrefixBreak
-from agentlightning.adapter.selection import check_expression, of_agents
+from agentlightning.adapter.selection import TracedCall, check_expression, of_agents
 from agentlightning.adapter.tree import select_from_spans
 from agentlightning.types import LLMCall, Span, TrainingRow
 
@@ -27,6 +27,7 @@ class MergeCounters:
             rendered its history anew and the tokenizer, the template or the agent did not give them back.
         broken_by_kind: The same by what changed; its values add up to `broken_prefixes`.
         calls_without_tokens: Calls that cannot be trained on, because the backend named no tokens or sampled none.
+        calls_in_rewards: Answers left out because they were made to compute a reward; not among `calls`.
     """
 
     calls: int = 0
@@ -35,6 +36,7 @@ class MergeCounters:
     broken_prefixes: int = 0
     broken_by_kind: Counter[BreakKind] = field(default_factory=Counter[BreakKind])
     calls_without_tokens: int = 0
+    calls_in_rewards: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +68,22 @@ class TraceToTrajectories(TraceAdapter[list[TrainingRow]]):
 
     def read(self, source: Sequence[Span]) -> Trajectories:
         """Return the rows with what was counted and each broken prefix."""
-        return merge_calls(calls_to_train(source, self.agent_match))
+        calls = _calls_of_agents(source, self.agent_match)
+        merged = merge_calls(_answers(call for call in calls if not call.in_reward))
+        merged.counters.calls_in_rewards = len(_answers(call for call in calls if call.in_reward))
+        return merged
 
 
 def calls_to_train(spans: Sequence[Span], agent_match: str | None = None) -> list[LLMCall]:
     """Return the calls of the agents whose names the expression finds, but for those made to compute a reward."""
-    if not spans:
-        return []
-    calls, _ = of_agents(select_from_spans(spans)[1], agent_match)
+    return _answers(call for call in _calls_of_agents(spans, agent_match) if not call.in_reward)
+
+
+def _calls_of_agents(spans: Sequence[Span], agent_match: str | None) -> list[TracedCall]:
+    return of_agents(select_from_spans(spans, exclude_in_reward=False)[1], agent_match)[0] if spans else []
+
+
+def _answers(calls: Iterable[TracedCall]) -> list[LLMCall]:
     return [answer for call in calls for answer in call.answers]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from agentlightning.adapter.reading import CallReading
 from agentlightning.adapter.repair import repair
 from agentlightning.adapter.rewards import RewardMatchPolicy
 from agentlightning.adapter.selection import TracedCall, of_agents, select_calls
-from agentlightning.emitter import get_reward_value
+from agentlightning.emitter import get_reward_value, get_rewards_from_span
 from agentlightning.types import LLMCall, Span, Triplet
 
 logger = logging.getLogger(__name__)
@@ -176,8 +176,21 @@ class TraceTree:
 
     def is_reward_span(self) -> bool:
         """Whether the span carries a reward, or is the operation that computes one."""
-        names_reward = self.span.attributes.get(_OPERATION_NAME) == semconv.AGL_REWARD
-        return (self.span.name == semconv.AGL_OPERATION and names_reward) or get_reward_value(self.span) is not None
+        return self._is_reward_operation() or get_reward_value(self.span) is not None
+
+    def computes_reward(self) -> bool:
+        """Whether calls below the span are made to compute a reward.
+
+        A reward among the attributes of an agent, a call or any other work is about that work: what is below counts.
+        """
+        if self._is_reward_operation():
+            return True
+        is_about_itself = self.span.name != semconv.AGL_ANNOTATION and bool(get_rewards_from_span(self.span))
+        return not is_about_itself and self.agent_name() is None and get_reward_value(self.span) is not None
+
+    def _is_reward_operation(self) -> bool:
+        named = self.span.attributes.get(_OPERATION_NAME) == semconv.AGL_REWARD
+        return named and self.span.name == semconv.AGL_OPERATION
 
     def find_llm_calls(
         self,
@@ -281,12 +294,21 @@ class TraceTree:
         calls, others = of_agents(everybody, agent_match)
         if _skip_empty_token_spans:
             calls = [call for call in calls if call.has_tokens]
-        triplets = to_triplets(calls, assign_rewards(self, calls, reward_match, others))
+        triplets = to_triplets(calls, assign_rewards(self, calls, reward_match, others), self._maker())
         if triplets and final_reward is not None:
             triplets[-1].reward = final_reward
             for key in RECORDED_REWARD:
                 triplets[-1].metadata.pop(key, None)
         return triplets
+
+    def _maker(self) -> Callable[[LLMCall, str], Triplet]:
+        """Return what makes the triplets; the first answer's is that of `span_to_triplet` where a subclass has one."""
+        if type(self).span_to_triplet is TraceTree.span_to_triplet:
+            return call_to_triplet
+        spans = {node.id: node.span for node in reversed(self.traverse())}
+        return lambda call, agent: (
+            call_to_triplet(call, agent) if call.choice else self.span_to_triplet(spans[call.span_id], agent)
+        )
 
     def _select(self, llm_call_match: str | None, exclude_in_reward: bool, once: bool) -> list[TracedCall]:
         requests = answered(self._read(), once)

@@ -47,7 +47,7 @@ def _record(span: Span, source: str, request: Json, reply: Json, index: int, cho
         prompt_token_ids=token_ids(choice.get("prompt_token_ids") or reply.get("prompt_token_ids")),
         response_token_ids=sampled,
         response_logprobs=_logprobs(choice.get("logprobs"), len(sampled)),
-        temperature=_number(sampling.get("temperature"), 1.0),
+        temperature=_temperature(sampling.get("temperature")),
         sampling=sampling,
         finish_reason=text(choice, "finish_reason"),
         weights_version=_integer(reply.get("weights_version")),
@@ -123,8 +123,9 @@ def _integer(value: Any) -> int | None:
     return value if type(value) is int else None
 
 
-def _number(value: Any, default: float) -> float:
-    return float(value) if isinstance(value, (int, float)) else default
+def _temperature(value: Any) -> float:
+    numbers = _floats([value]) or [1.0]
+    return numbers[0] if numbers[0] >= 0 else 1.0
 
 
 def _logprobs(value: Any, length: int) -> list[float] | None:
@@ -135,8 +136,16 @@ def _logprobs(value: Any, length: int) -> list[float] | None:
         value = [token.get("logprob") for token in tokens] if tokens else logprobs.get("token_logprobs")
     if not isinstance(value, (list, tuple)) or len(cast("Sequence[Any]", value)) != length:
         return None
-    numbers = list(cast("Sequence[Any]", value))
+    return _floats(list(cast("Sequence[Any]", value)))
+
+
+def _floats(numbers: list[Any]) -> list[float] | None:
+    """Return the numbers as floats; None if there is anything but finite numbers among them."""
     kinds = set(map(type, numbers))
-    if not kinds <= {int, float} or not math.isfinite(sum(numbers)):
+    if not kinds <= {int, float}:
         return None
-    return numbers if int not in kinds else [float(number) for number in numbers]
+    try:
+        floats = numbers if int not in kinds else [float(number) for number in numbers]
+    except OverflowError:  # an integer beyond all floats
+        return None
+    return floats if math.isfinite(sum(floats)) else None

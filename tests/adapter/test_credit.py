@@ -48,7 +48,9 @@ def any_rollout(draw: st.DrawFn) -> list[Span]:
         kind = draw(st.sampled_from(["call", "call", "reward", "reward", "failed", "agent", "tool"]))
         sequence = draw(st.integers(0, 8))
         options: dict[str, Any] = {"parent": parent, "attempt": attempt, "time": (float(number), number + 1.5)}
-        if kind == "reward":
+        if spans and draw(st.integers(0, 9)) == 0:
+            spans.append(draw(st.sampled_from(spans)).model_copy())
+        elif kind == "reward":
             keys = st.sampled_from(["span_id", "gen_ai.response.id"])
             targets = st.sampled_from(["nobody", *(each.span_id for each in spans)])
             links = draw(st.dictionaries(keys, targets, max_size=1))
@@ -69,7 +71,7 @@ def any_rollout(draw: st.DrawFn) -> list[Span]:
 @given(any_rollout(), st.sampled_from(RewardMatchPolicy))
 def test_every_reward_is_given_once_or_reported(spans: list[Span], policy: RewardMatchPolicy) -> None:
     _, credit = assign(spans, policy)
-    recorded = Counter(span.span_id for span in spans if "agentlightning.reward.0.value" in span.attributes)
+    recorded = Counter({span.span_id for span in spans if "agentlightning.reward.0.value" in span.attributes})
     given = Counter(each.reward.span.span_id for each in credit.given.values())
     unmatched = Counter(each.reward.span.span_id for each in credit.unmatched)
     assert given + unmatched == recorded
@@ -93,6 +95,13 @@ def test_the_order_in_which_spans_arrive_changes_nothing(
     random.shuffle(shuffled)
     first, second = assign(spans, policy)[0], assign(shuffled, policy)[0]
     assert repr(sorted(first.items())) == repr(sorted(second.items()))
+
+
+@given(any_rollout(), st.sampled_from(RewardMatchPolicy))
+def test_reading_a_trace_twice_changes_nothing(spans: list[Span], policy: RewardMatchPolicy) -> None:
+    again = [*spans, *(span.model_copy() for span in spans)]
+    assert assign(again, policy)[0] == assign(spans, policy)[0]
+    assert reasons(again, policy) == reasons(spans, policy)
 
 
 @given(any_rollout())
@@ -151,6 +160,30 @@ def test_a_linked_call_is_no_longer_free_and_takes_one_reward() -> None:
     spans.append(make_reward(1.0, 5, links={"span_id": "b"}))
     assert values(spans) == ({"a": 0.25, "b": 0.5}, [1.0])
     assert reasons(spans) == [Unmatched.TAKEN]
+
+
+# -- a call's own span -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("policy", RewardMatchPolicy)
+def test_a_reward_in_a_calls_own_span_is_that_calls(policy: RewardMatchPolicy) -> None:
+    judged = make_call("b", 2)
+    judged.attributes |= make_reward(0.5, 2).attributes
+    spans = [make_call("a", 1), judged]
+    assert assign(spans, policy) == ({"b": (0.5, "own")}, assign(spans, policy)[1])
+    assert reasons(spans, policy) == []
+    linked = make_reward(1.0, 3, links={"span_id": "b"})
+    if policy is not FINAL:
+        assert values([*spans, linked], policy) == ({"b": 0.5}, [1.0])
+
+
+def test_a_reward_in_the_call_of_an_agent_that_is_not_trained_is_given_to_no_other() -> None:
+    judged = make_call("b", 3, "editor")
+    judged.attributes |= make_reward(0.5, 3).attributes
+    spans = [make_agent("author"), make_call("a", 1, "author"), make_agent("editor", 2), judged]
+    reading = TracerTraceToTriplet(agent_match="author").read(spans)
+    assert [triplet.reward for triplet in reading.triplets] == [None]
+    assert [each.reason for each in reading.unmatched] == [Unmatched.NOT_TRAINED]
 
 
 # -- place and order ---------------------------------------------------------------------------------------------------
@@ -236,6 +269,13 @@ def test_calls_that_compute_a_reward_get_none() -> None:
     )
     spans = [make_call("a", 1), judging, make_call("verdict", 3, "judge"), make_reward(0.5, 4, "judge")]
     assert values(spans) == ({"a": 0.5}, [])
+
+
+@pytest.mark.parametrize("make", [make_agent, make_span, make_call])
+def test_a_reward_among_the_attributes_of_some_work_leaves_the_calls_inside(make: Any) -> None:
+    work = make("work", 1)
+    work.attributes |= make_reward(0.5, 1).attributes
+    assert "a" in [call.first.span_id for call in select_from_spans([work, make_call("a", 2, "work")])[1]]
 
 
 def test_all_dimensions_are_kept() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from hypothesis import given, strategies as st
 
 from agentlightning import semconv
@@ -92,3 +93,24 @@ def test_spans_become_training_rows() -> None:
     (row,) = TraceToTrajectories()(spans)
     assert (row.token_ids, row.mask) == ([1, 2, 3, 4], [False, True, False, True])
     assert row.weights_versions == [-1, 7, -1, 7]
+
+
+@pytest.mark.parametrize("temperature", ["1" + "0" * 400, "NaN", "Infinity", "-1", "true", '"warm"', "null"])
+def test_what_is_no_temperature_counts_as_absent(temperature: str) -> None:
+    span = make_span(captured([1], [[2]]))
+    span.attributes["agentlightning.llm_call.request"] = f'{{"temperature": {temperature}}}'
+    assert [call.temperature for call in llm_calls([span])] == [1.0]
+
+
+def test_log_probabilities_beyond_all_floats_count_as_absent() -> None:
+    span = make_span(captured([1], [[2]]))
+    span.attributes["agentlightning.llm_call.logprobs"] = [10**400]  # type: ignore[list-item]
+    assert [call.response_logprobs for call in llm_calls([span])] == [None]
+
+
+def test_calls_made_to_compute_a_reward_are_counted() -> None:
+    judge = make_span({"agentlightning.operation.name": semconv.AGL_REWARD}, name=semconv.AGL_OPERATION)
+    verdict = make_span(captured([1], [[2], [3]], "x"), 2)
+    verdict.parent_id = judge.span_id
+    read = TraceToTrajectories().read([judge, verdict, make_span(captured([1], [[2]], "y"), 3)])
+    assert (read.counters.calls, read.counters.calls_in_rewards) == (1, 2)

@@ -175,3 +175,10 @@ def test_the_break_names_the_turn_that_was_changed() -> None:
     third = make_call([SYSTEM, HI, edited, MORE, HELLO, HI], HELLO)
     (broken,) = breaks_of(FIRST, second, third)
     assert (broken.previous, broken.message, broken.kind) == (FIRST, 2, BreakKind.HISTORY_EDIT)
+
+
+def test_arguments_that_no_parser_takes_are_an_edit() -> None:
+    deep = calling("[" * 100_000)
+    first = make_call([HI], deep)
+    second = make_call([HI, calling("[" * 100_000 + " "), RESULT], HELLO)
+    assert the_break(first, second).kind is BreakKind.HISTORY_EDIT

@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from agentlightning import semconv
 from agentlightning.adapter.llm_call import read_calls
@@ -330,13 +330,22 @@ def test_a_call_that_failed_is_counted_with_its_reason_and_nothing_else(source: 
     assert (read.calls, [failed.failure for failed in read.failed]) == ([], ["HTTP 500"])
 
 
-junk = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+junk = st.none() | st.booleans() | st.integers() | st.just(10**400) | st.floats() | st.text(max_size=5)
 junk_json = st.recursive(junk, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner))
 texts = st.text(max_size=10) | junk_json.map(json.dumps)
-values = texts | st.booleans() | st.integers() | st.floats() | st.lists(st.integers(), max_size=3) | st.lists(texts)
+values = (
+    texts
+    | st.booleans()
+    | st.integers()
+    | st.just(10**400)
+    | st.floats()
+    | st.lists(st.integers(), max_size=3)
+    | st.lists(texts)
+)
 
 
 @pytest.mark.parametrize("source", SPANS)
+@settings(deadline=None)
 @given(data=st.data())
 def test_whatever_stands_in_its_attributes_a_span_is_read_or_reported(source: str, data: st.DataObject) -> None:
     spans: list[Span] = []

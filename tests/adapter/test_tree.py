@@ -15,7 +15,7 @@ from agentlightning.adapter import agent_labels
 from agentlightning.adapter.agents import agent_name
 from agentlightning.adapter.forest import link_spans
 from agentlightning.adapter.triplet import RewardMatchPolicy, TracerTraceToTriplet, TraceTree
-from agentlightning.types import Attributes, Span
+from agentlightning.types import Attributes, Span, Triplet
 from tests.adapter.spans import make_agent, make_call, make_reward, make_span
 
 
@@ -148,6 +148,7 @@ def test_plain_data_holds_the_whole_tree() -> None:
         ("x", {"metadata": '{"langgraph_node": "b", "lc_agent_name": "a"}'}, "a"),
         ("x", {"metadata": '{"langgraph_node": '}, None),
         ("x", {"metadata": '["langgraph_node"]'}, None),
+        ("x", {"metadata": "[" * 100_000 + "langgraph_node"}, None),
         ("x", {}, None),
     ],
 )
@@ -274,6 +275,15 @@ def test_a_call_never_moves_below_itself_nor_away_from_an_agent() -> None:
     assert repaired(*spans)["c"] == "a"
 
 
+def test_a_clock_that_is_ahead_puts_no_call_below_an_agent_that_began_later() -> None:
+    author, editor = make_agent("author", 1, "root", time=(10, 11)), make_agent("editor", 4, "root", time=(11, 12))
+    root, call = make_span("root", 0, time=(9, 13)), make_call("call", 2, None, time=(11.2, 11.8))
+    assert repaired(root, author, editor, call)["call"] != "editor"
+    late = make_call("call", 5, None, time=(11.2, 11.8))
+    assert repaired(root, author, editor, late)["call"] == "editor"
+    assert repaired(root, author, editor, late.model_copy(update={"attempt_id": "b"}))["call"] != "editor"
+
+
 def test_spans_without_times_are_no_obstacle() -> None:
     root, agent, call = make_span("root"), make_agent("agent", 1, "root"), make_call("call", 2, "root")
     agent.start_time = call.end_time = None
@@ -359,6 +369,17 @@ def test_one_span_becomes_a_triplet() -> None:
         tree.span_to_triplet(make_span("y"), "me")
 
 
+def test_a_subclass_says_what_a_calls_triplet_is() -> None:
+    class Marked(TraceTree):
+        def span_to_triplet(self, span: Span, agent_name: str) -> Triplet:
+            return Triplet(prompt=f"{span.span_id} of {agent_name}", response=None)
+
+    tree = Marked.from_spans([make_agent("me"), make_call("a", 1, "me", answers=2), make_reward(0.5, 2)])
+    first, second = tree.to_trajectory()
+    assert (first.prompt, first.reward) == ("a of me", 0.5)
+    assert second.response["token_ids"] == [2]
+
+
 @pytest.mark.parametrize(
     "shape",
     [
@@ -378,6 +399,7 @@ def test_image_urls_are_found_in_order(shape: Any) -> None:
             "content": [part({"url": "one"}), {"type": "text", "text": "x"}, part("bare"), part({"url": "two"})],
         },
         *({"role": "user", "content": f"[image_url {n}"} for n in range(10)),
+        {"role": "user", "content": "[" * 100_000 + "image_url"},
         {"role": "user", "content": [part({"url": "three"})]},
     ]
     assert example().extract_prompt_image_urls(shape(messages)) == ["one", "two", "three"]

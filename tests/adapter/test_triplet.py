@@ -110,6 +110,14 @@ def test_calls_that_compute_a_reward_are_left_out_unless_asked_for() -> None:
     assert names(TracerTraceToTriplet(exclude_llm_call_in_reward=False)(spans)) == ["a", "verdict"]
 
 
+def test_a_triplets_tokens_are_its_own() -> None:
+    span = make_call("a", 1)
+    (triplet,) = TracerTraceToTriplet()([span])
+    triplet.prompt["token_ids"].append(9)
+    triplet.response["token_ids"].append(9)
+    assert TracerTraceToTriplet()([span])[0] == TracerTraceToTriplet()([make_call("a", 1)])[0]
+
+
 def test_calls_without_tokens_can_be_left_out_before_rewards_are_matched() -> None:
     bare = make_call("bare", 2)
     bare.attributes["response_token_ids"] = []
