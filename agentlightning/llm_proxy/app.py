@@ -18,6 +18,7 @@ from agentlightning.llm_proxy.sequence import SequenceReserver
 from agentlightning.llm_proxy.shipper import Shipper
 from agentlightning.llm_proxy.upstream import Upstream
 from agentlightning.serving import answer_nobody
+from agentlightning.store.base import LightningStore
 
 _ATTEMPT: Final = "/rollout/{rollout_id}/attempt/{attempt_id}"
 _BASES: Final = (
@@ -36,10 +37,14 @@ _METHODS: Final = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 
 def create_app(
-    get_table: Callable[[], RoutingTable], upstream: Upstream, sequences: SequenceReserver, shipper: Shipper
+    get_table: Callable[[], RoutingTable],
+    upstream: Upstream,
+    sequences: SequenceReserver,
+    shipper: Shipper,
+    get_store: Callable[[], LightningStore],
 ) -> Starlette:
     """Return the gateway's ASGI app."""
-    endpoints = Endpoints(get_table, upstream, sequences, shipper)
+    endpoints = Endpoints(get_table, upstream, sequences, shipper, get_store)
     return Starlette(
         routes=[
             *(Route(base + path, endpoints.call_at(path), methods=["POST"]) for base in _BASES for path in PATHS),

@@ -22,11 +22,13 @@ from agentlightning.llm_proxy.dialects.memory import Memory
 from agentlightning.llm_proxy.dialects.protocols import call_of, refusal_in
 from agentlightning.llm_proxy.events import EVENTS_PATH, event_fields, read_event
 from agentlightning.llm_proxy.recorder import Recorder
+from agentlightning.llm_proxy.restore import Restorer
 from agentlightning.llm_proxy.routing import Backend, RoutingTable
 from agentlightning.llm_proxy.sequence import SequenceReserver
 from agentlightning.llm_proxy.shipper import Shipper
 from agentlightning.llm_proxy.stream import Received, StreamedResponse
 from agentlightning.llm_proxy.upstream import EventStream, Reply, Upstream
+from agentlightning.store.base import LightningStore
 
 _FLUSH_SECONDS: Final = 10.0
 _PASSED_ON: Final = frozenset({b"content-type", b"accept", b"authorization", b"x-api-key"})
@@ -43,6 +45,7 @@ class Endpoints:
         upstream: The way to the backends.
         sequences: Gives calls their places among the spans.
         shipper: Takes the records.
+        get_store: Returns the store, where they end.
     """
 
     def __init__(
@@ -51,12 +54,14 @@ class Endpoints:
         upstream: Upstream,
         sequences: SequenceReserver,
         shipper: Shipper,
+        get_store: Callable[[], LightningStore],
     ) -> None:
         self._get_table = get_table
         self._upstream = upstream
         self._sequences = sequences
         self._shipper = shipper
         self._memory = Memory()
+        self._restorer = Restorer(get_store, shipper, self._memory)
 
     def call_at(self, path: str) -> Endpoint:
         """Return the endpoint for model calls that come to `path` below a base URL."""
@@ -64,8 +69,10 @@ class Endpoints:
         async def endpoint(request: Request) -> Response:
             body = await request.body()
             recorder = self._recorder(request, path, body)
+            payload, attempt = _json_object(body), _attempt(request)
+            await self._restorer.restore(path, payload, attempt)
             try:
-                call = call_of(path, _json_object(body), _attempt(request), self._memory)
+                call = call_of(path, payload, attempt, self._memory)
             except InvalidRequest as error:
                 return _refused(path, refusal(error.status, str(error), code_of(error)), recorder)
             if call.translated and recorder is not None:

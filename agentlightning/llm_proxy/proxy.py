@@ -181,7 +181,8 @@ class _Running:
         self._shipper = Shipper(Journal(self._journal_dir), get_store)
         self._sequences = SequenceReserver(get_store)
         self._upstream = Upstream(timeout)
-        self.server = EmbeddedServer(create_app(get_table, self._upstream, self._sequences, self._shipper), *address)
+        app = create_app(get_table, self._upstream, self._sequences, self._shipper, get_store)
+        self.server = EmbeddedServer(app, *address)
 
     async def start(self) -> None:
         self._shipper.start()

@@ -163,6 +163,47 @@ async def test_three_turns_are_one_row(
     assert sum(merged.rows[0].mask) == sum(len(call.response_token_ids) for call in calls)
 
 
+async def test_a_conversation_goes_on_after_a_restart_of_the_gateway(store: agl.InMemoryLightningStore) -> None:
+    attempted = await store.start_rollout(input={})
+    previous: Any = None
+    answer: Any = None
+    items: list[Any] = [{"role": "user", "content": "how many?"}]
+    async with ScriptedModel(REPLIES) as model:
+        for _ in range(3):
+            proxy = agl.LLMProxy(model_list=model.model_list, store=store)
+            await proxy.start()
+            llm = proxy.as_resource(attempted.rollout_id, attempted.attempt.attempt_id)
+            async with openai.AsyncOpenAI(base_url=llm.endpoint, api_key="unused", max_retries=0) as client:
+                responses: Any = client.responses
+                answer = await responses.create(
+                    model=llm.model,
+                    instructions="You sell.",
+                    input=items,
+                    tools=RESPONSES_TOOLS,
+                    previous_response_id=previous,
+                )
+            previous, items = answer.id, _results(answer) or [{"role": "user", "content": "thanks"}]
+            await proxy.stop()
+    assert answer.output_text == "Bye."
+    counters = merge_calls(llm_calls(list(await store.query_spans(attempted.rollout_id)))).counters
+    assert (counters.calls, counters.rows) == (3, 1)
+
+
+async def test_a_conversation_of_another_attempt_is_not_known(store: agl.InMemoryLightningStore) -> None:
+    async with ScriptedModel(["a"]) as model:
+        proxy = agl.LLMProxy(model_list=model.model_list, store=store)
+        await proxy.start()
+        one, two = await store.start_rollout(input={}), await store.start_rollout(input={})
+        llms = [proxy.as_resource(each.rollout_id, each.attempt.attempt_id) for each in (one, two)]
+        clients = [openai.AsyncOpenAI(base_url=llm.endpoint, api_key="unused", max_retries=0) for llm in llms]
+        answer = await clients[0].responses.create(model=model.name, input="hi")
+        with pytest.raises(openai.BadRequestError, match="of this attempt is known"):
+            await clients[1].responses.create(model=model.name, input="go", previous_response_id=answer.id)
+        await clients[0].close()
+        await clients[1].close()
+        await proxy.stop()
+
+
 async def test_a_history_that_the_agent_changed_is_found_in_its_messages(store: agl.InMemoryLightningStore) -> None:
     async def forgetful(llm: agl.LLM) -> str:
         async with anthropic.AsyncAnthropic(base_url=llm.endpoint, api_key="unused", max_retries=0) as client:

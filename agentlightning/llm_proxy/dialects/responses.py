@@ -18,7 +18,8 @@ from agentlightning.llm_proxy.upstream import Reply
 Json = dict[str, Any]
 
 PATH: Final = "/responses"
-_AMBIGUOUS: Final = "ambiguous"
+AMBIGUOUS: Final = "ambiguous"
+"""Stands for the conversation of an id that several answers have."""
 
 
 class ResponsesCall:
@@ -69,8 +70,8 @@ class ResponsesCall:
     def _recall(self, response_id: str | None) -> list[Json]:
         if response_id is None:
             return []
-        history = self._memory.recall(self._attempt, _name(response_id))
-        if history == _AMBIGUOUS:
+        history = self._memory.recall(self._attempt, name_of(response_id))
+        if history == AMBIGUOUS:
             raise InvalidRequest(
                 f"the backend gave several answers the id {response_id!r}: send the conversation as input instead"
             )
@@ -84,10 +85,11 @@ class ResponsesCall:
         if self._payload.get("store") is False:
             return
         said = [*input_messages(self._payload), message_of(blocks)]
-        known = self._memory.recall(self._attempt, _name(response_id)) is not None
-        conversation = _AMBIGUOUS if known else [*self._history, *said]
-        self._memory.keep(self._attempt, _name(response_id), conversation, len(json.dumps(said)))
+        known = self._memory.recall(self._attempt, name_of(response_id)) is not None
+        conversation = AMBIGUOUS if known else [*self._history, *said]
+        self._memory.keep(self._attempt, name_of(response_id), conversation, len(json.dumps(said)))
 
 
-def _name(response_id: str) -> str:
+def name_of(response_id: str) -> str:
+    """Return the name by which the memory knows the conversation that ended with a response."""
     return f"conversation of {response_id}"
