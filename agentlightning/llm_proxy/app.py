@@ -22,11 +22,11 @@ from agentlightning.store.base import LightningStore
 
 _ATTEMPT: Final = "/rollout/{rollout_id}/attempt/{attempt_id}"
 _BASES: Final = (
+    _ATTEMPT + "/v1/v1",  # Anthropic's clients write the version themselves, behind an OpenAI base URL, too
+    "/v1/v1",
     _ATTEMPT + "/v1",
     _ATTEMPT,
     *(f"/proxy{_ATTEMPT}/mode/{mode}/openai/v1" for mode in ("train", "val")),  # v1.0's
-    _ATTEMPT + "/v1/v1",  # Anthropic's clients write the version themselves, behind an OpenAI base URL, too
-    "/v1/v1",
     "/v1",
     "",
 )

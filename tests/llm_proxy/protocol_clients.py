@@ -111,6 +111,12 @@ class Client:
         await asyncio.gather(task, return_exceptions=True)
         assert task.cancelled()
 
+    async def models(self) -> Any:
+        """The list of models, as the backend gives it."""
+        if self.mode == "async":
+            return await self._sdk.models.list()
+        return await run_in_thread(self._sdk.models.list, "sync-client")
+
     async def close(self) -> None:
         """Close the SDK's client."""
         if self.mode == "async":

@@ -24,6 +24,7 @@ class ScriptedBackend:
     def __init__(self) -> None:
         self.requests: list[Json] = []
         self.headers: list[dict[str, str]] = []
+        self.paths: list[str] = []
         self.script: Callable[[Json], Response] | None = None
         self.gate = asyncio.Event()
         self.gate.set()
@@ -41,6 +42,7 @@ class ScriptedBackend:
 
     async def _serve(self, request: Request) -> Response:
         self.headers.append(dict(request.headers))
+        self.paths.append(request.url.path)
         if request.method == "GET":
             return JSONResponse({"path": request.url.path, "query": request.url.query})
         payload = json.loads(await request.body())

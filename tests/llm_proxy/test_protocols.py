@@ -141,6 +141,8 @@ async def check_text(bench: Bench) -> None:
     answer = await bench.client.create(**question(bench.api, extra_body={"temperature": 0.5}))
     assert said(bench.api, answer) == Said(text=text, ended="stop")
     assert answer.id == "chatcmpl-s"
+    assert bench.backend.headers[0]["authorization"] == "Bearer unused"  # Anthropic's clients send it as x-api-key
+    assert "x-api-key" not in bench.backend.headers[0]
     calls = await bench.check_calls(tokens, 1)
     assert (calls[0].messages, calls[0].message["content"], calls[0].temperature) == (HI, text, 0.5)
     assert calls[0].response_id == answer.id
@@ -300,6 +302,12 @@ CHECKS: dict[str, Callable[[Bench], Awaitable[None]]] = {
 @pytest.mark.parametrize("feature", FEATURES)
 async def test_cell(bench: Bench, feature: str) -> None:
     await CHECKS[feature](bench)
+
+
+async def test_models_pass_through(bench: Bench) -> None:
+    """The backend sees its own path, whichever base URL the SDK makes of the endpoint."""
+    await bench.client.models()
+    assert bench.backend.paths == ["/v1/models"]
 
 
 def test_every_feature_of_the_table_is_checked() -> None:
