@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, cast
+
+from pydantic import BaseModel
 
 from agentlightning._internal.text import encodable, text_of
 from agentlightning.types import Attributes, AttributeValue
@@ -21,6 +24,8 @@ LIMIT: Final = 64 * 1024
 """How many bytes of one input, or of one output, are kept."""
 _DEPTH: Final = 64
 _COUNTED: Final = 10_000
+_VISITED: Final = 100_000
+_UNSEEN: Final = object()
 _PREFIX: Final = "agentlightning.operation."
 
 
@@ -32,13 +37,15 @@ class Capture:
 
     Args:
         redact: Is given `(key, value)`, and returns what to keep instead; keys are such as `input.query` and
-            `output.hits.0`. It sees each value before those inside it.
+            `output.hits.0`. It sees each value before those inside it; with it, objects that have fields are kept by
+            field.
     """
 
     def __init__(self, redact: Redact | None) -> None:
         self.attributes: Attributes = {}
         self._redact = redact
         self._room = LIMIT
+        self._visits = 0
         self._cut_at: str | None = None
         self._cut_values = 0
 
@@ -46,7 +53,7 @@ class Capture:
         """Keep a value, or as much of it as there is room for."""
         leaves = self._leaves(key, value, ())
         for leaf_key, leaf in leaves:
-            if self._room <= 0:
+            if self._room <= 0 or leaf is _UNSEEN:
                 self._leave_out(leaf_key, 1 + sum(1 for _ in islice(leaves, _COUNTED)))
                 return
             kept = _attribute(leaf, self._room)
@@ -56,16 +63,23 @@ class Capture:
     def _leave_out(self, key: str, count: int) -> None:
         self._cut_at = self._cut_at or key
         self._cut_values += count
-        more = " or more" if self._cut_values > _COUNTED else ""
+        more = " or more" if self._cut_values > _COUNTED or self._visits > _VISITED else ""
         self.attributes[encodable(self._cut_at)] = f"… [{self._cut_values}{more} values cut]"
 
     def _leaves(self, key: str, value: Any, around: tuple[Any, ...]) -> Iterator[tuple[str, Any]]:
         value = self._redacted(key, value)
-        inner = None if len(around) == _DEPTH or any(value is outer for outer in around) else _inner(value)
+        inner = _inner(value) if self._redact is None else _fields(value)
         if inner is None:
             yield key, value
             return
+        if len(around) == _DEPTH or any(value is outer for outer in around):
+            yield key, value if self._redact is None else "[too deep to be redacted]"
+            return
         for name, item in inner:
+            self._visits += 1
+            if self._visits > _VISITED:
+                yield f"{key}.{name}", _UNSEEN
+                return
             yield from self._leaves(f"{key}.{name}", item, (*around, value))
 
     def _redacted(self, key: str, value: Any) -> Any:
@@ -87,6 +101,30 @@ def _inner(value: Any) -> Iterator[tuple[str, Any]] | None:
     if not isinstance(value, (list, tuple)) or is_leaf_list(cast("Sequence[Any]", value)[:LIMIT]):
         return None
     return ((str(index), item) for index, item in enumerate(cast("Sequence[Any]", value)))
+
+
+def _fields(value: Any) -> Iterator[tuple[str, Any]] | None:
+    """As `_inner`, and what an object keeps below names, which its text would give away."""
+    if isinstance(value, Mapping):
+        return ((text_of(key), item) for key, item in cast("Mapping[Any, Any]", value).items())
+    if isinstance(value, BaseModel):
+        return iter(value)
+    if isinstance(value, (set, frozenset)):
+        return ((str(index), item) for index, item in enumerate(cast("set[Any]", value)))
+    names = _field_names(value)
+    return _inner(value) if names is None else ((name, getattr(value, name)) for name in names)
+
+
+def _field_names(value: Any) -> list[str] | None:
+    """The names of a dataclass, of attrs, or of a named tuple."""
+    if isinstance(value, type):
+        return None
+    if dataclasses.is_dataclass(value):
+        return [field.name for field in dataclasses.fields(value)]
+    if isinstance(value, tuple):
+        return getattr(cast("Any", value), "_fields", None)
+    fields: Sequence[Any] | None = getattr(cast("Any", type(value)), "__attrs_attrs__", None)
+    return None if fields is None else [field.name for field in fields]
 
 
 def _attribute(value: Any, room: int) -> AttributeValue:

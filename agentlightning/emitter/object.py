@@ -31,7 +31,7 @@ def emit_object(object: Any, attributes: dict[str, Any] | None = None, propagate
         The span's fields.
 
     Raises:
-        RuntimeError: The value has no JSON form.
+        RuntimeError: The value has no JSON form, or is an integer with more digits than Python writes.
     """
     content = {**encode_object(object), **flatten_attributes(attributes or {})}
     return target_tracer(propagate).create_span(
@@ -43,16 +43,16 @@ def encode_object(object: Any) -> dict[str, Any]:
     """Return the attributes that hold a value.
 
     Raises:
-        RuntimeError: The value has no JSON form.
+        RuntimeError: The value has no JSON form, or is an integer with more digits than Python writes.
     """
     kind = cast("type[Any]", type(object))
     encoded: dict[str, Any] = {_TYPE: full_qualified_name(kind)}
     if kind is bytes:
         return encoded | {_LITERAL: base64.b64encode(object).decode("ascii")}
     # Exactly these types: a literal of a subclass, such as numpy's float64, could not be read back.
-    if kind in (str, bool, int, float):
-        return encoded | {_LITERAL: str(object)}
     try:
+        if kind in (str, bool, int, float):
+            return encoded | {_LITERAL: str(object)}
         return encoded | {_JSON: json.dumps(object)}
     except (TypeError, ValueError, RecursionError) as error:
         raise RuntimeError(f"a {kind.__name__} has no JSON form: {error}") from error

@@ -51,6 +51,9 @@ class OperationContext:
 
     def __call__(self, fn: FunctionT) -> FunctionT:
         """Return the function with every call recorded in a block of its own."""
+        if isinstance(fn, (staticmethod, classmethod)):
+            bound = cast("staticmethod[..., Any] | classmethod[Any, ..., Any]", fn)
+            return cast("FunctionT", type(bound)(self(bound.__func__)))
         attributes = {_NAME: getattr(fn, "__name__", type(fn).__name__), **self._attributes}
         open_block = functools.partial(OperationContext, self.name, attributes, self._propagate)
         return cast("FunctionT", recorded(fn, open_block))
@@ -95,7 +98,7 @@ class OperationContext:
         Raises:
             RuntimeError: Outside of the block.
         """
-        self._record([*_numbered(f"{_INPUT}.args", args), *_named(_INPUT, kwargs)])
+        self._record([value] for value in [*_numbered(f"{_INPUT}.args", args), *_named(_INPUT, kwargs)])
 
     def set_call(self, signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Record the arguments of a call by parameter name; the instance or class a method belongs to is left out.
@@ -106,14 +109,14 @@ class OperationContext:
         try:
             bound = signature.bind(*args, **kwargs)
         except TypeError:  # the call itself will raise it; the span should still show what was passed
-            self._record([*_numbered(f"{_INPUT}.args", args), *_named(f"{_INPUT}.kwargs", kwargs)])
+            self._record([_numbered(f"{_INPUT}.args", args), _named(f"{_INPUT}.kwargs", kwargs)])
             return
         bound.apply_defaults()
-        values: list[tuple[str, Any]] = []
+        values: list[list[tuple[str, Any]]] = []
         for position, (name, value) in enumerate(bound.arguments.items()):
             several = signature.parameters[name].kind is inspect.Parameter.VAR_POSITIONAL
             if position or name not in _BOUND_TO:
-                values += _numbered(f"{_INPUT}.{name}", value) if several else [(f"{_INPUT}.{name}", value)]
+                values.append(_numbered(f"{_INPUT}.{name}", value) if several else [(f"{_INPUT}.{name}", value)])
         self._record(values)
 
     def set_output(self, output: Any) -> None:
@@ -122,7 +125,7 @@ class OperationContext:
         Raises:
             RuntimeError: Outside of the block.
         """
-        self._record([(_OUTPUT, output)])
+        self._record([[(_OUTPUT, output)]])
 
     def add_output(self, item: Any) -> None:
         """Record one of several outputs, such as the items of a generator, as `output.<i>`; they share one limit.
@@ -136,18 +139,20 @@ class OperationContext:
         self._items.add(f"{_OUTPUT}.{self._item_count}", item)
         self._item_count += 1
 
-    def _record(self, values: Iterable[tuple[str, Any]]) -> None:
+    def _record(self, shares: Iterable[list[tuple[str, Any]]]) -> None:
+        """Record values by key; those of one share have one limit together."""
         if self._recording is None:
             raise RuntimeError("an operation records inputs and outputs only inside its block")
         attributes: Attributes = {}
         redact = _redaction()
-        for key, value in values:
+        for share in shares:
             capture = Capture(redact)
-            try:
-                capture.add(key, value)
-            except Exception:
-                # Whatever a user's function takes has attributes: recording must not fail the call.
-                logger.exception("%s of an operation could not be recorded whole", key)
+            for key, value in share:
+                try:
+                    capture.add(key, value)
+                except Exception:
+                    # Whatever a user's function takes has attributes: recording must not fail the call.
+                    logger.exception("%s of an operation could not be recorded whole", key)
             attributes |= capture.attributes
         self._recording.record_attributes(attributes)
 
@@ -163,8 +168,8 @@ def operation(fn: Any = None, *, propagate: bool = True, name: str | None = None
 
     Write `@operation` or `@operation(name=…)` above a function, `with operation(…) as op:` around a block. A function
     records its arguments by parameter name and its result, a block what `op.set_input` and `op.set_output` are given.
-    Of one argument and of one result 64 KiB are kept, and what is cut says so. What is secret, the tracer's `redact`
-    takes out.
+    Of one argument (`*args` are one) and of one result 64 KiB are kept, and what is cut says so. What is secret, the
+    tracer's `redact` takes out.
 
     Args:
         fn: The function to decorate.
@@ -173,16 +178,18 @@ def operation(fn: Any = None, *, propagate: bool = True, name: str | None = None
         **attributes: More attributes; nested values get dotted keys.
 
     Raises:
-        ValueError: `fn` cannot be called, or the name is given twice.
+        ValueError: `fn` is no function, or the name is given twice.
     """
-    if fn is not None and not callable(fn):
+    if isinstance(fn, type):
+        raise ValueError(f"operation takes a function, not the class {fn.__name__}; decorate its methods")
+    if fn is not None and not callable(fn) and not isinstance(fn, classmethod):
         raise ValueError(f"operation takes a function, not a {type(fn).__name__}; give attributes by name")
     if name is not None and _NAME in attributes:
         raise ValueError(f"the name is given twice: name={name!r} and {_NAME}={attributes[_NAME]!r}")
     if name is not None:
         attributes[_NAME] = name
     block = OperationContext(AGL_OPERATION, attributes, propagate)
-    return block if fn is None else block(fn)
+    return block if fn is None else block(cast("Callable[..., Any]", fn))
 
 
 def _redaction() -> Redact | None:

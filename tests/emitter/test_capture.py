@@ -3,10 +3,12 @@ from __future__ import annotations
 import logging
 from collections import UserDict
 from collections.abc import Callable, Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given, settings, strategies as st
+from pydantic import BaseModel
 
 from agentlightning.emitter import operation
 from agentlightning.emitter.capture import LIMIT, Capture
@@ -140,3 +142,70 @@ def test_a_redaction_that_fails_gives_nothing_away(caplog: pytest.LogCaptureFixt
     assert attributes == {"input.x": "[redaction raised ValueError]"}
     assert "input.x raised ValueError" in caplog.text
     assert "secret" not in caplog.text
+
+
+@dataclass
+class Login:
+    user: str
+    password: str
+
+
+class LoginModel(BaseModel):
+    user: str
+    password: str
+
+
+class LoginTuple(NamedTuple):
+    user: str
+    password: str
+
+
+def mask(key: str, value: Any) -> Any:
+    return "***" if key.endswith("password") else value
+
+
+@pytest.mark.parametrize(
+    "login",
+    [
+        Login("me", "secret"),
+        LoginModel(user="me", password="secret"),
+        LoginTuple("me", "secret"),
+        {"user": "me", "password": "secret", 1: "one"},
+    ],
+    ids=["dataclass", "pydantic", "named tuple", "keys"],
+)
+def test_redaction_sees_the_fields_of_objects(login: object) -> None:
+    own: list[object] = [login]
+    own.append(own)
+    attributes = captured([login, {1: login}, own], mask)
+    assert "secret" not in str(attributes)
+    assert attributes["input.x.0.user"] == attributes["input.x.1.1.user"] == attributes["input.x.2.0.user"] == "me"
+    assert attributes["input.x.0.password"] == "***"
+
+
+def test_redaction_lets_nothing_pass_that_is_too_deep_for_it() -> None:
+    deep: object = {"password": "secret"}
+    for _ in range(100):
+        deep = [deep, 1]
+    assert "secret" not in str(captured(deep, mask))
+    assert "secret" not in str(captured({Hashable("secret")}, mask))
+
+
+@dataclass(frozen=True)
+class Hashable:
+    password: str
+
+
+def test_what_holds_no_values_is_not_searched_without_end() -> None:
+    class Empty(list[object]):
+        visits = 0
+
+        def __iter__(self) -> Iterator[object]:
+            Empty.visits += 1
+            return super().__iter__()
+
+    nest: object = Empty()
+    for _ in range(22):
+        nest = [nest, nest]
+    assert "or more values cut]" in str(captured(nest))
+    assert Empty.visits < LIMIT

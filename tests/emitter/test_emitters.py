@@ -156,6 +156,8 @@ async def test_an_object_reads_back(value: object) -> None:
 
 
 def test_objects_need_a_json_form() -> None:
+    with pytest.raises(RuntimeError, match="a int has no JSON form"):
+        emit_object(10**5000)
     with pytest.raises(RuntimeError, match="no JSON form"):
         emit_object({1, 2})
     assert get_object_value(as_span(emit_annotation({"a": 1}))) is None

@@ -201,3 +201,32 @@ def test_one_operation_is_one_block_at_a_time() -> None:
     with block, pytest.raises(RuntimeError, match="open already"), block:
         pass
     assert block.span().status.status_code != "ERROR"
+
+
+async def test_all_further_arguments_share_one_limit() -> None:
+    @operation
+    def count(*texts: str) -> int:
+        return len(texts)
+
+    tracer = OtelTracer()
+    async with tracer.trace_context("test"):
+        count(*["x" * 70_000] * 20)
+    (span,) = tracer.get_last_trace()
+    assert sum(len(str(value)) for value in span.attributes.values()) < 80_000
+
+
+def test_a_method_of_any_kind_can_be_decorated_and_a_class_cannot() -> None:
+    class Kinds:
+        @operation
+        @staticmethod
+        def static(text: str) -> str:
+            return text
+
+        @operation(name="of the class")  # type: ignore[arg-type]
+        @classmethod
+        def of_class(cls, text: str) -> str:
+            return f"{cls.__name__} {text}"
+
+    assert (Kinds.static("a"), Kinds().static("a"), Kinds().of_class("a")) == ("a", "a", "Kinds a")
+    with pytest.raises(ValueError, match="decorate its methods"):
+        operation(Kinds)
