@@ -141,6 +141,7 @@ class LitAgentRunner(Runner[T_task]):
         self._store = store
         self._leases = Leases()
         self._heartbeat = Heartbeat(store, self.get_worker_id(), self._leases, self._heartbeat_settings)
+        self._tracer.max_outage = self._settings.max_outage
         self._tracer.init_worker(worker_id, store)
 
     def teardown_worker(self, worker_id: int, *args: Any, **kwargs: Any) -> None:

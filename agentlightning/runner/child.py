@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import os
 import pickle
 import socket
@@ -18,6 +19,7 @@ from typing import Any, NoReturn
 from opentelemetry import context as otel_context
 
 from agentlightning._internal.text import text_of
+from agentlightning.errors import InvalidValue
 from agentlightning.litagent import LitAgent
 from agentlightning.runner.agent import LitAgentRunner
 from agentlightning.runner.frames import (
@@ -34,6 +36,8 @@ from agentlightning.runner.outcome import record_result
 from agentlightning.runner.pickling import dumps
 from agentlightning.tracer import Tracer
 from agentlightning.tracer.active import LAST_TRACE, TRACE_KEY, ActiveTrace, MakeSpan, SpanRecord, follow_into_threads
+
+logger = logging.getLogger(__name__)
 
 
 def main(descriptor: int) -> NoReturn:
@@ -89,7 +93,12 @@ class RelayedTrace(ActiveTrace):
     def end(self, record: SpanRecord, make: MakeSpan) -> None:
         """Send the span."""
         super().end(record, make)
-        self._line.send(SpanEnded(record.index, record.span(record.sequence_id or record.index)))
+        try:
+            span = record.span(record.sequence_id or record.index)
+        except InvalidValue as error:  # the agent ends a span there, and has no part in this
+            logger.error("A span of rollout %s is lost: %s", self.rollout_id, error)
+            return
+        self._line.send(SpanEnded(record.index, span))
 
 
 def _ended(job: Job, line: Line, loop: asyncio.Runner) -> Message:

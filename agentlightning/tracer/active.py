@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import pickle
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
@@ -12,6 +13,7 @@ from opentelemetry import context as otel_context
 from opentelemetry.context import Context
 from opentelemetry.instrumentation.threading import ThreadingInstrumentor
 
+from agentlightning.errors import InvalidValue
 from agentlightning.types import Span
 
 if TYPE_CHECKING:
@@ -62,10 +64,14 @@ class SpanRecord:
         self._bytes = b""
 
     def span(self, sequence_id: int) -> Span:
-        """Return the ended span with this sequence id."""
+        """Return the ended span with this sequence id.
+
+        Raises:
+            InvalidValue: It cannot be built from what was recorded.
+        """
         make, span = self.make, self._span
         if make is not None:
-            span = self._span = make(rollout_id=self.rollout_id, attempt_id=self.attempt_id, sequence_id=sequence_id)
+            span = self._span = self._built(make, sequence_id)
             self.make = None
         elif span is None:
             span = cast("Span", pickle.loads(self._bytes))
@@ -73,6 +79,12 @@ class SpanRecord:
             # Somebody may have the other one, from before the store gave it its place.
             span = self._span = span.model_copy(update={"sequence_id": sequence_id})
         return span
+
+    def _built(self, make: MakeSpan, sequence_id: int) -> Span:
+        try:
+            return make(rollout_id=self.rollout_id, attempt_id=self.attempt_id, sequence_id=sequence_id)
+        except Exception as error:
+            raise InvalidValue(f"a span cannot be built: {type(error).__name__}: {error}") from error
 
     def pack(self) -> None:
         """Keep the built span as bytes."""
@@ -142,12 +154,16 @@ class ActiveTrace:
                 raise error
 
     def spans(self) -> list[Span]:
-        """Return the ended spans by (sequence id, start); what the store has not placed yet comes last."""
+        """Return the ended spans by (sequence id, start); what the store has not placed yet comes last.
+
+        Those that cannot be built are left out.
+        """
         ended = self._ended.copy()
         last = max((record.sequence_id or 0 for record in ended), default=0)
-        spans = [
-            record.span(last + record.index if record.sequence_id is None else record.sequence_id) for record in ended
-        ]
+        spans: list[Span] = []
+        for record in ended:
+            with suppress(InvalidValue):
+                spans.append(record.span(last + record.index if record.sequence_id is None else record.sequence_id))
         return sorted(spans, key=lambda span: (span.sequence_id, span.start_time or 0.0))
 
 

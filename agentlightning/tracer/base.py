@@ -12,7 +12,7 @@ from opentelemetry import context as otel_context
 
 from agentlightning.errors import ConfigurationError
 from agentlightning.tracer.active import LAST_TRACE, TRACE_KEY, ActiveTrace, active_trace, follow_into_threads
-from agentlightning.tracer.writer import SpanWriter
+from agentlightning.tracer.writer import MAX_OUTAGE, SpanWriter
 from agentlightning.types import (
     Attributes,
     ParallelWorkerBase,
@@ -44,9 +44,11 @@ class Tracer(ParallelWorkerBase):
 
     Attributes:
         redact: Sees every input and output of an operation before it is recorded; None records them as they are.
+        max_outage: Seconds for which a store that is away is asked again to take spans; a runner sets its own.
     """
 
     redact: Redact | None = None
+    max_outage: float = MAX_OUTAGE
     _store: LightningStore | None = None
     _writer: SpanWriter | None = None
 
@@ -206,8 +208,8 @@ class Tracer(ParallelWorkerBase):
             raise ConfigurationError("a trace with ids needs a store: pass one to init_worker")
         loop = asyncio.get_running_loop()
         writer = self._writer
-        if writer is None or writer.store is not store or writer.loop is not loop:
-            writer = self._writer = SpanWriter(store, loop)
+        if writer is None or (writer.store, writer.loop, writer.patience) != (store, loop, self.max_outage):
+            writer = self._writer = SpanWriter(store, loop, self.max_outage)
         return writer
 
     async def _flush_after_failure(self, trace: ActiveTrace, name: str | None) -> None:

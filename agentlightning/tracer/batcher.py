@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import logging
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -13,9 +14,13 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 
 from agentlightning._internal.aio import runs_here
 
+logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 MAX_BATCH: Final = 1000
+RESUME_DELAY: Final = 0.1
+"""Seconds until a cancelled task that nobody waits for is replaced: its loop may be about to end."""
 
 
 class Batcher(Generic[T]):
@@ -25,7 +30,7 @@ class Batcher(Generic[T]):
 
     Args:
         loop: The event loop on which `send` runs.
-        send: Sends a batch. It must not raise; it says on the items what went wrong.
+        send: Sends a batch. It says on the items what went wrong; what it raises costs the batch.
         delay: Seconds a first item waits for company; at 0 it is sent in the loop's next turn. `flush` does not wait.
     """
 
@@ -89,16 +94,20 @@ class Batcher(Generic[T]):
             self._timer = None
         if self._task is None:
             self._task = self._loop.create_task(self._drain(), context=self._context)
+            self._task.add_done_callback(self._drained, context=self._context)
 
     async def _drain(self) -> None:
-        try:
-            with suppress_instrumentation():
-                while batch := self._take():
-                    await self._send_all(batch)
-        finally:
-            self._task = None
-            if self._flushes:  # cancelled while somebody waits: a fresh task goes on
-                self._start()
+        with suppress_instrumentation():
+            while batch := self._take():
+                await self._send_all(batch)
+
+    def _drained(self, task: asyncio.Task[None]) -> None:
+        """Go on where a task was cancelled, be it before its first step, or where an item came as it ended."""
+        self._task = None
+        if self._flushes:
+            self._start()
+        elif self._items and self._timer is None:
+            self._timer = self._loop.call_later(RESUME_DELAY if task.cancelled() else self._delay, self._start)
 
     async def _send_all(self, batch: list[T]) -> None:
         try:
@@ -107,6 +116,8 @@ class Batcher(Generic[T]):
             with self._lock:
                 self._items.extendleft(reversed(batch))
             raise
+        except Exception:
+            logger.exception("%d items were not sent", len(batch))
         self._sent += len(batch)
         self._wake()
 

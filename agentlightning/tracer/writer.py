@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
-from agentlightning.errors import StoreError
+from agentlightning.errors import InvalidValue, StoreError
 from agentlightning.store.retry import CALL_TIMEOUT, may_pass, retrying
 from agentlightning.tracer.active import SpanRecord
 from agentlightning.tracer.batcher import Batcher
@@ -29,8 +29,6 @@ PART_CHARACTERS: Final = 250_000
 MAX_OUTAGE: Final = 60.0
 """Seconds for which a store that is away is asked again."""
 OUTAGE_PAUSE: Final = 1.0
-FLUSH_TIMEOUT: Final = MAX_OUTAGE + CALL_TIMEOUT
-"""Seconds after which a flush gives up; the spans stay queued."""
 
 
 class SpanWriter:
@@ -39,11 +37,13 @@ class SpanWriter:
     Args:
         store: Where the spans go.
         loop: The event loop that calls the store.
+        patience: Seconds for which a store that is away is asked again.
     """
 
-    def __init__(self, store: LightningStore, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, store: LightningStore, loop: asyncio.AbstractEventLoop, patience: float) -> None:
         self.store = store
         self.loop = loop
+        self.patience = patience
         self._reservations = Batcher[SpanRecord](loop, self._reserve_batch, RESERVE_DELAY)
         self._writes = Batcher[SpanRecord](loop, self._write_batch, WRITE_DELAY)
 
@@ -59,13 +59,15 @@ class SpanWriter:
         """Return when everything queued before this call was written or has failed.
 
         Raises:
-            StoreError: The store did not answer within `FLUSH_TIMEOUT` seconds.
+            StoreError: The store did not answer in time, with one more call than there is patience; the spans stay
+                queued.
         """
+        limit = self.patience + CALL_TIMEOUT
         try:
-            async with asyncio.timeout(FLUSH_TIMEOUT):
+            async with asyncio.timeout(limit):
                 await self._writes.flush()
         except TimeoutError as error:
-            raise StoreError(f"the store did not take the spans within {FLUSH_TIMEOUT:.0f} s") from error
+            raise StoreError(f"the store did not take the spans within {limit:g} s") from error
 
     def _put(self, batcher: Batcher[SpanRecord], record: SpanRecord) -> None:
         try:
@@ -75,13 +77,13 @@ class SpanWriter:
             logger.warning("A span of rollout %s ended after its event loop was closed", record.rollout_id)
 
     async def _reserve_batch(self, records: list[SpanRecord]) -> None:
-        await _deliver(records, self._reserve, "reserve span sequence ids")
+        await self._deliver(records, self._reserve, "reserve span sequence ids")
 
     async def _write_batch(self, records: list[SpanRecord]) -> None:
         await self._reservations.flush()
         async with asyncio.TaskGroup() as writes:
             for part in _parts(record for record in records if record.sequence_id is not None):
-                writes.create_task(_deliver(part, self._write, "write spans"))
+                writes.create_task(self._deliver(part, self._write, "write spans"))
                 await asyncio.sleep(0)  # it is the agents' turn
 
     async def _reserve(self, records: Sequence[SpanRecord]) -> None:
@@ -95,13 +97,32 @@ class SpanWriter:
         for record in records:
             record.pack()
 
+    async def _deliver(
+        self, records: Sequence[SpanRecord], call: Callable[[Sequence[SpanRecord]], Awaitable[None]], what: str
+    ) -> None:
+        """Send the records together; if the store refuses, in ever smaller parts, so that none fails another."""
+        try:
+            await _persistently(lambda: call(records), what, self.patience)
+        except Exception as error:  # noqa: BLE001  # whatever went wrong is kept on the records and raised by flush
+            if len(records) > 1 and not may_pass(error):
+                middle = len(records) // 2
+                await self._deliver(records[:middle], call, what)
+                await self._deliver(records[middle:], call, what)
+            else:
+                _mark(records, error, what)
+
 
 def _parts(records: Iterable[SpanRecord]) -> Iterator[list[SpanRecord]]:
     part: list[SpanRecord] = []
     characters = 0
     for record in records:
+        try:
+            span = _span(record)
+        except InvalidValue as error:
+            _mark([record], error, "write a span")
+            continue
         part.append(record)
-        characters += sum(len(value) for value in _span(record).attributes.values() if isinstance(value, str))
+        characters += sum(len(value) for value in span.attributes.values() if isinstance(value, str))
         if len(part) == PART or characters >= PART_CHARACTERS:
             yield part
             part, characters = [], 0
@@ -113,28 +134,17 @@ def _span(record: SpanRecord) -> Span:
     return record.span(record.sequence_id or 0)
 
 
-async def _deliver(
-    records: Sequence[SpanRecord], call: Callable[[Sequence[SpanRecord]], Awaitable[None]], what: str
-) -> None:
-    """Send the records together; if the store refuses, in ever smaller parts, so that none fails another."""
-    try:
-        await _persistently(lambda: call(records), what)
-    except Exception as error:  # noqa: BLE001  # whatever went wrong is kept on the records and raised by flush
-        if len(records) > 1 and not may_pass(error):
-            middle = len(records) // 2
-            await _deliver(records[:middle], call, what)
-            await _deliver(records[middle:], call, what)
-            return
-        for record in records:
-            record.error = error
-        # A flush may never come: a span can end after its trace.
-        rollouts = sorted({record.rollout_id for record in records})
-        logger.error("Could not %s of %s: %s: %s", what, ", ".join(rollouts[:3]), type(error).__name__, error)
+def _mark(records: Sequence[SpanRecord], error: Exception, what: str) -> None:
+    for record in records:
+        record.error = error
+    # A flush may never come: a span can end after its trace.
+    rollouts = sorted({record.rollout_id for record in records})
+    logger.error("Could not %s of %s: %s: %s", what, ", ".join(rollouts[:3]), type(error).__name__, error)
 
 
-async def _persistently(call: Callable[[], Awaitable[None]], what: str) -> None:
+async def _persistently(call: Callable[[], Awaitable[None]], what: str, patience: float) -> None:
     loop = asyncio.get_running_loop()
-    last_try = loop.time() + MAX_OUTAGE
+    last_try = loop.time() + patience
     while True:
         try:
             return await retrying(call, what=what)

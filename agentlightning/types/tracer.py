@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
@@ -14,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from agentlightning import semconv
 from agentlightning._internal.ids import generate_id
-from agentlightning._internal.text import encodable, storable
+from agentlightning._internal.text import encodable, storable, text_of
 
 AttributeValue: TypeAlias = str | bool | int | float | Sequence[str] | Sequence[bool] | Sequence[int] | Sequence[float]
 Attributes: TypeAlias = dict[str, AttributeValue]
@@ -119,15 +120,15 @@ class Span(BaseModel):
             trace_id=format_trace_id(context.trace_id if context else 0),
             span_id=format_span_id(context.span_id if context else 0),
             parent_id=format_span_id(parent.span_id) if parent else None,
-            name=storable(src.name),
+            name=storable(text_of(src.name)),
             status=TraceStatus(status_code=src.status.status_code.name, description=_plain(src.status.description)),
             attributes=_plain_attributes(src.attributes),
             events=[_event(event) for event in src.events],
             links=[_link(link) for link in src.links],
             start_time=_seconds(src.start_time),
             end_time=_seconds(src.end_time),
-            start_time_ns=src.start_time,
-            end_time_ns=src.end_time,
+            start_time_ns=_whole(src.start_time),
+            end_time_ns=_whole(src.end_time),
             context=_context(context),
             parent=_context(parent),
             resource=OtelResource(
@@ -253,8 +254,14 @@ def convert_timestamp(timestamp: float | None) -> float | None:
     return timestamp / _NANOSECONDS if timestamp > 1e12 else timestamp
 
 
-def _seconds(nanoseconds: int | None) -> float | None:
-    return None if nanoseconds is None else nanoseconds / _NANOSECONDS
+def _seconds(nanoseconds: object) -> float | None:
+    whole = _whole(nanoseconds)
+    return None if whole is None else whole / _NANOSECONDS
+
+
+def _whole(nanoseconds: object) -> int | None:
+    """Return nanoseconds; None for what an agent or a library gave in their place, which the SDK lets pass."""
+    return int(nanoseconds) if isinstance(nanoseconds, (int, float)) and math.isfinite(nanoseconds) else None
 
 
 def _plain_attributes(attributes: Mapping[str, Any] | None) -> Attributes:
@@ -302,7 +309,7 @@ def _context(context: OtelSpanContext | None) -> SpanContext | None:
 
 def _event(event: OtelEvent) -> Event:
     return Event(
-        name=encodable(event.name),
+        name=text_of(event.name),
         attributes=_plain_attributes(event.attributes),
         timestamp=_seconds(event.timestamp),
     )

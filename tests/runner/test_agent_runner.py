@@ -47,7 +47,6 @@ RESOURCES: NamedResources = {"prompt": PromptTemplate(template="{x}", engine="f-
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agentlightning.store.retry.FIRST_PAUSE", 0.001)
     monkeypatch.setattr("agentlightning.runner.patience.FIRST_PAUSE", 0.001)
-    monkeypatch.setattr("agentlightning.tracer.writer.MAX_OUTAGE", 0.1)
 
 
 @pytest.fixture
@@ -58,7 +57,7 @@ async def store() -> AsyncIterator[InMemoryLightningStore]:
 
 
 def make(tracer: Tracer | None = None, **options: Any) -> LitAgentRunner[Any]:
-    return LitAgentRunner[Any](tracer or OtelTracer(), **{"heartbeat_interval": 0, **options})
+    return LitAgentRunner[Any](tracer or OtelTracer(), **{"heartbeat_interval": 0, "max_outage": 0.1, **options})
 
 
 async def step(

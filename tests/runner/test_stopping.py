@@ -260,3 +260,16 @@ async def test_a_second_sigterm_cancels_what_is_still_running(store: InMemoryLig
         async with asyncio.timeout(DEADLINE):
             await task
     assert await statuses(store) == ["failed"]
+
+
+async def test_spans_wait_for_a_store_no_longer_than_its_outage_may_last(
+    store: InMemoryLightningStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agentlightning.store.retry.FIRST_PAUSE", 0.001)
+    Away(store, monkeypatch, "add_many_spans")
+    await store.enqueue_rollout("task")
+    runner = make(max_rollouts=1, max_outage=0.01)
+    with runner.run_context(agent=rollout(lambda task: 1.0), store=store):
+        async with asyncio.timeout(DEADLINE):
+            await runner.iter()
+    assert await statuses(store) == ["failed"]

@@ -9,6 +9,7 @@ import threading
 import weakref
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from opentelemetry import trace as otel
@@ -66,7 +67,7 @@ class FailingStore(InMemoryLightningStore):
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agentlightning.store.retry.FIRST_PAUSE", 0.001)
-    monkeypatch.setattr("agentlightning.tracer.writer.MAX_OUTAGE", 0.0)
+    monkeypatch.setattr(Tracer, "max_outage", 0.0)
 
 
 @pytest.fixture
@@ -308,7 +309,7 @@ async def test_a_lasting_failure_surfaces_at_flush_and_the_spans_stay(error: Exc
 
 
 async def test_a_store_that_is_away_for_a_while_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agentlightning.tracer.writer.MAX_OUTAGE", DEADLINE)
+    monkeypatch.setattr(Tracer, "max_outage", DEADLINE)
     monkeypatch.setattr("agentlightning.tracer.writer.OUTAGE_PAUSE", 0.001)
     store = FailingStore(50, OSError("away"))
     tracer, rollout = make(OtelTracer, store), await store.start_rollout(input=0)
@@ -517,6 +518,109 @@ async def test_one_refused_span_takes_no_other_with_it(store: InMemoryLightningS
         await run()
     written = [get_message_value(span) or span.name for span in await stored(store, rollout)]
     assert written == ["0", "1", "odd", "2", "3", "odd", "4"]
+
+
+async def test_one_span_that_cannot_be_built_takes_no_other_with_it(store: InMemoryLightningStore) -> None:
+    tracer = make(DummyTracer, store)
+    rollouts = [await store.start_rollout(input=number) for number in range(2)]
+
+    def unbuildable(**identity: object) -> Span:
+        raise LookupError("no name")
+
+    async def run(rollout: AttemptedRollout, breaks: bool) -> list[str | None]:
+        async with tracer.trace_context(rollout_id=rollout.rollout_id, attempt_id=rollout.attempt.attempt_id):
+            emit_message("before")
+            trace = active_trace()
+            if breaks and trace is not None:
+                trace.add(unbuildable)
+            emit_message("after")
+            return messages(tracer.get_last_trace())
+
+    async with asyncio.timeout(DEADLINE):
+        first, second = await asyncio.gather(run(rollouts[0], True), run(rollouts[1], False), return_exceptions=True)
+        await run(rollouts[1], False)  # the writer goes on
+    assert isinstance(first, InvalidValue)
+    assert "LookupError: no name" in str(first)
+    assert second == ["before", "after"]
+    assert messages(await stored(store, rollouts[0])) == ["before", "after"]
+    assert messages(await stored(store, rollouts[1])) == ["before", "after"] * 2
+
+
+async def test_a_library_may_name_and_time_spans_oddly(store: InMemoryLightningStore) -> None:
+    tracer, rollout = make(OtelTracer, store), await store.start_rollout(input=0)
+    odd: Any = None
+    async with asyncio.timeout(DEADLINE):
+        async with tracer.trace_context(rollout_id=rollout.rollout_id, attempt_id=rollout.attempt.attempt_id):
+            library = otel.get_tracer("a library")
+            span = library.start_span(odd)
+            span.add_event(odd)
+            odd = "later"
+            span.end(end_time=odd)
+            odd = 5
+            with library.start_as_current_span("text") as renamed:
+                renamed.update_name(odd)
+    unnamed, numbered = await stored(store, rollout)
+    assert (unnamed.name, unnamed.events[0].name, unnamed.end_time, numbered.name) == ("None", "None", None, "5")
+
+
+async def test_a_batch_whose_sending_raises_is_lost_and_holds_nobody_up(caplog: pytest.LogCaptureFixture) -> None:
+    sent: list[int] = []
+
+    async def send(items: list[int]) -> None:
+        if 0 in items:
+            raise RuntimeError("a bug")
+        sent.extend(items)
+
+    batcher = Batcher[int](asyncio.get_running_loop(), send, 0.0)
+    async with asyncio.timeout(DEADLINE):
+        batcher.put(0)
+        await batcher.flush()
+        batcher.put(1)
+        await batcher.flush()
+    assert sent == [1]
+    assert "1 items were not sent" in caplog.text
+
+
+@pytest.mark.parametrize("steps", range(4))
+@pytest.mark.parametrize("waits", [True, False])
+async def test_a_cancelled_batcher_goes_on(waits: bool, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Be its task cancelled before its first step or later, and somebody waiting for it or not."""
+    monkeypatch.setattr("agentlightning.tracer.batcher.RESUME_DELAY", 0.0)
+    sent: list[int] = []
+    all_sent = asyncio.Event()
+
+    async def send(items: list[int]) -> None:
+        await asyncio.sleep(0)
+        sent.extend(items)
+        all_sent.set()
+
+    batcher = Batcher[int](asyncio.get_running_loop(), send, 0.0)
+    others = asyncio.all_tasks()
+    batcher.put(1)
+    (task,) = asyncio.all_tasks() - others
+    waiting = asyncio.ensure_future(batcher.flush() if waits else all_sent.wait())
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    task.cancel()
+    async with asyncio.timeout(DEADLINE):
+        await waiting
+    assert sent == [1]
+
+
+async def test_a_store_that_never_answers_holds_a_flush_up_for_a_limited_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agentlightning.tracer.writer.CALL_TIMEOUT", 0.01)
+    store = SlowStore()
+    tracer, rollout = make(DummyTracer, store), await store.start_rollout(input=0)
+    tracer.max_outage = 0.02
+    async with asyncio.timeout(DEADLINE):
+        with pytest.raises(StoreError, match=r"did not take the spans within 0\.03 s"):
+            async with tracer.trace_context(rollout_id=rollout.rollout_id, attempt_id=rollout.attempt.attempt_id):
+                emit_message("kept")
+        assert messages(tracer.get_last_trace()) == ["kept"]
+        store.open_gate.set()
+        await tracer.flush()
+    assert messages(await stored(store, rollout)) == ["kept"]
+    await store.close()
 
 
 async def test_the_failure_of_the_body_wins_over_that_of_the_store() -> None:
