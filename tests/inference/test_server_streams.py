@@ -134,12 +134,11 @@ async def test_chunks_put_together_are_the_reply(url: str, n: int, stop: list[st
         reply, chunks = await ask(url, request)
         assert_same(chunks, reply)
         assert len({chunk["id"] for chunk in chunks}) == 1
-        assert len(chunks) > n + 1
 
 
 async def test_tokens_come_with_their_chunks_and_the_prompt_with_the_first(url: str) -> None:
-    body = {"model": "tiny", "messages": MESSAGES, "max_tokens": 12, "return_token_ids": True, "logprobs": True}
-    _, chunks = await ask(url, body)
+    body = {"model": "tiny", "messages": MESSAGES, "seed": 1, "max_tokens": 9, "return_token_ids": True}
+    reply, chunks = await ask(url, body | {"logprobs": True})
     *answer, usage = chunks
     assert [("prompt_token_ids" in chunk, chunk.get("weights_version")) for chunk in answer] == [
         (True, 0),
@@ -147,10 +146,10 @@ async def test_tokens_come_with_their_chunks_and_the_prompt_with_the_first(url: 
     ]
     for chunk in answer:
         (choice,) = chunk["choices"]
-        assert len(choice["token_ids"]) == len(choice["logprobs"]["content"]) >= 1
+        assert len(choice["token_ids"]) == len(choice["logprobs"]["content"])
     assert [chunk["choices"][0]["finish_reason"] for chunk in answer] == [*[None] * (len(answer) - 1), "length"]
     assert usage["choices"] == []
-    assert usage["usage"]["completion_tokens"] == 12
+    assert usage["usage"] == reply["usage"]
     assert answer[0]["object"] == "chat.completion.chunk"
 
 
