@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -11,6 +12,11 @@ Item = TypeVar("Item")
 
 async def interleave(streams: Sequence[AsyncGenerator[Item]]) -> AsyncGenerator[tuple[int, Item]]:
     """Yield what the streams yield, as it comes, with the number of its stream; an error of one ends all."""
+    if len(streams) == 1:  # without a task for each item, which costs more than all else
+        async with aclosing(streams[0]) as stream:
+            async for item in stream:
+                yield 0, item
+        return
     waiting = {asyncio.ensure_future(_next(stream)): index for index, stream in enumerate(streams)}
     try:
         while waiting:
