@@ -217,6 +217,16 @@ def test_a_stream_that_ends_too_early_says_so(make: Any) -> None:
 
 
 @pytest.mark.parametrize("make", [messages_call, responses_call])
+def test_an_answer_that_is_whole_ends_well_though_the_connection_does_not(make: Any) -> None:
+    chunks = chunks_of([{"content": "a"}], "stop")[:-1]
+    for cut, last in ((len(chunks), ("message_stop", "response.completed")), (len(chunks) - 1, ("error",))):
+        view = make().view()
+        seen_before = view.of(b"".join(f"data: {json.dumps(chunk)}\n\n".encode() for chunk in chunks[:cut]))
+        events = read_stream(seen_before + view.error("broke off", "backend_unreachable"))
+        assert events[-1]["type"] in last
+
+
+@pytest.mark.parametrize("make", [messages_call, responses_call])
 def test_a_backend_that_fails_in_the_midst_is_quoted_and_nothing_follows(make: Any) -> None:
     chunks = chunks_of([{"content": "a"}], "stop")
     body = stream_of([*chunks[:2], {"error": {"message": "out of memory"}}, *chunks[2:]])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any, Final, Protocol, cast
 
 from agentlightning.errors import InvalidAnswer
@@ -52,6 +53,7 @@ class TranslatedView:
         self._translator = translator
         self._on_finish = on_finish
         self._ended = False
+        self._readable = True
 
     def of(self, events: bytes) -> bytes:
         """Return what the client is to see of some events of the backend's; see `View`."""
@@ -61,10 +63,10 @@ class TranslatedView:
         try:
             for chunk in read_stream(events):
                 if chunk.get("error"):
-                    return _encoded(made) + self._failed(chunk["error"])
+                    return _encoded(made) + self._fail_as_told(chunk["error"])
                 made += self._translator.feed(chunk)
         except OTHER_FORM as error:
-            raise _no_chat(error) from error
+            raise self._no_chat(error) from error
         return _encoded(made) + (self.end() if holds_end(events) else b"")
 
     def end(self) -> bytes:
@@ -72,29 +74,35 @@ class TranslatedView:
         if self._ended:
             return b""
         if not self._translator.finished:
-            return self.error("the stream ended before the answer: it names no finish reason", "incomplete_answer")
+            return self._fail("the stream ended before the answer: it names no finish reason", "incomplete_answer")
         try:
             self._on_finish()
             last = self._translator.finish()
         except OTHER_FORM as error:
-            raise _no_chat(error) from error
+            raise self._no_chat(error) from error
         self._ended = True
         return _encoded(last)
 
     def error(self, message: str, code: str) -> bytes:
         """Return the event that says that the stream failed; nothing follows it."""
+        if self._translator.finished and self._readable:
+            with suppress(InvalidAnswer):
+                return self.end()  # only the backend's farewell is missing
+        return self._fail(message, code)
+
+    def _fail(self, message: str, code: str) -> bytes:
         if self._ended:
             return b""
         self._ended = True
         return _encoded(self._translator.error(message, code))
 
-    def _failed(self, error: Any) -> bytes:
+    def _fail_as_told(self, error: Any) -> bytes:
         known = cast("Json", error) if isinstance(error, dict) else {"message": str(error)}
-        return self.error(str(known.get("message") or known), str(known.get("code") or "backend_failed"))
+        return self._fail(str(known.get("message") or known), str(known.get("code") or "backend_failed"))
 
-
-def _no_chat(error: Exception) -> InvalidAnswer:
-    return InvalidAnswer(f"the backend's stream is none of a chat: {type(error).__name__}: {error}")
+    def _no_chat(self, error: Exception) -> InvalidAnswer:
+        self._readable = False
+        return InvalidAnswer(f"the backend's stream is none of a chat: {type(error).__name__}: {error}")
 
 
 def _encoded(events: Iterable[Json]) -> bytes:
