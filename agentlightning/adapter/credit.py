@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from agentlightning.adapter.llm_call import in_order
 from agentlightning.adapter.place import Place, Places
 from agentlightning.adapter.reward_links import LinkIndex
-from agentlightning.adapter.reward_targets import PlacedReward, Target, Targets, in_position
+from agentlightning.adapter.reward_targets import PlacedReward, Target, Targets
 from agentlightning.adapter.rewards import (
     Credit,
     CreditRule,
@@ -125,7 +125,7 @@ class _Matching:
             if not links:
                 yield reward
                 continue
-            linked = in_position(index.find(links))[-1:]
+            linked = index.find(links)[-1:]
             self._pair([reward], linked, CreditRule.LINK, Unmatched.TAKEN if linked else Unmatched.NO_LINKED_CALL)
 
     def _by_subtree(self, rewards: Iterable[PlacedReward]) -> None:

@@ -46,6 +46,11 @@ class Seen:
         said = [_said(each) for each in self.sighting.answers]
         return json.dumps(said) if any(any(each) for each in said) else ""
 
+    @cached_property
+    def answered(self) -> str:
+        """All that the span says of the answers."""
+        return json.dumps([(each.message, each.response_token_ids) for each in self.sighting.answers], sort_keys=True)
+
     @property
     def start(self) -> float | None:
         """When the span began."""
@@ -62,6 +67,12 @@ class Group:
     """The sightings of one call, in order."""
 
     members: list[Seen] = field(default_factory=list[Seen])
+    libraries: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
+
+    def add(self, each: Seen) -> None:
+        """Add a sighting."""
+        self.members.append(each)
+        self.libraries.add(each.library)
 
 
 def join(seen: Sequence[Seen], spans: Iterable[Span]) -> list[Group]:
@@ -88,7 +99,7 @@ class _Joining:
     def __init__(self, seen: Sequence[Seen], spans: Iterable[Span]) -> None:
         self.groups: list[Group] = []
         self._group_of: dict[str, Group] = {}
-        self._by_response: dict[tuple[str, str | None], list[Group]] = {}
+        self._by_response: dict[tuple[str, str | None], _OfResponse] = {}
         self._by_answer: dict[tuple[str, str], _Timeline] = {}
         self._above = _nearest_above(seen, spans)
         self._below: dict[str, list[str]] = {}
@@ -100,12 +111,11 @@ class _Joining:
         if group is None:
             group = Group()
             self.groups.append(group)
-        group.members.append(each)
+        group.add(each)
         self._group_of[each.span.span_id] = group
         if each.response_id is not None:
-            of_response = self._by_response.setdefault((each.span.attempt_id, each.response_id), [])
-            if not any(known is group for known in of_response):
-                of_response.append(group)
+            key = each.span.attempt_id, each.response_id
+            self._by_response.setdefault(key, _OfResponse()).note(each, group)
 
     def note_times(self) -> None:
         """Note of all sightings so far when they were and what they say."""
@@ -120,29 +130,43 @@ class _Joining:
             timeline.add(each.start, each.end, self._group_of[each.span.span_id])
 
     def of_same_response(self, each: Seen) -> Group | None:
-        """Return a group with the same response id that may be the same call."""
-        groups = self._by_response.get((each.span.attempt_id, each.response_id), ())
-        return next((group for group in groups if self._may_join(each, group)), None)
+        """Return a group with the same response id that may be the same call.
+
+        The nearest is that of a span above or below; then one that this library has not seen, if possible at the same
+        time; then one of which it wrote the same.
+        """
+        known = self._by_response.get((each.span.attempt_id, each.response_id))
+        if known is None:
+            return None
+        nested = [group for group in self._near(each) if id(group) in known.groups]
+        unseen = known.unseen_by(each.library).values()
+        overlapping = next((group for group in unseen if _overlaps(each, group)), None)
+        candidates = [*nested, overlapping or next(iter(unseen), None), known.repeated(each)]
+        return next((group for group in candidates if group is not None and self._may_join(each, group)), None)
 
     def around(self, each: Seen) -> Group | None:
         """Return the group of a span above or below with the same outcome, if possible one that says the same."""
-        span_id = each.span.span_id
-        near = [*self._below.get(span_id, ()), *filter(None, [self._above.get(span_id)])]
-        groups = [self._group_of[each_id] for each_id in near if each_id in self._group_of]
-        fitting = [group for group in groups if self._may_join(each, group) and _agree(each, group)]
+        fitting = [group for group in self._near(each) if self._may_join(each, group) and _agree(each, group)]
         same = (group for group in fitting if any(member.said == each.said for member in group.members))
         return next(same, fitting[-1] if fitting else None)
 
     def at_the_same_time(self, each: Seen) -> Group | None:
-        """Return a group whose time overlaps and that says the same."""
+        """Return a group whose time overlaps and that says the same; the library saw none of its own around it."""
         timeline = self._by_answer.get((each.span.attempt_id, each.said))
         if timeline is None or each.start is None or each.end is None:
             return None
         overlapping = timeline.overlapping(each.start, each.end)
-        return next((group for group in overlapping if self._may_join(each, group) and _agree(each, group)), None)
+        unseen = (group for group in overlapping if each.library not in group.libraries)
+        return next((group for group in unseen if _agree(each, group)), None)
+
+    def _near(self, each: Seen) -> list[Group]:
+        """Return the groups of the spans right below and above."""
+        span_id = each.span.span_id
+        near = [*self._below.get(span_id, ()), *filter(None, [self._above.get(span_id)])]
+        return [self._group_of[each_id] for each_id in near if each_id in self._group_of]
 
     def _may_join(self, each: Seen, group: Group) -> bool:
-        return not any(
+        return each.library not in group.libraries or not any(
             member.library == each.library and not self._are_nested(each, member) and _are_two(each, member)
             for member in group.members
         )
@@ -150,6 +174,35 @@ class _Joining:
     def _are_nested(self, one: Seen, two: Seen) -> bool:
         ids = one.span.span_id, two.span.span_id
         return self._above.get(ids[0]) == ids[1] or self._above.get(ids[1]) == ids[0]
+
+
+class _OfResponse:
+    """The groups of one response id, found without looking at all of them: a backend may give every answer the same."""
+
+    def __init__(self) -> None:
+        self.groups: dict[int, Group] = {}
+        self._unseen: dict[tuple[str, str], dict[int, Group]] = {}
+        self._by_answer: dict[tuple[tuple[str, str], str], Group] = {}
+
+    def note(self, each: Seen, group: Group) -> None:
+        """Note that a group has a sighting, which is in it already."""
+        if id(group) not in self.groups:
+            self.groups[id(group)] = group
+            for unseen in self._unseen.values():
+                unseen[id(group)] = group
+        self.unseen_by(each.library).pop(id(group), None)
+        if each.sighting.source != GATEWAY:
+            self._by_answer.setdefault((each.library, each.answered), group)
+
+    def unseen_by(self, library: tuple[str, str]) -> dict[int, Group]:
+        """Return the groups that a library has no sighting in, in order."""
+        if library not in self._unseen:
+            self._unseen[library] = {id(each): each for each in self.groups.values() if library not in each.libraries}
+        return self._unseen[library]
+
+    def repeated(self, each: Seen) -> Group | None:
+        """Return the group in which the library says the same already."""
+        return self._by_answer.get((each.library, each.answered)) if each.sighting.source != GATEWAY else None
 
 
 @dataclass
@@ -184,11 +237,15 @@ def _agree(each: Seen, group: Group) -> bool:
 
 def _are_two(one: Seen, two: Seen) -> bool:
     """Whether two spans of one library are two calls: the gateway sees each once, others may repeat an answer."""
-    return one.sighting.source == GATEWAY or one.response_id is None or _answers(one) != _answers(two)
+    return one.sighting.source == GATEWAY or one.response_id is None or one.answered != two.answered
 
 
-def _answers(each: Seen) -> list[Any]:
-    return [(answer.message, answer.response_token_ids) for answer in each.sighting.answers]
+def _overlaps(each: Seen, group: Group) -> bool:
+    start, end = each.start, each.end
+    if start is None or end is None:
+        return False
+    times = ((member.start, member.end) for member in group.members)
+    return any(a is not None and b is not None and a <= end and b >= start for a, b in times)
 
 
 def _said(call: LLMCall) -> tuple[Any, list[Any]]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from agentlightning.adapter.place import Place
-from agentlightning.adapter.reward_targets import Target, Targets
+from agentlightning.adapter.reward_targets import Target, Targets, in_position
 from agentlightning.semconv import LinkPydanticModel
 from agentlightning.types import Span
 from agentlightning.types.attributes import query_linked_spans
@@ -24,19 +24,35 @@ class LinkIndex:
         self._places = places
         self._targets = targets
         self._by_value: dict[str, dict[str, list[Place]]] = {}
+        self._by_response: dict[str | None, list[Target]] = {}
+        for target in targets.all:
+            self._by_response.setdefault(target.response_id, []).append(target)
+        self._found: dict[tuple[tuple[str, str], ...], list[Target]] = {}
 
     def find(self, links: Sequence[LinkPydanticModel]) -> list[Target]:
-        """Return the calls that all the links lead to."""
+        """Return the calls that all the links lead to, in order."""
+        key = tuple((link.key_match, link.value_match) for link in links)
+        if key not in self._found:
+            self._found[key] = self._find(links)
+        return self._found[key]
+
+    def _find(self, links: Sequence[LinkPydanticModel]) -> list[Target]:
         ids = {link.value_match for link in links if link.key_match in _RESPONSE_ID_KEYS}
         others = [link for link in links if link.key_match not in _RESPONSE_ID_KEYS]
-        found = self._below(others) if others else self._targets.all
-        return [target for target in found if ids <= {target.response_id}]
+        if not others:
+            return self._by_response.get(ids.pop(), []) if len(ids) == 1 else []
+        return [target for target in self._below(others) if ids <= {target.response_id}]
 
     def _below(self, links: Sequence[LinkPydanticModel]) -> list[Target]:
         candidates = self._values(links[0].key_match).get(links[0].value_match, [])
         matching = {id(span) for span in query_linked_spans([place.node.span for place in candidates], links)}
-        places = [place for place in candidates if id(place.node.span) in matching]
-        return [target for place in places for target in self._targets.within(place)]
+        found: dict[int, Target] = {}
+        end = 0
+        for place in candidates:  # each before what is below it
+            if id(place.node.span) in matching and place.first >= end:
+                end = place.end
+                found |= {target.index: target for target in self._targets.within(place)}
+        return in_position(found.values())
 
     def _values(self, key: str) -> dict[str, list[Place]]:
         """Return the places by what their spans say under this key."""

@@ -155,6 +155,12 @@ def test_a_reward_whose_link_leads_to_no_call_is_given_to_no_other(links: dict[s
     assert reasons(spans) == [Unmatched.NO_LINKED_CALL]
 
 
+def test_a_link_to_spans_in_each_other_finds_each_call_once() -> None:
+    spans = [make_span("out", 1), make_span("in", 2, "out"), make_call("a", 3, "in"), make_call("b", 4, "out")]
+    rewards = [make_reward(value, 5 + value, links={"trace_id": "t"}) for value in (0, 1)]
+    assert values([*spans, *rewards]) == ({"b": 0}, [1])
+
+
 def test_a_linked_call_is_no_longer_free_and_takes_one_reward() -> None:
     spans = [make_call("a", 1), make_call("b", 2), make_reward(0.25, 3), make_reward(0.5, 4, links={"span_id": "b"})]
     spans.append(make_reward(1.0, 5, links={"span_id": "b"}))

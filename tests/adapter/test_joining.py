@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from agentlightning import semconv
+from agentlightning.adapter.joining import Seen, _Joining
 from agentlightning.adapter.llm_call import llm_calls, read_calls
 from agentlightning.types import Span, TraceStatus
 from agentlightning.types.llm_call_span import CapturedCall, CapturedChoice, encode_call
@@ -198,6 +199,26 @@ def test_a_backend_that_repeats_its_response_id_loses_no_call() -> None:
     assert seen_by(gateway(1, tokens=[5]), gateway(2, tokens=[5])) == [[1], [2]]
     assert seen_by(gateway(1), gateway(2), sdk(3), sdk(4, said="B")) == [[1, 3], [2, 4]]
     assert seen_by(sdk(1, said="A"), sdk(2, said="B")) == [[1], [2]]
+
+
+def test_of_repeated_ids_and_equal_answers_each_goes_to_the_call_at_its_time() -> None:
+    calls = [gateway(number, tokens=[number], time=(number, number + 0.5)) for number in (1, 2, 3)]
+    seen = [sdk(number + 3, time=(number, number + 0.4)) for number in (1, 2, 3)]
+    assert seen_by(*calls, *seen) == [[1, 4], [2, 5], [3, 6]]
+    late = [sdk(7 - number, time=(number, number + 0.4)) for number in (1, 2, 3)]
+    assert seen_by(*calls, *late) == [[1, 6], [2, 5], [3, 4]]
+    elsewhere = [sdk(number + 3, time=(number + 50, number + 51)) for number in (1, 2, 3)]
+    assert seen_by(*calls, *elsewhere) == [[1, 4], [2, 5], [3, 6]]
+
+
+def test_a_thousand_calls_of_one_id_are_not_compared_with_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[Seen] = []
+    may_join = _Joining._may_join
+    monkeypatch.setattr(
+        _Joining, "_may_join", lambda self, each, group: compared.append(each) or may_join(self, each, group)
+    )
+    assert len(read_calls([gateway(number, tokens=[number]) for number in range(1, 1001)]).seen) == 1000
+    assert len(compared) < 5_000
 
 
 def test_a_library_that_writes_an_answer_twice_makes_one_call() -> None:
