@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -17,13 +18,26 @@ from agentlightning.store import SqliteLightningStore
 CHILD = Path(__file__).with_name("gateway_process.py")
 CALLS = 20
 
+Json = dict[str, Any]
 
-@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+
+HI: Json = {"model": "policy", "messages": [{"role": "user", "content": "hi"}]}
+
+
+@pytest.mark.parametrize(
+    ("path", "request_body", "last"),
+    [
+        pytest.param("/chat/completions", HI, None, id="whole"),
+        pytest.param("/chat/completions", HI | {"stream": True}, DONE, id="streamed"),
+        pytest.param("/messages", HI | {"stream": True}, b'"message_stop"}\n\n', id="messages"),
+        pytest.param("/responses", {"model": "policy", "input": "hi", "stream": True}, b".completed\n", id="responses"),
+    ],
+)
 @pytest.mark.parametrize("kind", ["ships", "never_ships"])
 async def test_calls_answered_before_a_kill_are_in_the_store_once(
-    tmp_path: Path, backend: ScriptedBackend, kind: str, stream: bool
+    tmp_path: Path, backend: ScriptedBackend, kind: str, path: str, request_body: Json, last: bytes | None
 ) -> None:
-    if stream:
+    if last:
         backend.script = lambda _: Stream([numbered(len(backend.requests)), DONE]).response()
     store_path, journal = str(tmp_path / "store.db"), str(tmp_path / "journal")
     base = f"{backend.server.url}/v1"
@@ -38,11 +52,9 @@ async def test_calls_answered_before_a_kill_are_in_the_store_once(
         endpoint = (await child.stdout.readline()).decode().strip()
         async with aiohttp.ClientSession() as session:
             for _ in range(CALLS):
-                async with session.post(
-                    f"{endpoint}/chat/completions", json={"model": "policy", "stream": stream}
-                ) as reply:
+                async with session.post(f"{endpoint}{path}", json=request_body) as reply:
                     assert reply.status == 200
-                    await (reply.content.readuntil(DONE) if stream else reply.read())
+                    await (reply.content.readuntil(last) if last else reply.read())
         child.kill()
         await child.wait()
     rollout_id = endpoint.split("/rollout/")[1].split("/")[0]
