@@ -32,6 +32,7 @@ class LLMProxy:
     An agent's base URL names its attempt (`…/rollout/<id>/attempt/<id>/v1`), so a program in any language is recorded
     without a change. The reply never waits for the store: calls are journaled on disk and shipped in the background.
     Streams pass event by event, and are recorded as the answers that they amount to.
+    Agents may speak Chat Completions, Completions, Responses or Anthropic's Messages; servers need chat completions.
 
     An attempt may report its rewards, too: `POST /api/rollouts/<id>/attempt/<id>/events` takes
     `{"event_type": "reward", "data": {"value": 1.0}}`, a `message` with `{"message": "…"}`, or anything else, which
