@@ -22,7 +22,7 @@ from agentlightning.adapter import (
 )
 from agentlightning.adapter.triplet import RewardMatchPolicy, TraceTree, Transition
 from agentlightning.emitter import emit_reward
-from agentlightning.types import Span, TraceStatus
+from agentlightning.types import Span, TraceStatus, Triplet
 from tests.compat.signatures import takes
 
 
@@ -237,6 +237,16 @@ def test_a_reward_goes_to_the_latest_call_before_it() -> None:
     assert [triplet.reward for triplet in TracerTraceToTriplet()(spans)] == [None, 0.5, None]
 
 
+def test_a_reward_goes_to_calls_that_began_since_the_last_one() -> None:
+    spans = [agentops_call(1), agentops_call(2), reward(0.1, 3), agentops_call(4), reward(0.2, 5), reward(0.3, 6)]
+    reading = TracerTraceToTriplet().read(spans)
+    assert [triplet.reward for triplet in reading.triplets] == [None, 0.1, 0.2]  # in v0.3 the first has 0.3
+    assert [each.reward.value for each in reading.unmatched] == [0.3]
+    running = agentops_call(1)
+    running.end_time = 10.0
+    assert [triplet.reward for triplet in TracerTraceToTriplet()([running, reward(0.5, 5)])] == [0.5]  # in v0.3 None
+
+
 def test_siblings_keep_their_rewards() -> None:
     spans = [agent("a", 1), agent("b", 2), agentops_call(3, "a"), agentops_call(4, "b"), reward(0.5, 5, "a")]
     adapter = TracerTraceToTriplet(reward_match=RewardMatchPolicy.FIRST_SIBLING)
@@ -316,6 +326,45 @@ def test_calls_without_tokens_may_be_left_out() -> None:
     spans = [bare, agentops_call(2)]
     assert len(TracerTraceToTriplet()(spans)) == 2
     assert answers(TracerTraceToTriplet(_skip_empty_token_spans=True)(spans)) == ["answer 2"]
+
+
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        (
+            TraceTree.find_llm_calls,
+            "llm_call_match, agent_match, within_matching_subtree=None, within_reward=None, within_llm_call=None, "
+            "existing_llm_call_response_ids=None",
+        ),
+        (TraceTree.match_rewards, "reward_match, llm_calls"),
+        (
+            TraceTree.to_trajectory,
+            "llm_call_match=None, agent_match=None, exclude_llm_call_in_reward=True, dedup_llm_call=True, "
+            "reward_match=first_occurrence, final_reward=None, _skip_empty_token_spans=False",
+        ),
+        (TraceTree.span_to_triplet, "span, agent_name"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_trees_are_asked_with_v03s_arguments(function: Any, expected: str) -> None:
+    assert takes(function, expected)
+
+
+def test_a_tree_finds_its_calls_and_matches_rewards_to_them() -> None:
+    tree = TraceTree.from_spans([agent("me", 1), agentops_call(2, "me"), agentops_call(3, "me"), reward(0.5, 4)])
+    found = tree.find_llm_calls(llm_call_match=r"openai\.chat\.completion", agent_match="me")
+    assert [(node.id, name) for node, name in found] == [("call-2", "me"), ("call-3", "me")]
+    rewards = tree.match_rewards("first_occurrence", [node for node, _ in found])
+    assert rewards == {"call-2": None, "call-3": 0.5}
+
+
+def test_a_subclass_makes_its_own_triplets() -> None:
+    class Short(TraceTree):
+        def span_to_triplet(self, span: Span, agent_name: str) -> Triplet:
+            return Triplet(prompt=span.span_id, response=agent_name)
+
+    tree = Short.from_spans([agent("me", 1), agentops_call(2, "me"), reward(0.5, 3)])
+    assert [(each.prompt, each.response, each.reward) for each in tree.to_trajectory()] == [("call-2", "me", 0.5)]
 
 
 def test_failed_calls_get_nothing() -> None:

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from agentlightning.litagent import LitAgent, llm_rollout, rollout
+from agentlightning.litagent import LitAgent, llm_rollout, prompt_rollout, rollout
 from agentlightning.runner import LitAgentRunner
 from agentlightning.tracer import DummyTracer
 from agentlightning.trainer import Trainer
-from agentlightning.types import LLM, Attempt, AttemptedRollout, NamedResources, ProxyLLM, Rollout
+from agentlightning.types import LLM, Attempt, AttemptedRollout, NamedResources, PromptTemplate, ProxyLLM, Rollout
 
 PROXY: NamedResources = {"main": ProxyLLM(endpoint="http://gateway/v1", model="m")}
 TASK = Rollout(rollout_id="ro-1", input="task", start_time=0.0)
@@ -127,3 +127,12 @@ def test_a_proxy_stays_one_where_there_is_no_attempt() -> None:
 def test_the_first_parameter_is_the_task() -> None:
     with pytest.raises(ValueError, match="task"):
         rollout(lambda question, llm: question)
+
+
+def test_a_prompt_rollout_takes_both_forms() -> None:
+    def fill(task: str, prompt_template: PromptTemplate) -> str:
+        return prompt_template.format(task=task)
+
+    resources: NamedResources = {"p": PromptTemplate(template="do {task}", engine="f-string")}
+    for agent in (prompt_rollout(fill), prompt_rollout()(fill)):
+        assert agent.rollout("task", resources, ATTEMPTED) == "do task"

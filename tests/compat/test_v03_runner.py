@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import logging
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -347,3 +348,10 @@ def test_a_heartbeat_tells_v03s_figures() -> None:
         "bytes_recv_mb",
     }
     assert set(system_snapshot(include_gpu=True)) - set(system_snapshot()) == {"gpus"}
+
+
+def test_without_psutil_a_heartbeat_tells_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_it = set(system_snapshot())
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "psutil" else find_spec(name))
+    assert set(system_snapshot()) < with_it

@@ -167,6 +167,7 @@ def test_objects_need_a_json_form() -> None:
 async def test_a_message_reads_back(tracer: Tracer) -> None:
     (span,) = await emitted(lambda: emit_message("hello", {"a": 1}), tracer)
     assert get_message_value(span) == "hello"
+    assert get_message_value(Span.from_attributes(attributes={"a": 1}, name=span.name)) is None
     assert span.status.status_code == "OK"
     with pytest.raises(TypeError, match="emit_object"):
         emit_message(1)  # type: ignore[arg-type]
