@@ -167,7 +167,7 @@ def test_instructions_are_not_carried_over() -> None:
     ("fields", "complaint"),
     [
         ({"n": 2}, "'n'"),
-        ({"mcp_servers": []}, "mcp_servers"),
+        ({"mcp_servers": [{"name": "x"}]}, "mcp_servers"),
         ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "web_search_20250305"),
         ({"messages": [{"role": "user", "content": [{"type": "image", "source": {"type": "file"}}]}]}, "base64 or url"),
         ({"messages": [{"role": "user"}]}, "no request for a message: KeyError: 'content'"),

@@ -26,7 +26,7 @@ _MEANINGLESS: Final = frozenset(
     }
 )
 """What is about Anthropic's own service. A model that thinks does so of itself, and its thoughts are passed on."""
-_REFUSED: Final = frozenset({"container", "mcp_servers", "n"})
+_REFUSED: Final = frozenset({"container", "mcp_servers"})
 _CHOICES: Final = {"auto": "auto", "any": "required", "none": "none"}
 _THOUGHT: Final = frozenset({"thinking", "redacted_thinking"})
 
@@ -40,10 +40,12 @@ def to_chat(payload: Json, arguments: Arguments) -> Json:
     Raises:
         InvalidRequest: Something that a chat has no form for.
     """
-    refused = sorted(_REFUSED & payload.keys())
+    refused = [key for key in sorted(_REFUSED) if payload.get(key)] + (
+        ["n"] if payload.get("n") not in (None, 1) else []
+    )
     if refused:
         raise InvalidRequest(f"the gateway cannot serve {refused}: chat completions have no such thing for Messages")
-    chat = {key: value for key, value in payload.items() if key not in _TRANSLATED | _MEANINGLESS}
+    chat = {key: value for key, value in payload.items() if key not in _TRANSLATED | _MEANINGLESS | _REFUSED}
     system = content_of(payload.get("system") or "")
     chat["messages"] = [{"role": "system", "content": system}] if system else []
     for message in payload["messages"]:

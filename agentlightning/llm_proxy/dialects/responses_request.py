@@ -14,7 +14,6 @@ _TRANSLATED: Final = frozenset(
 )
 _MEANINGLESS: Final = frozenset(
     {
-        "background",
         "context_management",
         "include",
         "max_tool_calls",
@@ -26,7 +25,7 @@ _MEANINGLESS: Final = frozenset(
     }
 )
 """What is about OpenAI's own service, or is the gateway's to answer."""
-_REFUSED: Final = ("background", "conversation", "prompt", "n")
+_REFUSED: Final = frozenset({"background", "conversation", "prompt"})
 _TEXTS: Final = frozenset({"input_text", "output_text", "text", "refusal"})
 
 
@@ -40,10 +39,12 @@ def to_chat(payload: Json, history: Sequence[Json]) -> Json:
     Raises:
         InvalidRequest: Something that a chat has no form for.
     """
-    refused = [key for key in _REFUSED if payload.get(key)]
+    refused = [key for key in sorted(_REFUSED) if payload.get(key)] + (
+        ["n"] if payload.get("n") not in (None, 1) else []
+    )
     if refused:
         raise InvalidRequest(f"the gateway cannot serve {refused}: chat completions have no such thing for Responses")
-    chat = {key: value for key, value in payload.items() if key not in _TRANSLATED | _MEANINGLESS}
+    chat = {key: value for key, value in payload.items() if key not in _TRANSLATED | _MEANINGLESS | _REFUSED}
     instructions = payload.get("instructions")
     system = [{"role": "system", "content": instructions}] if instructions else []
     chat["messages"] = [*system, *history, *input_messages(payload)]
