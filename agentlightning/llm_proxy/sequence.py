@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from dataclasses import dataclass
 from typing import Final
 
 from agentlightning.errors import NotFound
@@ -15,7 +15,17 @@ logger = logging.getLogger(__name__)
 
 _PATIENCE_SECONDS: Final = 2.0
 _GRACE_SECONDS: Final = 0.005
-"""How long a call waits for its number: what the agent did just before has none yet, either, and shall come first."""
+"""How long a call waits at least for its number: what the agent did just before has none yet, either, and shall come
+first. It is at most twice as long, so that calls wait for each other."""
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A call that waits for its number, until `due` by the clock of the loop."""
+
+    attempt: tuple[str, str]
+    future: asyncio.Future[int | None]
+    due: float
 
 
 class SequenceReserver:
@@ -29,21 +39,26 @@ class SequenceReserver:
 
     def __init__(self, get_store: Callable[[], LightningStore]) -> None:
         self._get_store = get_store
-        self._waiting: list[tuple[tuple[str, str], asyncio.Future[int | None]]] = []
+        self._waiting: list[_Waiting] = []
         self._task: asyncio.Task[None] | None = None
-        self._answered = asyncio.Event()
+        self._hurried = asyncio.Event()
 
     def reserve(self, rollout_id: str, attempt_id: str) -> asyncio.Future[int | None]:
         """Return the coming id, which is None when the store gives none now; ids follow the order of these calls."""
-        future: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(((rollout_id, attempt_id), future))
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[int | None] = loop.create_future()
+        due = (loop.time() // _GRACE_SECONDS + 2) * _GRACE_SECONDS
+        self._waiting.append(_Waiting((rollout_id, attempt_id), future, due))
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run(), name="agl-gateway-sequence")
         return future
 
-    def hurry(self) -> None:
-        """Ask at once: a call is being answered, and what the agent does with the answer shall come after it."""
-        self._answered.set()
+    def hurry(self, rollout_id: str | None, attempt_id: str | None) -> None:
+        """Ask at once for this attempt: a call is being answered, and what the agent does next shall come after it."""
+        for waiting in self._waiting:
+            if waiting.attempt == (rollout_id, attempt_id):
+                waiting.due = 0.0
+                self._hurried.set()
 
     async def reserve_known(self, rollout_id: str, attempt_id: str) -> asyncio.Future[int | None]:
         """Like `reserve`, but wait a moment for the store to say whether it knows the attempt.
@@ -74,14 +89,25 @@ class SequenceReserver:
 
     async def _run(self) -> None:
         while self._waiting:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._answered.wait(), _GRACE_SECONDS)
-            self._answered.clear()
-            batch, self._waiting = self._waiting, []
-            ids = await self._ask([attempt for attempt, _ in batch])
-            for (_, future), sequence_id in zip(batch, ids, strict=True):
-                if not future.done():
-                    future.set_result(sequence_id)
+            batch = await self._due()
+            ids = await self._ask([waiting.attempt for waiting in batch])
+            for waiting, sequence_id in zip(batch, ids, strict=True):
+                if not waiting.future.done():
+                    waiting.future.set_result(sequence_id)
+
+    async def _due(self) -> list[_Waiting]:
+        """Wait until there are calls whose time has come, and take them."""
+        self._hurried.clear()
+        first = min(waiting.due for waiting in self._waiting)
+        try:
+            async with asyncio.timeout_at(first):
+                await self._hurried.wait()
+            now = 0.0
+        except TimeoutError:
+            now = max(first, asyncio.get_running_loop().time())  # a timer may be early by its clock's resolution
+        batch = [waiting for waiting in self._waiting if waiting.due <= now]
+        self._waiting = [waiting for waiting in self._waiting if waiting.due > now]
+        return batch
 
     async def _ask(self, attempts: list[tuple[str, str]]) -> Sequence[int | None]:
         try:

@@ -263,7 +263,9 @@ class LitAgentRunner(Runner[T_task]):
             await self._run(lease)
         except RolloutCancelled as stop:
             logger.warning("%s It was stopped: %s", self._log_prefix(lease.rollout), stop)
-        except (Exception, SystemExit):
+        except (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt):
+            raise  # meant for the runner
+        except BaseException:
             # The attempt is recorded as failed; the queue goes on. An agent that calls sys.exit() ends only itself.
             logger.exception("%s It failed", self._log_prefix(lease.rollout))
 

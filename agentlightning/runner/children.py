@@ -62,7 +62,9 @@ class Children:
             trace: Gets the agent's spans.
 
         Raises:
-            AgentError: The process ended before the agent, or the agent's own error cannot be pickled.
+            AgentError: The process ended before the agent, or the agent's own error cannot be pickled, or would end
+                this process, as a KeyboardInterrupt does.
+            SystemExit: The agent raised it.
             Exception: Whatever else the agent raised.
         """
         child = Child()
@@ -156,5 +158,8 @@ def _error(failure: AgentFailed) -> BaseException:
 def _unpickled(failure: AgentFailed) -> BaseException:
     if failure.pickled is not None:
         with suppress(Exception):  # of a module that only the process has, say
-            return pickle.loads(failure.pickled)
+            error = pickle.loads(failure.pickled)
+            return (
+                error if isinstance(error, (Exception, SystemExit)) else AgentError(f"the agent raised {failure.text}")
+            )
     return AgentError(f"the agent raised an error that cannot be pickled, {failure.text}")

@@ -6,7 +6,7 @@ import socket
 from collections.abc import Iterator
 from typing import cast
 
-from agentlightning._internal.text import text_of
+from agentlightning._internal.text import shortened, text_of
 from agentlightning.types import LLM, NamedResources
 
 
@@ -17,7 +17,7 @@ def describe_failure(error: BaseException, resources: NamedResources) -> dict[st
     are added where a connection was refused or a host not found.
     """
     unsaid = "it has no message" if isinstance(error, Exception) else "the step was interrupted"
-    message = text_of(error) or unsaid
+    message = shortened(text_of(error)) or unsaid
     endpoints = sorted({resource.endpoint for resource in resources.values() if isinstance(resource, LLM)})
     if endpoints and any(isinstance(each, (ConnectionRefusedError, socket.gaierror)) for each in _causes(error)):
         message = (

@@ -8,6 +8,8 @@ import logging
 from collections.abc import Coroutine
 from typing import Any
 
+from agentlightning.errors import AgentError
+
 logger = logging.getLogger(__name__)
 
 
@@ -57,10 +59,17 @@ async def _kept(work: Coroutine[Any, Any, Any]) -> tuple[Any, BaseException | No
     """Keep what the agent raises: a task lets SystemExit, and all that is like it, end the event loop."""
     try:
         return await work, None
-    except GeneratorExit:
-        raise
+    except GeneratorExit as error:
+        if not _was_raised_inside(error):
+            raise
+        return None, AgentError(f"the agent raised GeneratorExit: {error}")
     except BaseException as error:  # noqa: BLE001  # raised again in the caller's task
         return None, error
+
+
+def _was_raised_inside(error: GeneratorExit) -> bool:
+    """Whether the agent raised it, and not Python, as it throws the coroutine away."""
+    return error.__traceback__ is not None and error.__traceback__.tb_next is not None
 
 
 def _close(task: asyncio.Task[Any], work: Coroutine[Any, Any, Any]) -> None:

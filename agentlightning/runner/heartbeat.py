@@ -6,14 +6,15 @@ import asyncio
 import logging
 import random
 import threading
+import time
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from agentlightning.runner.leases import Leases
 from agentlightning.runner.namesakes import Namesakes
-from agentlightning.runner.snapshot import system_snapshot
+from agentlightning.runner.snapshot import Machine
 
 if TYPE_CHECKING:
     from agentlightning.store import LightningStore
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 MIN_PAUSE: Final = 0.01
 MIN_TIMEOUT: Final = 1.0
 """Seconds that one beat may take at least; with longer intervals it may take the interval."""
+BEATS_IN_SILENCE: Final = 3
+"""How many beats fit into the `unresponsive_seconds` of an attempt at least."""
 JOIN_TIMEOUT: Final = 2.0
 """Seconds to wait for a heartbeat thread to end; it is a daemon, so a hung store cannot hold the program."""
 
@@ -49,6 +52,21 @@ class HeartbeatSettings:
         return max(MIN_PAUSE, self.interval + random.uniform(-self.jitter, self.jitter))
 
 
+class Pause:
+    """The time from one beat to the next, which is early enough for the shortest silence that an attempt may have."""
+
+    def __init__(self, settings: HeartbeatSettings, leases: Leases) -> None:
+        self._since = time.monotonic()
+        self._seconds = settings.pause()
+        self._leases = leases
+
+    def left(self) -> float:
+        """Return the seconds until the next beat."""
+        silence = self._leases.shortest_silence()
+        limit = self._seconds if silence is None else max(MIN_PAUSE, silence / BEATS_IN_SILENCE)
+        return self._since + min(self._seconds, limit) - time.monotonic()
+
+
 class Heartbeat:
     """Tells the store that a runner lives and what it holds; learns what it has lost.
 
@@ -64,6 +82,7 @@ class Heartbeat:
         self._worker_id = worker_id
         self._leases = leases
         self._settings = settings
+        self._machine = Machine(settings.include_gpu)
         self._renews = True
         self._namesakes = Namesakes(worker_id, settings.interval)
 
@@ -84,42 +103,55 @@ class Heartbeat:
 
     @asynccontextmanager
     async def _beating_on_loop(self) -> AsyncGenerator[None]:
+        loop, held = asyncio.get_running_loop(), asyncio.Event()
+
         async def beat_forever() -> None:
             while True:
                 await self.beat()
-                await asyncio.sleep(self._settings.pause())
+                pause = Pause(self._settings, self._leases)
+                while (left := pause.left()) > 0:
+                    held.clear()
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(left):
+                            await held.wait()
 
         task = asyncio.create_task(beat_forever())
+        self._leases.on_hold = lambda: loop.call_soon_threadsafe(held.set)
         try:
             yield
         finally:
+            self._leases.on_hold = None
             task.cancel()
             await asyncio.wait({task})
 
     @asynccontextmanager
     async def _beating_in_thread(self) -> AsyncGenerator[None]:
-        stop = threading.Event()
+        stop, wake = threading.Event(), threading.Event()
 
         def beat_until_stopped() -> None:
             while not stop.is_set():
                 asyncio.run(self.beat())
-                stop.wait(self._settings.pause())
+                pause = Pause(self._settings, self._leases)
+                while not stop.is_set() and (left := pause.left()) > 0:
+                    wake.wait(left)
+                    wake.clear()
 
         thread = threading.Thread(target=beat_until_stopped, name=f"{self._worker_id}-heartbeat", daemon=True)
         thread.start()
+        self._leases.on_hold = wake.set
         try:
             yield
         finally:
+            self._leases.on_hold = None
             stop.set()
+            wake.set()
             await asyncio.to_thread(thread.join, JOIN_TIMEOUT)
 
     async def beat(self) -> None:
         """Send one heartbeat; one that fails or takes longer than an interval costs a warning."""
         try:
             async with asyncio.timeout(max(self._settings.interval, MIN_TIMEOUT)):
-                # Reading the machine's state may block on a sick disk or driver.
-                snapshot = await asyncio.to_thread(system_snapshot, self._settings.include_gpu)
-                await self._tell(snapshot)
+                await self._tell(await self._machine.snapshot())
         except Exception as error:  # noqa: BLE001  # whatever fails, the next beat may succeed and work must go on
             logger.warning("The heartbeat of %s failed: %s: %s", self._worker_id, type(error).__name__, error)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 from agentlightning.runner.stop import LOST, Stop
@@ -45,12 +45,16 @@ class Leases:
     began after the renewal that was answered at `as_of`, hence was made later than that. To that end, a claim remembers
     the last renewal that was answered before it began, the oldest claim on its way decides, and a claim is on its way
     until what it brought is held.
+
+    Attributes:
+        on_hold: Called for every attempt that a silence would end, as it is held.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._held: dict[tuple[str, str], Lease] = {}
         self._renewed: float | None = None
+        self.on_hold: Callable[[], object] | None = None
         self._claims: dict[object, float | None] = {}  # on their way, the oldest first: what was `_renewed` before each
 
     @contextmanager
@@ -70,6 +74,8 @@ class Leases:
         lease = Lease(rollout)
         with self._lock:
             self._held[lease.key] = lease
+        if self.on_hold is not None and rollout.config.unresponsive_seconds is not None:
+            self.on_hold()
         return lease
 
     def drop(self, lease: Lease) -> None:
@@ -81,6 +87,12 @@ class Leases:
         """Return the ids of what is held, and `as_of`: both for one call of `renew_leases`."""
         with self._lock:
             return list(self._held), next(iter(self._claims.values()), self._renewed)
+
+    def shortest_silence(self) -> float | None:
+        """Return the smallest `unresponsive_seconds` of what is held; None if silence ends none of it."""
+        with self._lock:
+            limits = [lease.rollout.config.unresponsive_seconds for lease in self._held.values()]
+        return min((limit for limit in limits if limit is not None), default=None)
 
     def renewed(self, renewal: LeaseRenewal) -> None:
         """Take the store's answer: what it calls lost is lost."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import functools
 import importlib
@@ -12,16 +13,50 @@ import platform
 import shutil
 import socket
 import subprocess
-from typing import Any
+import threading
+from typing import Any, Final
+
+from agentlightning._internal.threads import run_in_thread
 
 logger = logging.getLogger(__name__)
 
 _GIB = 2**30
 _MIB = 2**20
+PATIENCE: Final = 0.5
+"""Seconds to wait for a snapshot before the last one is told again."""
 _GPU_FIELDS = {"gpu": "name", "util_pct": "utilization.gpu", "mem_used_mb": "memory.used"} | {
     "mem_total_mb": "memory.total",
     "temp_c": "temperature.gpu",
 }
+
+
+class Machine:
+    """Reads the machine's state, which a sick disk or driver may hold up for ever, while nobody waits for long.
+
+    Args:
+        include_gpu: See `system_snapshot`.
+    """
+
+    def __init__(self, include_gpu: bool) -> None:
+        self._include_gpu = include_gpu
+        self._reading = threading.Lock()
+        self._last: dict[str, Any] = {}
+
+    async def snapshot(self) -> dict[str, Any]:
+        """Return the state, or the last one known if reading it takes longer than `PATIENCE`; from any event loop."""
+        if self._reading.acquire(blocking=False):
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    await run_in_thread(self._read, "agl-snapshot")
+            except TimeoutError:
+                logger.debug("Reading the machine's state takes long")
+        return self._last
+
+    def _read(self) -> None:
+        try:
+            self._last = system_snapshot(self._include_gpu)
+        finally:
+            self._reading.release()
 
 
 def system_snapshot(include_gpu: bool = False) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, Literal
 
-from agentlightning.errors import InvalidValue, LeaseLost
+from agentlightning.errors import InvalidValue, LeaseLost, TooLarge
 from agentlightning.runner.cancel import uninterrupted
 from agentlightning.runner.failure import describe_failure
 from agentlightning.runner.patience import persistently
@@ -54,7 +54,7 @@ class Verdict:
         known = self._rollout.attempt.metadata or {}
         try:
             await self._update(status=status, metadata={**known, "error": describe_failure(failure, resources)})
-        except InvalidValue as refusal:
+        except (InvalidValue, TooLarge) as refusal:
             logger.warning("The failure of rollout %s is written without words: %s", self._rollout.rollout_id, refusal)
             await self._update(status=status, metadata={**known, "error": {"type": type(failure).__name__}})
 

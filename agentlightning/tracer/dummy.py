@@ -7,7 +7,7 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from agentlightning._internal.text import text_of
+from agentlightning._internal.text import shortened, text_of
 from agentlightning.tracer.active import ActiveTrace, SpanRecord, active_trace
 from agentlightning.tracer.base import Tracer
 from agentlightning.types import Attributes, Span, SpanCoreFields, StatusCode, TraceStatus
@@ -78,7 +78,7 @@ class DummySpanRecordingContext:
     def record_exception(self, exception: BaseException) -> None:
         """Add the exception's attributes and set the status to ERROR."""
         self.record_attributes(format_exception_attributes(exception))
-        self.record_status("ERROR", f"{type(exception).__name__}: {text_of(exception)}")
+        self.record_status("ERROR", f"{type(exception).__name__}: {shortened(text_of(exception))}")
 
     def record_attributes(self, attributes: Attributes) -> None:
         """Add attributes."""

@@ -11,7 +11,7 @@ from opentelemetry import trace as otel
 from opentelemetry.sdk.trace import Span as SdkSpan
 from opentelemetry.trace import Status
 
-from agentlightning._internal.text import text_of
+from agentlightning._internal.text import shortened, text_of
 from agentlightning.tracer.active import ActiveTrace
 from agentlightning.tracer.base import Tracer
 from agentlightning.tracer.instrument import Instrument, chosen, instrumentors
@@ -124,7 +124,7 @@ class OtelSpanRecordingContext:
     def record_exception(self, exception: BaseException) -> None:
         """Record an exception as an event and set the status to ERROR."""
         self._span.add_event("exception", format_exception_attributes(exception))
-        self.record_status("ERROR", f"{type(exception).__name__}: {text_of(exception)}")
+        self.record_status("ERROR", f"{type(exception).__name__}: {shortened(text_of(exception))}")
 
     def record_attributes(self, attributes: Attributes) -> None:
         """Add attributes."""

@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import format_span_id, format_trace_id
 from pydantic import TypeAdapter
 
-from agentlightning._internal.text import encodable, text_of
+from agentlightning._internal.text import encodable, shortened, text_of
 from agentlightning.semconv import (
     LightningSpanAttributes,
     LinkAttributes,
@@ -291,11 +291,14 @@ def _hex_id(span: ReadableSpan | Span, key: str) -> str | None:
 
 
 def format_exception_attributes(exception: BaseException) -> Attributes:
-    """Return an exception as OpenTelemetry's `exception.…` attributes, also one whose `__str__` raises."""
+    """Return an exception as OpenTelemetry's `exception.…` attributes, also one whose `__str__` raises.
+
+    Of long texts the middle is left out: a store may refuse what holds tens of megabytes.
+    """
     return {
         "exception.type": type(exception).__name__,
-        "exception.message": text_of(exception),
-        "exception.stacktrace": encodable("".join(traceback.format_exception(exception))),
+        "exception.message": shortened(text_of(exception)),
+        "exception.stacktrace": shortened(encodable("".join(traceback.format_exception(exception)))),
         "exception.escaped": True,
     }
 

@@ -85,6 +85,30 @@ def calls_sys_exit(task: str) -> None:
     sys.exit(4)
 
 
+class OwnExit(BaseException):
+    """What a framework ends a program with."""
+
+
+def raises_own_exit(task: str) -> None:
+    raise OwnExit("enough")
+
+
+async def raises_own_exit_async(task: str) -> None:
+    raise OwnExit("enough")
+
+
+def interrupts_itself(task: str) -> None:
+    raise KeyboardInterrupt
+
+
+def raises_generator_exit(task: str) -> None:
+    raise GeneratorExit("over")
+
+
+async def raises_generator_exit_async(task: str) -> None:
+    raise GeneratorExit("over")
+
+
 def crashes(task: str) -> None:
     faulthandler.disable()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

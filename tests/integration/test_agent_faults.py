@@ -57,6 +57,23 @@ FAULTS = {
     ),
     "calls sys.exit": Fault(faults.calls_sys_exit, THREAD, "failed", "SystemExit: 4"),
     "calls sys.exit, in a process": Fault(faults.calls_sys_exit, PROCESS, "failed", "SystemExit: 4"),
+    "raises what ends programs": Fault(faults.raises_own_exit, THREAD, "failed", "OwnExit: enough"),
+    "raises what ends programs, async": Fault(faults.raises_own_exit_async, THREAD, "failed", "OwnExit: enough"),
+    "raises what ends programs, in a process": Fault(
+        faults.raises_own_exit, PROCESS, "failed", "AgentError: the agent raised OwnExit: enough"
+    ),
+    "interrupts itself, in a process": Fault(
+        faults.interrupts_itself, PROCESS, "failed", "AgentError: the agent raised KeyboardInterrupt: "
+    ),
+    "raises GeneratorExit": Fault(
+        faults.raises_generator_exit, THREAD, "failed", "AgentError: the agent raised GeneratorExit: over"
+    ),
+    "raises GeneratorExit, async": Fault(
+        faults.raises_generator_exit_async, THREAD, "failed", "AgentError: the agent raised GeneratorExit: over"
+    ),
+    "raises GeneratorExit, in a process": Fault(
+        faults.raises_generator_exit, PROCESS, "failed", "AgentError: the agent raised GeneratorExit: over"
+    ),
     "crashes": Fault(faults.crashes, PROCESS, "failed", "AgentError: the process of the agent was killed by SIGSEGV"),
     "floods stdout": Fault(faults.floods_stdout, PROCESS, "succeeded", None),
     "leaks a program": Fault(faults.leaks_a_program, PROCESS, "succeeded", None),

@@ -19,6 +19,7 @@ from agentlightning.errors import (
     MissingResource,
     RolloutCancelled,
     StoreError,
+    TooLarge,
 )
 from agentlightning.execution.events import MultiprocessingEvent, ThreadingEvent
 from agentlightning.litagent import LitAgent, rollout
@@ -762,6 +763,76 @@ async def test_iter_runs_the_queue_in_order_up_to_the_limit(store: InMemoryLight
             await runner.iter()
     assert seen == [0, 1]
     assert len(await store.query_rollouts(status_in=["queuing"])) == 1
+
+
+class Quit(BaseException):
+    """What pytest.skip raises, for one, is no Exception."""
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+@pytest.mark.parametrize("error", [Quit("enough"), GeneratorExit("over")])
+async def test_what_ends_programs_ends_only_the_attempt_that_raised_it(
+    store: InMemoryLightningStore, error: BaseException, is_async: bool
+) -> None:
+    failed = asyncio.Event()
+
+    async def agent(task: str) -> float:
+        if task == "fails":
+            failed.set()
+            raise error
+        await failed.wait()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        return 1.0
+
+    def sync_agent(task: str) -> Any:
+        if task == "fails":
+            loop.call_soon_threadsafe(failed.set)
+            raise error
+        return agent(task)
+
+    loop = asyncio.get_running_loop()
+    tasks = ["waits", "fails", "waits"]
+    for task in tasks:
+        await store.enqueue_rollout(task)
+    runner = make(max_rollouts=3, max_concurrency=2)
+    with runner.run_context(agent=rollout(agent if is_async else sync_agent), store=store):
+        async with asyncio.timeout(DEADLINE):
+            await runner.iter()
+    ended = {item.status: item.input for item in await store.query_rollouts()}
+    assert ended == {"succeeded": "waits", "failed": "fails"}
+
+
+async def test_a_huge_message_does_not_keep_an_attempt_from_ending(store: InMemoryLightningStore) -> None:
+    def agent(task: str) -> None:
+        raise ValueError(f"begin {'x' * 10_000_000} end")
+
+    with pytest.raises(ValueError, match="begin"):
+        await step(store, rollout(agent))
+    attempt = await latest_attempt(store)
+    message = (attempt.metadata or {})["error"]["message"]
+    assert message.startswith("begin xxx")
+    assert message.endswith("xxx end")
+    assert "characters left out" in message
+    (span,) = await store.query_spans(attempt.rollout_id)
+    assert sum(len(str(value)) for value in span.attributes.values()) < 50_000
+
+
+async def test_a_failure_that_is_too_large_for_the_store_is_written_without_words(
+    store: InMemoryLightningStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update = store.update_attempt
+
+    async def update_little(*args: Any, **changes: Any) -> Any:
+        if "message" in changes.get("metadata", {}).get("error", {}):
+            raise TooLarge("more than this store takes")
+        return await update(*args, **changes)
+
+    monkeypatch.setattr(store, "update_attempt", update_little)
+    with pytest.raises(ZeroDivisionError):
+        await step(store, rollout(lambda task: 1 / 0))
+    attempt = await latest_attempt(store)
+    assert (attempt.status, attempt.metadata) == ("failed", {"error": {"type": "ZeroDivisionError"}})
 
 
 @pytest.mark.parametrize("error", [KeyError("x"), SystemExit(3)])

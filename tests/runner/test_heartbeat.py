@@ -15,7 +15,7 @@ from agentlightning.runner.snapshot import system_snapshot
 from agentlightning.store import InMemoryLightningStore
 from agentlightning.store.base import UNSET
 from agentlightning.tracer import DummyTracer
-from agentlightning.types import LeaseRenewal, Worker
+from agentlightning.types import LeaseRenewal, RolloutConfig, Worker
 
 DEADLINE = 10.0
 
@@ -168,3 +168,41 @@ def test_gpus_are_read_from_nvidia_smi(monkeypatch: pytest.MonkeyPatch) -> None:
     assert system_snapshot(include_gpu=True)["gpus"] == [
         {"gpu": "Some GPU", "util_pct": 12.0, "mem_used_mb": 100.0, "mem_total_mb": 2000.0, "temp_c": "[N/A]"}
     ]
+
+
+async def test_a_machine_that_cannot_be_read_holds_no_beat_up(
+    mode: Literal["asyncio", "thread"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = threading.Event()
+
+    def hang(include_gpu: bool) -> dict[str, Any]:
+        go_on.wait(DEADLINE)
+        return {"host": "found"}
+
+    monkeypatch.setattr("agentlightning.runner.snapshot.system_snapshot", hang)
+    monkeypatch.setattr("agentlightning.runner.snapshot.PATIENCE", 0.01)
+    store = CountingStore()
+    async with heartbeat(store, 0.01, 0.0, mode).beating():
+        await asyncio.to_thread(store.wait_for_beats, 3)
+        (reader,) = [thread for thread in threading.enumerate() if thread.name == "agl-snapshot"]
+        assert reader.daemon
+        go_on.set()
+        await asyncio.to_thread(store.wait_for_beats, len(store.beats) + 3)
+    assert "host" not in store.beats[0][1]
+    assert store.beats[-1][1]["host"] == "found"
+    await store.close()
+
+
+async def test_it_beats_often_enough_for_the_shortest_silence_that_is_allowed(
+    mode: Literal["asyncio", "thread"],
+) -> None:
+    """Also when the attempt comes in the midst of a long pause."""
+    store, leases = CountingStore(), Leases()
+    settings = HeartbeatSettings(1000.0, 0.0, mode)
+    async with Heartbeat(store, "Worker-1", leases, settings).beating():
+        await asyncio.to_thread(store.wait_for_beats, 1)
+        short = RolloutConfig(unresponsive_seconds=0.05)
+        leases.hold(await store.start_rollout(0))
+        leases.hold(await store.start_rollout(0, config=short))
+        await asyncio.to_thread(store.wait_for_beats, 4)
+    await store.close()

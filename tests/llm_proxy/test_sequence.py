@@ -1,0 +1,61 @@
+"""Numbers of calls: later than what the agent did just before, and in time for what it does with the answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from agentlightning.llm_proxy.sequence import SequenceReserver
+from agentlightning.store import InMemoryLightningStore
+
+DEADLINE = 10.0
+ATTEMPT, OTHER = ("ro-1", "at-1"), ("ro-2", "at-2")
+
+
+class CountingStore(InMemoryLightningStore):
+    """Gives out numbers and remembers for whom."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[tuple[str, str]] = []
+
+    async def get_many_span_sequence_ids(self, rollout_attempt_ids: Sequence[tuple[str, str]]) -> Sequence[int]:
+        self.asked += rollout_attempt_ids
+        return range(len(self.asked) - len(rollout_attempt_ids), len(self.asked))
+
+
+async def turns() -> None:
+    """Let whatever can go on do so."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("rounds", [1, 3])
+async def test_a_call_waits_until_its_own_attempt_is_answered(monkeypatch: pytest.MonkeyPatch, rounds: int) -> None:
+    monkeypatch.setattr("agentlightning.llm_proxy.sequence._GRACE_SECONDS", 1000.0)
+    store = CountingStore()
+    reserver = SequenceReserver(lambda: store)
+    async with asyncio.timeout(DEADLINE):
+        other = reserver.reserve(*OTHER)
+        for number in range(rounds):
+            call = reserver.reserve(*ATTEMPT)
+            await turns()
+            assert store.asked == [ATTEMPT] * number
+            reserver.hurry(*ATTEMPT)
+            assert await call == number
+            reserver.hurry(*ATTEMPT)  # an answer that nobody's number waits for hurries no later call
+        assert not other.done()
+        reserver.hurry(*OTHER)
+        assert await other == rounds
+    await reserver.close()
+
+
+async def test_a_call_that_nobody_hurries_gets_its_number_after_its_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agentlightning.llm_proxy.sequence._GRACE_SECONDS", 0.001)
+    store = CountingStore()
+    reserver = SequenceReserver(lambda: store)
+    async with asyncio.timeout(DEADLINE):
+        assert await asyncio.gather(*(reserver.reserve(*ATTEMPT) for _ in range(3))) == [0, 1, 2]
+    await reserver.close()
