@@ -28,10 +28,10 @@ class Seen:
     span: Span
     sighting: Sighting
 
-    @cached_property
+    @property
     def response_id(self) -> str | None:
         """The id of the response, if the span names one."""
-        return next((each.response_id for each in self.sighting.answers if each.response_id), None)
+        return self.sighting.response_id
 
     @cached_property
     def library(self) -> tuple[str, str]:
@@ -142,7 +142,9 @@ class _Joining:
         unseen = known.unseen_by(each.library).values()
         overlapping = next((group for group in unseen if _overlaps(each, group)), None)
         candidates = [*nested, overlapping or next(iter(unseen), None), known.repeated(each)]
-        return next((group for group in candidates if group is not None and self._may_join(each, group)), None)
+        return next(
+            (group for group in candidates if group and self._may_join(each, group) and _end_alike(each, group)), None
+        )
 
     def around(self, each: Seen) -> Group | None:
         """Return the group of a span above or below with the same outcome, if possible one that says the same."""
@@ -230,9 +232,13 @@ class _Timeline:
 def _agree(each: Seen, group: Group) -> bool:
     """Whether no one of them saw an answer where another saw an error, or an answer of other tokens."""
     sightings = [each.sighting, *(member.sighting for member in group.members)]
-    outcomes = {sighting.failure is None for sighting in sightings if not sighting.silent}
     sampled = {tuple(answer.response_token_ids) for sighting in sightings for answer in sighting.answers[:1]}
-    return len(outcomes) < 2 and len(sampled - {()}) < 2
+    return _end_alike(each, group) and len(sampled - {()}) < 2
+
+
+def _end_alike(each: Seen, group: Group) -> bool:
+    sightings = [each.sighting, *(member.sighting for member in group.members)]
+    return len({sighting.failure is None for sighting in sightings if not sighting.silent}) < 2
 
 
 def _are_two(one: Seen, two: Seen) -> bool:

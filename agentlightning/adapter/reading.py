@@ -20,6 +20,7 @@ class Sighting:
         answers: What it says, one record per answer; empty for a call that failed.
         failure: Why there is no answer; None when there is one.
         silent: Whether there is no answer though nothing failed: the library kept none.
+        response_id: The id of the response, if the span names one, also of an answer that broke off.
     """
 
     span_id: str
@@ -29,6 +30,7 @@ class Sighting:
     answers: tuple[LLMCall, ...] = ()
     failure: str | None = None
     silent: bool = False
+    response_id: str | None = None
 
     @property
     def has_tokens(self) -> bool:

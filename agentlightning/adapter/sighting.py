@@ -8,6 +8,8 @@ from typing import cast
 from agentlightning.adapter.reading import Sighting
 from agentlightning.adapter.sources import READERS
 from agentlightning.types import LLMCall, Span
+from agentlightning.types.chat_shape import load_dict, text
+from agentlightning.types.llm_call_span import RESPONSE_ID
 
 
 def sightings(spans: Sequence[Span]) -> Iterator[tuple[Span, Sighting]]:
@@ -54,7 +56,13 @@ def _made(span: Span, source: str, answers: Sequence[LLMCall], failure: str | No
         answers=() if failure else tuple(answers),
         failure=failure,
         silent=failure is not None and span.status.status_code != "ERROR",
+        response_id=next((each.response_id for each in answers if each.response_id), None) or _begun_response(span),
     )
+
+
+def _begun_response(span: Span) -> str | None:
+    """Return the id of an answer of which only the beginning is there."""
+    return text(span.attributes, RESPONSE_ID) or text(load_dict(span.attributes.get("output.value")), "id")
 
 
 def _scope(span: Span) -> str | None:

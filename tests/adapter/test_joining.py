@@ -184,6 +184,23 @@ def test_a_span_that_kept_no_answer_is_the_call_around_it() -> None:
     assert alone.sightings[0].silent
 
 
+def left_early(number: int, response_id: str) -> Span:
+    """What an SDK keeps of a stream that nobody read to its end."""
+    span = sdk(number, response_id)
+    span.attributes["input.value"] = json.dumps({"messages": HI, "stream": True})
+    span.attributes["output.value"] = json.dumps({"id": response_id, "choices": [{"message": {"role": "assistant"}}]})
+    return span
+
+
+def test_a_stream_that_was_left_early_is_one_call() -> None:
+    broken_off = gateway(2, "x", error="the client left")
+    read = read_calls([left_early(1, "x"), broken_off])
+    assert [seen.failure for seen in read.seen] == ["the client left"]
+    assert seen_by(left_early(1, "x"), gateway(2, "x")) == [[2, 1]]
+    assert seen_by(left_early(1, "y"), broken_off) == [[1], [2]]
+    assert seen_by(sdk(1, "x", error="no"), gateway(2, "x")) == [[1], [2]]
+
+
 def test_failures_at_the_same_time_are_one_failed_call() -> None:
     spans = [sdk(1, None, library="wrapper", said=None, error="a"), sdk(2, None, said=None, error="b")]
     assert seen_by(*spans) == [[2, 1]]

@@ -156,6 +156,10 @@ async def test_a_stream_that_nobody_reads_to_its_end_is_no_call(tracer: OtelTrac
     assert failed.sightings[0].silent
 
 
+async def test_a_request_that_asks_no_model_anything_is_no_call(tracer: OtelTracer, client: AsyncOpenAI) -> None:
+    assert list((await reading(tracer, client.models.list)).seen) == []
+
+
 async def test_pictures_and_tool_results_in_the_history_stand_as_they_were_sent(
     tracer: OtelTracer, client: AsyncOpenAI
 ) -> None:

@@ -16,16 +16,20 @@ from agentlightning.types import Attributes, LLMCall, Span
 from agentlightning.types.chat_shape import Json, chat_calls, dicts, load_dict, load_list, mapping, text
 
 SOURCE: Final = "openinference"
+_ASKS: Final = ("model", "messages", "prompt", "input")
 
 
 def read(span: Span, below: Sequence[Span]) -> list[LLMCall] | None:
-    """Read a span of the kind LLM."""
+    """Read a span of the kind LLM that asks a model something; the OpenAI SDK's other requests are of that kind too."""
     attributes = span.attributes
     if attributes.get("openinference.span.kind") != "LLM":
         return None
     output = load_dict(attributes.get("output.value"))
-    bodies = to_chat(_sent(attributes, output), _whole(output)) or (_request(attributes), _reply(attributes, output))
+    sent = _sent(attributes, output)
+    bodies = to_chat(sent, _whole(output)) or (_request(attributes), _reply(attributes, output))
     calls = chat_calls(span, SOURCE, *bodies)
+    if not calls and not any(request.get(key) for request in (sent, bodies[0]) for key in _ASKS):
+        return None
     if any(call.streamed for call in calls) and not any(call.finish_reason for call in calls):
         return []  # nobody read the stream to its end
     return calls
