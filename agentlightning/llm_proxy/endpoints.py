@@ -161,7 +161,7 @@ class Endpoints:
         if backend is None:
             return self._unknown_model(call.request.get("model"))
         answer = await guarded(request, self._upstream.ask(backend, call.path, call.request, _headers(request)))
-        self._sequences.hurry(*_attempt(request))
+        await self._sequences.settle(*_attempt(request))
         return answer
 
     def _streamed(self, stream: EventStream, view: View, recorder: Recorder | None) -> Response:

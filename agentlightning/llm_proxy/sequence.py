@@ -19,12 +19,17 @@ _GRACE_SECONDS: Final = 0.005
 first. It is at most twice as long, so that calls wait for each other."""
 
 
+_ANSWER_SECONDS: Final = 0.05
+"""How long after its arrival an answered call may still keep its agent waiting for the number."""
+
+
 @dataclass(slots=True)
 class _Waiting:
-    """A call that waits for its number, until `due` by the clock of the loop."""
+    """A call without a number, which came and is due at these times of the loop's clock."""
 
     attempt: tuple[str, str]
     future: asyncio.Future[int | None]
+    came: float
     due: float
 
 
@@ -40,6 +45,7 @@ class SequenceReserver:
     def __init__(self, get_store: Callable[[], LightningStore]) -> None:
         self._get_store = get_store
         self._waiting: list[_Waiting] = []
+        self._asked: list[_Waiting] = []
         self._task: asyncio.Task[None] | None = None
         self._hurried = asyncio.Event()
 
@@ -47,18 +53,28 @@ class SequenceReserver:
         """Return the coming id, which is None when the store gives none now; ids follow the order of these calls."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[int | None] = loop.create_future()
-        due = (loop.time() // _GRACE_SECONDS + 2) * _GRACE_SECONDS
-        self._waiting.append(_Waiting((rollout_id, attempt_id), future, due))
+        came = loop.time()
+        due = (came // _GRACE_SECONDS + 2) * _GRACE_SECONDS
+        self._waiting.append(_Waiting((rollout_id, attempt_id), future, came, due))
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run(), name="agl-gateway-sequence")
         return future
 
-    def hurry(self, rollout_id: str | None, attempt_id: str | None) -> None:
-        """Ask at once for this attempt: a call is being answered, and what the agent does next shall come after it."""
-        for waiting in self._waiting:
-            if waiting.attempt == (rollout_id, attempt_id):
-                waiting.due = 0.0
-                self._hurried.set()
+    async def settle(self, rollout_id: str | None, attempt_id: str | None) -> None:
+        """Ask at once for this attempt, and wait: what the agent does with its answer shall come after the call.
+
+        A model that takes its time never makes anybody wait, for the number is there before the answer; nor does a
+        store that is away, beyond a moment after the call came.
+        """
+        calls = [call for call in (*self._asked, *self._waiting) if call.attempt == (rollout_id, attempt_id)]
+        if not calls:
+            return
+        for call in calls:
+            call.due = 0.0
+        self._hurried.set()
+        left = max(call.came for call in calls) + _ANSWER_SECONDS - asyncio.get_running_loop().time()
+        if left > 0:
+            await asyncio.wait({call.future for call in calls}, timeout=left)
 
     async def reserve_known(self, rollout_id: str, attempt_id: str) -> asyncio.Future[int | None]:
         """Like `reserve`, but wait a moment for the store to say whether it knows the attempt.
@@ -89,11 +105,12 @@ class SequenceReserver:
 
     async def _run(self) -> None:
         while self._waiting:
-            batch = await self._due()
-            ids = await self._ask([waiting.attempt for waiting in batch])
-            for waiting, sequence_id in zip(batch, ids, strict=True):
-                if not waiting.future.done():
-                    waiting.future.set_result(sequence_id)
+            self._asked = await self._due()
+            ids = await self._ask([call.attempt for call in self._asked])
+            for call, sequence_id in zip(self._asked, ids, strict=True):
+                if not call.future.done():
+                    call.future.set_result(sequence_id)
+            self._asked = []
 
     async def _due(self) -> list[_Waiting]:
         """Wait until there are calls whose time has come, and take them."""

@@ -43,12 +43,12 @@ async def test_a_call_waits_until_its_own_attempt_is_answered(monkeypatch: pytes
             call = reserver.reserve(*ATTEMPT)
             await turns()
             assert store.asked == [ATTEMPT] * number
-            reserver.hurry(*ATTEMPT)
-            assert await call == number
-            reserver.hurry(*ATTEMPT)  # an answer that nobody's number waits for hurries no later call
+            await reserver.settle(*ATTEMPT)
+            assert call.result() == number
+            await reserver.settle(*ATTEMPT)  # an answer that nobody's number waits for hurries no later call
         assert not other.done()
-        reserver.hurry(*OTHER)
-        assert await other == rounds
+        await reserver.settle(*OTHER)
+        assert other.result() == rounds
     await reserver.close()
 
 
@@ -58,4 +58,23 @@ async def test_a_call_that_nobody_hurries_gets_its_number_after_its_grace(monkey
     reserver = SequenceReserver(lambda: store)
     async with asyncio.timeout(DEADLINE):
         assert await asyncio.gather(*(reserver.reserve(*ATTEMPT) for _ in range(3))) == [0, 1, 2]
+    await reserver.close()
+
+
+async def test_a_store_that_does_not_answer_keeps_no_answer_back_for_long() -> None:
+    silent = asyncio.Event()
+
+    class Silent(CountingStore):
+        async def get_many_span_sequence_ids(self, rollout_attempt_ids: Sequence[tuple[str, str]]) -> Sequence[int]:
+            await silent.wait()
+            return await super().get_many_span_sequence_ids(rollout_attempt_ids)
+
+    store = Silent()
+    reserver = SequenceReserver(lambda: store)
+    async with asyncio.timeout(DEADLINE):
+        call = reserver.reserve(*ATTEMPT)
+        await reserver.settle(*ATTEMPT)
+        assert not call.done()
+        silent.set()
+        assert await call == 0
     await reserver.close()
