@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 _BLANK_LINES: Final = (b"\n\n", b"\n\r\n")
+_LONGEST_CUT: Final = 2
 _EVENT: Final = re.compile(rb".*?\n\r?\n|.+", re.DOTALL)
 _DONE: Final = b"[DONE]"
 
@@ -16,22 +17,29 @@ Json = dict[str, Any]
 
 
 class EventSplitter:
-    """Cuts a stream, which comes in any pieces, behind its events.
-
-    Attributes:
-        rest: The beginning of an event whose end has not come.
-    """
+    """Cuts a stream, which comes in any pieces, behind its events."""
 
     def __init__(self) -> None:
-        self.rest = b""
+        self._pieces: list[bytes] = []
+        self._last = b""  # bytes of them: the end of an event may be cut in two
+
+    @property
+    def rest(self) -> bytes:
+        """The beginning of an event whose end has not come."""
+        return b"".join(self._pieces)
 
     def feed(self, data: bytes) -> bytes:
         """Return the events that are complete by now and were not returned before, as they came."""
-        data = self.rest + data
-        ends = [position + len(mark) for mark in _BLANK_LINES if (position := data.rfind(mark)) >= 0]
-        end = max(ends, default=0)
-        self.rest = data[end:]
-        return data[:end]
+        seen = self._last + data
+        ends = [position + len(mark) for mark in _BLANK_LINES if (position := seen.rfind(mark)) >= 0]
+        events = b""
+        if ends:
+            cut = max(ends) - len(self._last)
+            events, data = b"".join((*self._pieces, data[:cut])), data[cut:]
+            self._pieces, seen = [], data
+        self._pieces.append(data)
+        self._last = seen[-_LONGEST_CUT:]
+        return events
 
 
 def split_events(events: bytes) -> list[bytes]:

@@ -10,7 +10,6 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar, get_args
 
-from agentlightning.emitter import find_final_reward
 from agentlightning.errors import ConfigurationError, NotFound, RolloutCancelled
 from agentlightning.litagent import LitAgent
 from agentlightning.runner.attempt import AttemptRun
@@ -277,10 +276,7 @@ class LitAgentRunner(Runner[T_task]):
             self._leases.drop(lease)
             if logger.isEnabledFor(logging.INFO):
                 seconds = asyncio.get_running_loop().time() - lease.since
-                spans = attempt.spans()
-                reward = find_final_reward(spans)
-                prefix = self._log_prefix(lease.rollout)
-                logger.info("%s It took %.2f s: %d spans, final reward %s", prefix, seconds, len(spans), reward)
+                logger.info("%s It took %.2f s: %s", self._log_prefix(lease.rollout), seconds, await attempt.summary())
 
     def _log_prefix(self, rollout: Rollout | None = None) -> str:
         worker = [] if self.worker_id is None else [self.get_worker_id()]

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from agentlightning._internal.threads import run_in_thread
-from agentlightning.emitter import emit_exception
-from agentlightning.errors import MissingResource
+from agentlightning.emitter import emit_exception, get_reward_value
+from agentlightning.errors import InvalidValue, MissingResource
 from agentlightning.litagent import GivenResources, LitAgent, is_async_callable, resolve_proxies
 from agentlightning.runner.giving_up import ended_or_given_up
 from agentlightning.runner.hooks import Hooks
@@ -22,7 +22,7 @@ from agentlightning.runner.patience import persistently
 from agentlightning.runner.settings import AttemptSettings
 from agentlightning.runner.stop import out_of_time
 from agentlightning.runner.verdict import Verdict
-from agentlightning.tracer.active import ActiveTrace, active_trace
+from agentlightning.tracer.active import ActiveTrace, SpanRecord, active_trace
 from agentlightning.types import Hook, NamedResources, ProxyLLM, Span
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 GATEWAY_DEADLINE: Final = 10.0
 """Seconds for the gateway to put the attempt's model calls into the store."""
+SPANS_AT_ONCE: Final = 20
+"""The most spans to read while the event loop waits."""
 
 
 class AttemptRun:
@@ -54,7 +56,7 @@ class AttemptRun:
         self._lease = lease
         self._rollout = lease.rollout
         self._stop = lease.stop
-        self._hooks = Hooks(hooks, self._agent, runner, lease.rollout)
+        self._hooks = Hooks(hooks, self._agent, runner, lease.rollout, settings.cancel_grace)
         self._settings = settings
         self._verdict = Verdict(self._store, lease.rollout, settings.max_outage)
         self._trace: ActiveTrace | None = None
@@ -83,9 +85,18 @@ class AttemptRun:
             await self._verdict.failed(failure, status, self._resources)
         raise failure
 
-    def spans(self) -> list[Span]:
-        """Return the spans that ended so far."""
-        return self._trace.spans() if self._trace else []
+    async def summary(self) -> str:
+        """Tell how many spans ended, and the last reward among them."""
+        if self._trace is None:
+            return "no spans"
+        reward, records = None, self._trace.latest_first()
+        for number, record in enumerate(records, 1):
+            reward = _reward_of(record)
+            if reward is not None:
+                break
+            if number % SPANS_AT_ONCE == 0:
+                await asyncio.sleep(0)  # it is the agents' turn
+        return f"{len(records)} spans, final reward {reward}"
 
     @contextmanager
     def _deadline(self) -> Generator[None]:
@@ -192,7 +203,7 @@ class AttemptRun:
 
     async def _all_spans(self, gateway: bool) -> list[Span]:
         """Return the spans of the trace, and those that the gateway wrote if there is one."""
-        captured = self.spans()
+        captured = self._trace.spans() if self._trace else []
         if not gateway:
             return captured
         rollout_id, attempt_id = self._rollout.rollout_id, self._rollout.attempt.attempt_id
@@ -216,6 +227,13 @@ class AttemptRun:
             logger.debug("Spans are not written yet: %s", error)
         finally:
             await self._hooks.call("on_trace_end", tracer=self._runner.tracer)
+
+
+def _reward_of(record: SpanRecord) -> float | None:
+    try:
+        return get_reward_value(record.span(record.sequence_id or 0))
+    except InvalidValue:  # it cannot be built
+        return None
 
 
 async def _caught(work: Awaitable[None]) -> BaseException | None:

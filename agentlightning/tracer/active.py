@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import pickle
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TRACE_KEY: Final = otel_context.create_key("agentlightning-trace")
+_OUTSIDE: Final = object()
+"""Stands for a trace where there must be none."""
 LAST_TRACE: Final[ContextVar[ActiveTrace | None]] = ContextVar("agentlightning-last-trace", default=None)
 """The trace that the calling task opened last; still set when it is over."""
 
@@ -153,6 +157,10 @@ class ActiveTrace:
             if error:
                 raise error
 
+    def latest_first(self) -> list[SpanRecord]:
+        """Return the ended spans in the reverse of `spans`' order, as they are kept."""
+        return sorted(self._ended, key=lambda record: (record.sequence_id or math.inf, record.index), reverse=True)
+
     def spans(self) -> list[Span]:
         """Return the ended spans by (sequence id, start); what the store has not placed yet comes last.
 
@@ -171,6 +179,21 @@ def active_trace(context: Context | None = None) -> ActiveTrace | None:
     """Return the trace of a context, by default the current one."""
     trace = otel_context.get_value(TRACE_KEY, context)
     return trace if isinstance(trace, ActiveTrace) else None
+
+
+@contextmanager
+def outside_traces() -> Generator[None]:
+    """Keep spans of the block out of all traces but those that it opens, also when just one is open elsewhere."""
+    token = otel_context.attach(otel_context.set_value(TRACE_KEY, _OUTSIDE))
+    try:
+        yield
+    finally:
+        otel_context.detach(token)
+
+
+def is_outside(context: Context | None = None) -> bool:
+    """Whether a context, by default the current one, belongs to no trace for sure."""
+    return otel_context.get_value(TRACE_KEY, context) is _OUTSIDE
 
 
 def follow_into_threads() -> None:

@@ -20,7 +20,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
 from agentlightning.errors import ConfigurationError
 from agentlightning.semconv import LightningResourceAttributes
-from agentlightning.tracer.active import ActiveTrace, SpanRecord, active_trace
+from agentlightning.tracer.active import ActiveTrace, SpanRecord, active_trace, is_outside
 from agentlightning.tracer.nesting import framework_parent
 from agentlightning.types import Span, SpanContext
 
@@ -43,7 +43,8 @@ _OTHER_NAMES: Final = "(others)"
 class TraceProcessor(SpanProcessor):
     """Finds the trace of each span in its context, or from the span's parent.
 
-    A span with neither goes to the only open trace of the process, or is dropped if there is not exactly one.
+    A span with neither goes to the only open trace of the process, or is dropped if there is not exactly one, or if its
+    context is outside of all traces, as a trainer's algorithm is.
 
     Attributes:
         dropped: How many spans of each name were dropped.
@@ -74,8 +75,11 @@ class TraceProcessor(SpanProcessor):
 
     def on_start(self, span: SdkSpan, parent_context: Context | None = None) -> None:
         """Reserve the span's place in its trace."""
-        trace = active_trace(parent_context) or active_trace() or self._trace_of_parent(span) or self._only_open(span)
+        trace = active_trace(parent_context) or active_trace() or self._trace_of_parent(span)
+        if trace is None and not is_outside():
+            trace = self._only_open()
         if trace is None:
+            self._drop(span.name)
             return
         key = span.get_span_context().span_id
         gone = weakref.ref(span, lambda _: self._started.pop(key, None))
@@ -101,14 +105,15 @@ class TraceProcessor(SpanProcessor):
         started = self._started.get(span.parent.span_id) if span.parent else None
         return started.trace if started else None
 
-    def _only_open(self, span: SdkSpan) -> ActiveTrace | None:
+    def _only_open(self) -> ActiveTrace | None:
         with self._lock:
-            if len(self._open) == 1:
-                return next(iter(self._open))
-            name = span.name if span.name in self.dropped or len(self.dropped) < _MAX_NAMES else _OTHER_NAMES
-            self.dropped[name] += 1
-        logger.debug("Dropped the span %r outside of any trace", span.name)
-        return None
+            return next(iter(self._open)) if len(self._open) == 1 else None
+
+    def _drop(self, name: str) -> None:
+        with self._lock:
+            counted = name if name in self.dropped or len(self.dropped) < _MAX_NAMES else _OTHER_NAMES
+            self.dropped[counted] += 1
+        logger.debug("Dropped the span %r outside of any trace", name)
 
 
 @dataclass(frozen=True, slots=True)

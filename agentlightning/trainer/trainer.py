@@ -19,6 +19,7 @@ from agentlightning.llm_proxy import LLMProxy
 from agentlightning.runner import LitAgentRunner, Runner
 from agentlightning.store import InMemoryLightningStore, LightningStore
 from agentlightning.tracer import OtelTracer, Tracer
+from agentlightning.tracer.active import outside_traces
 from agentlightning.trainer.components import ComponentSpec, build_component
 from agentlightning.trainer.gateway import serving
 from agentlightning.types import Dataset, Hook, NamedResources
@@ -169,10 +170,11 @@ class Trainer:
                 return
             self._equip(algorithm, store)
             work = partial(algorithm.run, train_dataset=train_dataset, val_dataset=val_dataset)
-            # A synchronous algorithm in a thread of its own can use the store, and Ctrl+C need not wait for it.
-            result = work() if algorithm.is_async() else await run_in_thread(work, "algorithm")
-            if isinstance(result, Awaitable):
-                await result
+            with outside_traces():  # its model calls belong to no rollout that runs beside it
+                # A synchronous algorithm in a thread of its own can use the store, and Ctrl+C need not wait for it.
+                result = work() if algorithm.is_async() else await run_in_thread(work, "algorithm")
+                if isinstance(result, Awaitable):
+                    await result
 
         async def runner_bundle(store: LightningStore, worker_id: int, event: ExecutionEvent) -> None:
             runner = copy.copy(self.runner)

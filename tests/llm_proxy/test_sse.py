@@ -57,3 +57,12 @@ def test_the_last_event_counts_if_it_was_not_cut() -> None:
 def test_an_event_that_holds_no_object_is_refused(data: bytes) -> None:
     with pytest.raises(ValueError):
         read_stream(b"data: " + data + b"\n\ndata: {}\n\n")
+
+
+def test_a_huge_event_in_many_pieces_is_put_together_once() -> None:
+    """This takes many minutes where every piece copies all those before it."""
+    splitter, piece = EventSplitter(), b"x" * 100
+    for _ in range(200_000):
+        assert splitter.feed(piece) == b""
+    assert len(splitter.feed(b"\n\nrest")) == 20_000_002
+    assert splitter.rest == b"rest"

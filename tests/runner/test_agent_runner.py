@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
+import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from decimal import Decimal
@@ -570,6 +572,68 @@ async def test_the_event_interrupts_hooks_too(store: InMemoryLightningStore, whe
     with pytest.raises(RolloutCancelled):
         await task
     assert (await latest_attempt(store)).status == "failed"
+
+
+@pytest.mark.parametrize("where", ["on_rollout_start", "on_trace_start", "on_trace_end", "on_rollout_end"])
+async def test_a_hook_that_goes_on_when_it_is_cancelled_is_given_up(
+    store: InMemoryLightningStore, where: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("agentlightning.runner.hooks.END_DEADLINE", 0.01)
+    hook, event = Hook(), ThreadingEvent()
+
+    async def hang(**details: Any) -> None:
+        event.set()
+        while True:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+
+    setattr(hook, where, hang)
+    await store.enqueue_rollout("task")
+    runner = make(max_rollouts=1, stop_grace=0.01 if where.endswith("start") else DEADLINE, cancel_grace=0.01)
+    with runner.run_context(agent=returning(1.0), store=store, hooks=[hook]):
+        async with asyncio.timeout(DEADLINE):
+            await runner.iter(event=event)
+    assert f"{where} of Hook does not end when it is cancelled" in caplog.text
+    assert (await latest_attempt(store)).status == ("failed" if where.endswith("start") else "succeeded")
+
+
+@pytest.mark.parametrize("where", ["on_rollout_start", "on_trace_start", "on_trace_end", "on_rollout_end"])
+async def test_a_hook_that_cancels_itself_has_failed_and_nothing_else_has(
+    store: InMemoryLightningStore, where: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    hook = Hook()
+
+    async def cancel(**details: Any) -> None:
+        raise asyncio.CancelledError("my own")
+
+    setattr(hook, where, cancel)
+    assert (await step(store, returning(1.0), hooks=[hook])).status == "succeeded"
+    assert f"{where} of Hook failed" in caplog.text
+
+
+async def test_an_agent_sees_what_a_hook_has_set(store: InMemoryLightningStore) -> None:
+    variable, hook = contextvars.ContextVar("variable", default=0.0), Hook()
+
+    async def set_variable(**details: Any) -> None:
+        variable.set(1.0)
+
+    hook.on_trace_start = set_variable
+    await step(store, rollout(lambda task: variable.get()), hooks=[hook])
+    assert find_final_reward(await store.query_spans((await latest_attempt(store)).rollout_id)) == 1.0
+
+
+async def test_a_summary_tells_of_the_last_reward(
+    store: InMemoryLightningStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    def agent(task: str) -> None:
+        emit_reward(1.0)
+        emit_reward(0.5)
+        for _ in range(50):
+            emit_message("text")
+
+    caplog.set_level(logging.INFO)
+    await step(store, rollout(agent))
+    assert "52 spans, final reward 0.5" in caplog.text
 
 
 async def test_the_event_interrupts_a_hung_read_of_resources(

@@ -26,7 +26,7 @@ from agentlightning.tracer import (
     get_active_tracer,
     set_active_tracer,
 )
-from agentlightning.tracer.active import active_trace
+from agentlightning.tracer.active import active_trace, outside_traces
 from agentlightning.tracer.batcher import Batcher
 from agentlightning.tracer.processor import connect, dropped_spans
 from agentlightning.tracer.writer import PART, PART_CHARACTERS
@@ -186,6 +186,31 @@ async def test_a_span_without_context_goes_to_the_only_open_trace_or_is_counted_
             assert tracer.get_last_trace() == []
     outside()
     assert dropped_spans()["outside"] == dropped + 2
+
+
+async def test_a_span_from_outside_of_all_traces_goes_to_none() -> None:
+    tracer, library, names = make(OtelTracer, None), connect().tracer, list[str]()
+    is_open, may_end = asyncio.Event(), asyncio.Event()
+
+    async def run() -> None:
+        async with tracer.trace_context("only"):
+            is_open.set()
+            await may_end.wait()
+            names.extend(span.name for span in tracer.get_last_trace())
+
+    running = asyncio.create_task(run())
+    await is_open.wait()
+    dropped = dropped_spans().get("of an algorithm", 0)
+    with outside_traces():
+        library.start_span("of an algorithm").end()
+        await asyncio.to_thread(lambda: library.start_span("of an algorithm").end())
+        async with tracer.trace_context("its own"):
+            library.start_span("in a trace").end()
+        assert [span.name for span in tracer.get_last_trace()] == ["in a trace"]
+    may_end.set()
+    await running
+    assert names == []
+    assert dropped_spans()["of an algorithm"] == dropped + 2
 
 
 async def test_a_span_without_context_goes_where_its_parent_is() -> None:

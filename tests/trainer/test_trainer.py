@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from opentelemetry import trace as otel
 
 import agentlightning as agl
 
@@ -199,3 +200,25 @@ def test_synchronous_algorithm_may_use_the_store_with_a_loop_of_its_own() -> Non
 
     agl.Trainer(algorithm=look, n_runners=2).fit(double)
     assert counts == [2]
+
+
+def test_spans_of_the_algorithm_belong_to_no_rollout() -> None:
+    """Also while just one rollout runs, to which a span without a context would go."""
+    is_open, may_end, names = threading.Event(), threading.Event(), list[str]()
+
+    def agent(task: int) -> float:
+        is_open.set()
+        assert may_end.wait(60)
+        return 1.0
+
+    class Calling(RunAll):
+        async def run(self, train_dataset: Any = None, val_dataset: Any = None) -> None:  # type: ignore[override]
+            running = asyncio.create_task(super().run(train_dataset))
+            await asyncio.to_thread(is_open.wait, 60)
+            otel.get_tracer("a library").start_span("call of the algorithm").end()
+            may_end.set()
+            await running
+            names.extend(span.name for span in await self.get_store().query_spans(self.finished[0].rollout_id))
+
+    agl.Trainer(algorithm=Calling(), n_runners=1).fit(agl.rollout(agent), [1])
+    assert names == ["agentlightning.annotation"]
