@@ -268,13 +268,13 @@ def test_a_model_that_the_gateway_does_not_serve() -> None:
 
 def test_another_protocol() -> None:
     report = diagnose(patients.foreign)
-    assert codes(report) == ["unrecorded-protocol", "failed-calls", "agent-raised"]
+    assert codes(report) == ["unrecorded-protocol", "agent-raised"]
     assert says(report, ":generateContent", "Chat Completions")
 
 
 def test_what_else_is_asked_of_a_model_is_only_told() -> None:
     report = diagnose(patients.curious)
-    assert codes(report) == ["failed-calls", "unrecorded-requests"]  # the instrumented SDK saw one that failed
+    assert codes(report) == ["unrecorded-requests"]
     assert report.ok
     assert says(report, "asked for /v1/embeddings, which")
 
