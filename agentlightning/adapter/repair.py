@@ -125,8 +125,7 @@ def _innermost(around: Sequence[Place], stray: Place) -> Place | None:
     ground = stray.parent
     while ground is not None and ground.node.virtual:
         ground = ground.parent
-    inside = [place for place in around if (ground is None or ground.holds(place)) and not stray.holds(place)]
-    chain = sorted(inside, key=lambda place: place.first)
+    chain = sorted((place for place in around if ground is None or ground.holds(place)), key=lambda place: place.first)
     innermost: Place | None = None
     for place in chain:
         if not place.holds(chain[-1]):

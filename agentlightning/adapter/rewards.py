@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from agentlightning.adapter.llm_call import in_order
 from agentlightning.emitter import get_reward_value, get_rewards_from_span
+from agentlightning.errors import ConfigurationError
 from agentlightning.types import Span
 
 
@@ -25,7 +26,20 @@ class RewardMatchPolicy(StrEnum):
     BACK_FILL = "back_fill"
     """Each to the latest call before it, by sequence id, without a reward; later rewards fill up earlier calls."""
     FINAL = "final"
-    """Only the last reward of an attempt counts: it goes to the last call before it."""
+    """Only the last reward of an attempt counts: it goes to the last call before it; earlier ones with links count as
+    little."""
+
+
+def to_policy(value: str) -> RewardMatchPolicy:
+    """Return the policy of a name.
+
+    Raises:
+        ConfigurationError: There is none.
+    """
+    try:
+        return RewardMatchPolicy(value)
+    except ValueError:
+        raise ConfigurationError(f"reward_match={value!r}: write {', '.join(RewardMatchPolicy)}") from None
 
 
 class CreditRule(StrEnum):
@@ -101,4 +115,7 @@ def find_rewards(spans: Iterable[Span]) -> list[Reward]:
 
 
 def _dimensions(span: Span, value: float) -> dict[str, float]:
-    return {each.name: each.value for each in get_rewards_from_span(span)} or {"primary": value}
+    dimensions: dict[str, float] = {}
+    for each in get_rewards_from_span(span):
+        dimensions.setdefault(each.name, each.value)  # of two of one name the first counts, as for the primary one
+    return dimensions or {"primary": value}

@@ -18,7 +18,7 @@ from agentlightning.adapter.llm_call import llm_calls, read_calls
 from agentlightning.adapter.place import Places
 from agentlightning.adapter.reading import CallReading
 from agentlightning.adapter.repair import repair
-from agentlightning.adapter.rewards import RewardMatchPolicy
+from agentlightning.adapter.rewards import RewardMatchPolicy, to_policy
 from agentlightning.adapter.selection import TracedCall, of_agents, select_calls
 from agentlightning.emitter import get_reward_value, get_rewards_from_span
 from agentlightning.types import LLMCall, Span, Triplet
@@ -249,7 +249,7 @@ class TraceTree:
         """
         wanted = {node.id for node in llm_calls}
         calls = [call for call in self.select_calls(exclude_llm_call_in_reward=False) if wanted & {*call.span_ids}]
-        credit = assign_rewards(self, calls, RewardMatchPolicy(reward_match))
+        credit = assign_rewards(self, calls, to_policy(reward_match))
         rewards: dict[str, float | None] = dict.fromkeys([node.id for node in llm_calls])
         for index, given in credit.given.items():
             rewards[next(span_id for span_id in calls[index].span_ids if span_id in wanted)] = given.reward.value
@@ -288,13 +288,13 @@ class TraceTree:
             exclude_llm_call_in_reward: Leave out calls made to compute a reward.
             dedup_llm_call: Take a call that several spans saw once.
             reward_match: Which call gets which reward.
-            final_reward: Reward of the last triplet, whatever was recorded.
+            final_reward: Reward of the last triplet, whatever was recorded; of several answers to a request the last.
         """
         everybody = self._select(llm_call_match, exclude_llm_call_in_reward, dedup_llm_call)
         calls, others = of_agents(everybody, agent_match)
         if _skip_empty_token_spans:
             calls = [call for call in calls if call.has_tokens]
-        triplets = to_triplets(calls, assign_rewards(self, calls, reward_match, others), self._maker())
+        triplets = to_triplets(calls, assign_rewards(self, calls, to_policy(reward_match), others), self._maker())
         if triplets and final_reward is not None:
             triplets[-1].reward = final_reward
             for key in RECORDED_REWARD:

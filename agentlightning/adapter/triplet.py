@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from agentlightning.adapter.base import TraceAdapter
 from agentlightning.adapter.call_triplet import to_triplets
 from agentlightning.adapter.credit import assign_in_places
-from agentlightning.adapter.rewards import RewardMatchPolicy, UnmatchedReward
+from agentlightning.adapter.rewards import RewardMatchPolicy, UnmatchedReward, to_policy
 from agentlightning.adapter.selection import check_expression, of_agents
 from agentlightning.adapter.tree import TraceTree, select_from_spans
 from agentlightning.types import Span, Triplet
@@ -86,7 +86,7 @@ class TracerTraceToTriplet(TraceToTripletBase):
         reward_match: Which call gets which reward.
 
     Raises:
-        ConfigurationError: An expression cannot be read.
+        ConfigurationError: An expression cannot be read, or there is no such policy.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class TracerTraceToTriplet(TraceToTripletBase):
         self.llm_call_match = llm_call_match
         self.agent_match = agent_match
         self.exclude_llm_call_in_reward = exclude_llm_call_in_reward
-        self.reward_match = RewardMatchPolicy(reward_match)
+        self.reward_match = to_policy(reward_match)
         self._skip_empty_token_spans = _skip_empty_token_spans
 
     def visualize(

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from agentlightning.adapter import TracerTraceToTriplet, TraceTree
 from agentlightning.adapter.credit import assign_in_places
@@ -68,6 +68,7 @@ def any_rollout(draw: st.DrawFn) -> list[Span]:
     return spans
 
 
+@settings(deadline=None)
 @given(any_rollout(), st.sampled_from(RewardMatchPolicy))
 def test_every_reward_is_given_once_or_reported(spans: list[Span], policy: RewardMatchPolicy) -> None:
     _, credit = assign(spans, policy)
@@ -77,6 +78,7 @@ def test_every_reward_is_given_once_or_reported(spans: list[Span], policy: Rewar
     assert given + unmatched == recorded
 
 
+@settings(deadline=None)
 @given(any_rollout(), st.sampled_from(RewardMatchPolicy))
 def test_only_answered_calls_of_the_same_attempt_get_a_reward(spans: list[Span], policy: RewardMatchPolicy) -> None:
     by_id = {span.span_id: span for span in spans}
@@ -87,6 +89,7 @@ def test_only_answered_calls_of_the_same_attempt_get_a_reward(spans: list[Span],
         assert span.attempt_id == got.reward.span.attempt_id
 
 
+@settings(deadline=None)
 @given(any_rollout(), st.sampled_from(RewardMatchPolicy), st.randoms(use_true_random=False))
 def test_the_order_in_which_spans_arrive_changes_nothing(
     spans: list[Span], policy: RewardMatchPolicy, random: Any
@@ -97,6 +100,7 @@ def test_the_order_in_which_spans_arrive_changes_nothing(
     assert repr(sorted(first.items())) == repr(sorted(second.items()))
 
 
+@settings(deadline=None)
 @given(any_rollout(), st.sampled_from(RewardMatchPolicy))
 def test_reading_a_trace_twice_changes_nothing(spans: list[Span], policy: RewardMatchPolicy) -> None:
     again = [*spans, *(span.model_copy() for span in spans)]
@@ -104,6 +108,7 @@ def test_reading_a_trace_twice_changes_nothing(spans: list[Span], policy: Reward
     assert reasons(again, policy) == reasons(spans, policy)
 
 
+@settings(deadline=None)
 @given(any_rollout())
 def test_without_links_a_reward_goes_to_an_earlier_call(spans: list[Span]) -> None:
     places, calls = select_from_spans(spans)
@@ -282,6 +287,18 @@ def test_a_reward_among_the_attributes_of_some_work_leaves_the_calls_inside(make
     work = make("work", 1)
     work.attributes |= make_reward(0.5, 1).attributes
     assert "a" in [call.first.span_id for call in select_from_spans([work, make_call("a", 2, "work")])[1]]
+
+
+def test_of_two_dimensions_of_one_name_the_first_counts() -> None:
+    reward = make_reward({"x": 1.0, "y": 0.5}, 2)
+    reward.attributes["agentlightning.reward.1.name"] = "x"
+    given = assign([make_call("a", 1), reward])[1].given[0].reward
+    assert (given.value, given.dimensions) == (1.0, {"x": 1.0})
+
+
+def test_rewards_that_no_call_gets_are_reported_in_order() -> None:
+    spans = [make_reward(0.1, 0), make_call("a", 1), make_reward(0.5, 2, links={"span_id": "nobody"})]
+    assert values(spans) == ({}, [0.1, 0.5])
 
 
 def test_all_dimensions_are_kept() -> None:

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from agentlightning import semconv
 from agentlightning.adapter.joining import Seen, _Joining
@@ -111,6 +111,7 @@ def test_what_the_one_that_is_used_does_not_know_the_others_fill_in() -> None:
     (call,) = llm_calls([gateway(1, tokens=[]), sdk(2, token_ids=[5], messages=[])])
     assert (call.response_token_ids, call.source) == ([5], "openinference")
     assert (call.messages, call.temperature, call.weights_version) == (HI, 0.5, 7)
+    assert call.sampling == {"temperature": 0.5}
     assert call.response["system_fingerprint"] == "f"
     assert call.span_ids == (f"{2:016x}", f"{1:016x}")
 
@@ -283,11 +284,13 @@ TRACE = [
 ]
 
 
+@settings(deadline=None)
 @given(st.permutations(TRACE))
 def test_the_order_in_which_spans_come_is_of_no_matter(spans: list[Span]) -> None:
     assert read_calls(spans) == read_calls(TRACE)
 
 
+@settings(deadline=None)
 @given(st.permutations(TRACE))
 def test_every_sighting_belongs_to_exactly_one_call(spans: list[Span]) -> None:
     seen = [sighting.span_id for call in read_calls(spans).seen for sighting in call.sightings]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from agentlightning import semconv
 from agentlightning.adapter import TraceToTrajectories, llm_calls
@@ -60,6 +60,7 @@ def make_span(
     )
 
 
+@settings(deadline=None)
 @given(token_lists, choices)
 def test_what_is_written_is_read_one_record_per_choice(prompt: list[int], answers: list[list[int]]) -> None:
     span = Span.model_validate_json(make_span(captured(prompt, answers)).model_dump_json())
@@ -75,6 +76,7 @@ def test_what_is_written_is_read_one_record_per_choice(prompt: list[int], answer
         assert call.messages == [{"role": "user", "content": "häy"}]
 
 
+@settings(deadline=None)
 @given(st.permutations([(1, 5.0), (2, 1.0), (2, 2.0), (3, 0.5)]))
 def test_calls_are_ordered_by_sequence_then_start(order: list[tuple[int, float]]) -> None:
     spans = [make_span(captured([1], [[2]], None), number, start=start) for number, start in order]

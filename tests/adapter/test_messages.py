@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 import agentlightning as agl
 from agentlightning.adapter import TraceToMessages
@@ -48,6 +48,7 @@ def test_an_answer_that_only_calls_tools_has_no_content() -> None:
         assert conversation["tools"] is None
 
 
+@settings(deadline=None)
 @given(st.permutations([1, 2, 3]))
 def test_conversations_are_ordered_and_failed_calls_are_none(order: list[int]) -> None:
     spans = [call([], [{"role": "assistant", "content": str(number)}], number) for number in order]

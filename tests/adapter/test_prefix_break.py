@@ -182,3 +182,9 @@ def test_arguments_that_no_parser_takes_are_an_edit() -> None:
     first = make_call([HI], deep)
     second = make_call([HI, calling("[" * 100_000 + " "), RESULT], HELLO)
     assert the_break(first, second).kind is BreakKind.HISTORY_EDIT
+
+
+def test_an_answer_with_other_tokens_is_retokenised_though_the_tools_changed_too() -> None:
+    first = make_call([HI], HELLO, [1, 2])
+    second = make_call([HI, HELLO, MORE], HELLO, [1, 2, 0, 0, 3], [TOOL])
+    assert the_break(first, second).kind is BreakKind.RETOKENISATION

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from agentlightning.adapter.prefix_index import PrefixIndex, common_length, packed
 
@@ -25,11 +25,13 @@ def index_of(keys: list[list[int]]) -> PrefixIndex[int]:
     return index
 
 
+@settings(deadline=None)
 @given(tokens, tokens)
 def test_the_common_length_is_counted_in_tokens(left: list[int], right: list[int]) -> None:
     assert common_length(packed(left), packed(right)) == shared(left, right)
 
 
+@settings(deadline=None)
 @given(st.lists(tokens), tokens)
 def test_prefixes_are_all_and_come_longest_first(keys: list[list[int]], given_tokens: list[int]) -> None:
     expected = [number for number, key in enumerate(keys) if given_tokens[: len(key)] == key]
@@ -37,12 +39,14 @@ def test_prefixes_are_all_and_come_longest_first(keys: list[list[int]], given_to
     assert found == sorted(expected, key=lambda number: -len(keys[number]))
 
 
+@settings(deadline=None)
 @given(st.lists(tokens), tokens)
 def test_the_longest_common_length_is_that_of_all_keys(keys: list[list[int]], given_tokens: list[int]) -> None:
     longest = max((shared(key, given_tokens) for key in keys), default=0)
     assert index_of(keys).longest_common(packed(given_tokens)) == longest
 
 
+@settings(deadline=None)
 @given(st.lists(tokens), st.lists(tokens))
 def test_what_is_taken_is_gone_and_everything_else_stays(keys: list[list[int]], asked: list[list[int]]) -> None:
     index, left = index_of(keys), dict(enumerate(keys))

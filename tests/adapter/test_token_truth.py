@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from agentlightning import semconv
 from agentlightning.adapter import TraceToTrajectories, Trajectories
@@ -151,6 +151,7 @@ def trained_on(merged: Trajectories) -> Counter[tuple[str, tuple[int, ...], int]
     )
 
 
+@settings(deadline=None)
 @given(requests())
 def test_every_sampled_token_is_trained_on_once_whoever_saw_it(made: list[Request]) -> None:
     merged = TraceToTrajectories().read(spans_of(made))
@@ -161,6 +162,7 @@ def test_every_sampled_token_is_trained_on_once_whoever_saw_it(made: list[Reques
     assert counters.broken_by_kind.total() == counters.broken_prefixes == len(merged.breaks) <= counters.rows
 
 
+@settings(deadline=None)
 @given(st.data(), requests())
 def test_the_order_in_which_spans_come_is_of_no_matter(data: st.DataObject, made: list[Request]) -> None:
     spans = spans_of(made)
@@ -168,6 +170,7 @@ def test_the_order_in_which_spans_come_is_of_no_matter(data: st.DataObject, made
     assert repr(TraceToTrajectories().read(shuffled)) == repr(TraceToTrajectories().read(spans))
 
 
+@settings(deadline=None)
 @given(requests())
 def test_a_failed_request_leaves_no_trace_in_the_rows(made: list[Request]) -> None:
     answered = [request.spans(number) for number, request in enumerate(made) if not request.failed]
@@ -175,6 +178,7 @@ def test_a_failed_request_leaves_no_trace_in_the_rows(made: list[Request]) -> No
     assert repr(TraceToTrajectories().read(spans_of(made)).rows) == repr(without.rows)
 
 
+@settings(deadline=None)
 @given(requests(), st.sampled_from(["planner", "critic", "planner|critic", "nobody"]))
 def test_only_the_agents_that_match_are_trained(made: list[Request], match: str) -> None:
     chosen = [request for request in made if request.agent in match.split("|")]

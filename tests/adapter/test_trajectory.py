@@ -9,7 +9,7 @@ from collections import Counter
 from itertools import takewhile
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from agentlightning.adapter import merge_calls
 from agentlightning.types import LLMCall, TrainingRow
@@ -84,12 +84,14 @@ def sampled_in_rows(rows: list[TrainingRow]) -> Counter[tuple[object, ...]]:
     )
 
 
+@settings(deadline=None)
 @given(call_sequences())
 def test_rows_hold_each_sampled_token_once_with_its_real_context(calls: list[LLMCall]) -> None:
     rows = merge_calls(calls).rows
     assert sampled_in_rows(rows) == sampled_in_calls(calls)
 
 
+@settings(deadline=None)
 @given(call_sequences())
 def test_outside_the_mask_nothing_is_claimed(calls: list[LLMCall]) -> None:
     for row in merge_calls(calls).rows:
@@ -99,6 +101,7 @@ def test_outside_the_mask_nothing_is_claimed(calls: list[LLMCall]) -> None:
         assert {(row.logprobs[i], row.temperatures[i], row.weights_versions[i]) for i in context} <= {(0.0, 1.0, -1)}
 
 
+@settings(deadline=None)
 @given(call_sequences(), st.sampled_from([-1, 1]))
 def test_the_law_notices_a_mask_that_is_shifted_by_one(calls: list[LLMCall], shift: int) -> None:
     rows = merge_calls(calls).rows
@@ -106,6 +109,7 @@ def test_the_law_notices_a_mask_that_is_shifted_by_one(calls: list[LLMCall], shi
     assert sampled_in_rows(shifted) != sampled_in_calls(calls)
 
 
+@settings(deadline=None)
 @given(call_sequences())
 def test_counters_account_for_every_call(calls: list[LLMCall]) -> None:
     rows, counters = (merged := merge_calls(calls)).rows, merged.counters
@@ -118,6 +122,7 @@ def common_length(left: list[int], right: list[int]) -> int:
     return sum(takewhile(bool, map(operator.eq, left, right)))
 
 
+@settings(deadline=None)
 @given(call_sequences())
 def test_broken_prefixes_are_those_that_leave_the_longest_followed_row_in_an_answer(calls: list[LLMCall]) -> None:
     expected = 0
@@ -131,6 +136,7 @@ def test_broken_prefixes_are_those_that_leave_the_longest_followed_row_in_an_ans
     assert merge_calls(calls).counters.broken_prefixes == expected
 
 
+@settings(deadline=None)
 @given(st.lists(tokens, min_size=2, max_size=5), st.lists(tokens, min_size=2, max_size=5))
 def test_two_agents_that_take_turns_make_two_rows(first: list[list[int]], second: list[list[int]]) -> None:
     histories = {10: [10], 20: [20]}

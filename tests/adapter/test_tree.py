@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from agentlightning.adapter import agent_labels
 from agentlightning.adapter.agents import agent_name
@@ -38,6 +38,7 @@ def any_spans(draw: st.DrawFn) -> list[Span]:
     ]
 
 
+@settings(deadline=None)
 @given(any_spans(), st.randoms(use_true_random=False))
 def test_every_span_stands_in_the_tree_once_whatever_the_ids_and_the_order(spans: list[Span], random: Any) -> None:
     tree = TraceTree.from_spans(spans)
@@ -47,6 +48,7 @@ def test_every_span_stands_in_the_tree_once_whatever_the_ids_and_the_order(spans
     assert TraceTree.from_spans(shuffled).names_tuple() == tree.names_tuple()
 
 
+@settings(deadline=None)
 @given(any_spans())
 def test_children_stand_below_the_parent_they_name_unless_that_was_reported(spans: list[Span]) -> None:
     forest = link_spans(spans)
@@ -188,6 +190,19 @@ def test_a_call_belongs_to_one_agent_whoever_saw_it() -> None:
     assert triplet.response["token_ids"] == [3]
 
 
+@pytest.mark.parametrize("parents", [("outer", "inner"), ("inner", "outer")])
+def test_of_those_who_saw_a_call_the_deepest_knows_its_agent(parents: tuple[str, str]) -> None:
+    spans = [make_agent("outer"), make_agent("inner", 1, "outer")]
+    spans += [make_call("gateway", 2, parents[0]), make_span("sdk", 3, parents[1])]
+    spans[3].attributes = {
+        "openinference.span.kind": "LLM",
+        "input.value": "{}",
+        "output.value": json.dumps({"id": "resp-gateway", "choices": [{"message": {"content": "gateway"}}]}),
+    }
+    (triplet,) = TracerTraceToTriplet()(spans)
+    assert triplet.metadata["agent_name"] == "inner"
+
+
 # -- repair ------------------------------------------------------------------------------------------------------------
 
 
@@ -226,6 +241,7 @@ def any_agents_and_calls(draw: st.DrawFn) -> list[Span]:
     return spans
 
 
+@settings(deadline=None)
 @given(any_agents_and_calls())
 def test_repair_moves_only_calls_and_only_further_down(spans: list[Span]) -> None:
     tree = TraceTree.from_spans(spans)
@@ -282,6 +298,13 @@ def test_a_clock_that_is_ahead_puts_no_call_below_an_agent_that_began_later() ->
     late = make_call("call", 5, None, time=(11.2, 11.8))
     assert repaired(root, author, editor, late)["call"] == "editor"
     assert repaired(root, author, editor, late.model_copy(update={"attempt_id": "b"}))["call"] != "editor"
+
+
+def test_a_call_that_was_moved_stands_among_its_siblings_in_order() -> None:
+    agent, tool = make_agent("agent", 0, time=(0, 9)), make_span("tool", 3, "agent", time=(5, 6))
+    tree = TraceTree.from_spans([agent, tool, make_call("call", 1, time=(1, 2)), make_span("other", 9, time=(10, 11))])
+    tree.repair_hierarchy()
+    assert names(tree) == ["virtual-root", "agent", "call", "tool", "other"]
 
 
 def test_spans_without_times_are_no_obstacle() -> None:

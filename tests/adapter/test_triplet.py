@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 import agentlightning as agl
-from agentlightning.adapter import LlmProxyTraceToTriplet, TracerTraceToTriplet, TraceToTripletBase
+from agentlightning.adapter import LlmProxyTraceToTriplet, TracerTraceToTriplet, TraceToTripletBase, TraceTree
 from agentlightning.adapter.triplet import RewardMatchPolicy, Transition
 from agentlightning.types import Span, Triplet
 from tests.adapter.spans import make_agent, make_call, make_reward, make_span
@@ -94,7 +94,9 @@ def test_calls_are_chosen_by_the_names_of_their_spans() -> None:
 def test_what_is_no_expression_is_refused_at_once(name: str) -> None:
     with pytest.raises(agl.errors.ConfigurationError, match=f"{name}='\\[a' is no regular expression"):
         TracerTraceToTriplet(**{name: "[a"})
-    with pytest.raises(ValueError, match="not a valid RewardMatchPolicy"):
+    with pytest.raises(agl.errors.ConfigurationError, match="first_occurrence, first_sibling, back_fill, final"):
+        TraceTree.from_spans([make_call("a")]).to_trajectory(reward_match="best")  # type: ignore[arg-type]
+    with pytest.raises(agl.errors.ConfigurationError, match="reward_match='best': write first_occurrence"):
         TracerTraceToTriplet(reward_match="best")  # type: ignore[arg-type]
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import logging
 from collections import UserDict
 from collections.abc import Callable, Iterator
@@ -209,3 +210,11 @@ def test_what_holds_no_values_is_not_searched_without_end() -> None:
         nest = [nest, nest]
     assert "or more values cut]" in str(captured(nest))
     assert Empty.visits < LIMIT
+
+
+def test_values_left_out_are_not_counted_without_end() -> None:
+    class Endless(list[object]):
+        def __iter__(self) -> Iterator[object]:
+            return itertools.cycle([1, "x"])
+
+    assert "or more values cut]" in str(captured(Endless([1, "x"])))
