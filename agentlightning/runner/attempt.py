@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from agentlightning._internal.threads import run_in_thread
 from agentlightning.emitter import emit_exception, get_reward_value
-from agentlightning.errors import InvalidValue, MissingResource
+from agentlightning.errors import InvalidValue, LeaseLost, MissingResource, RolloutCancelled
 from agentlightning.litagent import GivenResources, LitAgent, is_async_callable, resolve_proxies
 from agentlightning.runner.giving_up import ended_or_given_up
 from agentlightning.runner.hooks import Hooks
@@ -20,7 +20,7 @@ from agentlightning.runner.leases import Lease
 from agentlightning.runner.outcome import record_result
 from agentlightning.runner.patience import persistently
 from agentlightning.runner.settings import AttemptSettings
-from agentlightning.runner.stop import out_of_time
+from agentlightning.runner.stop import LOST, out_of_time
 from agentlightning.runner.verdict import Verdict
 from agentlightning.tracer.active import ActiveTrace, SpanRecord, active_trace
 from agentlightning.types import Hook, NamedResources, ProxyLLM, Span
@@ -77,6 +77,8 @@ class AttemptRun:
         failure = await _caught(self._finish()) or failure
         if failure is None:
             failure = await _caught(self._verdict.succeeded())
+            if isinstance(failure, LeaseLost):
+                raise RolloutCancelled(LOST.text) from failure
         if failure is None:
             return
         reason = self._stop.reason

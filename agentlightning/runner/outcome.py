@@ -36,6 +36,8 @@ def record_result(result: Any, trace: ActiveTrace) -> None:
         return
     if isinstance(result, Mapping):
         rewards = cast("Mapping[str, Any]", result)
+        if not rewards:
+            raise InvalidResult("an agent returned an empty dict: return None for no reward")
         emit_reward(rewards, primary_key=PRIMARY if PRIMARY in rewards else next(iter(rewards), None))
     elif isinstance(result, (list, tuple)):
         _record_spans(cast("Sequence[Any]", result), trace)

@@ -36,6 +36,7 @@ class Verdict:
         """Write that it succeeded; not shielded, as the store skips a write whose caller is cancelled before its turn.
 
         Raises:
+            LeaseLost: The attempt was over in the store.
             StoreError: The store did not take it.
         """
         await self._update(status="succeeded")
@@ -46,6 +47,8 @@ class Verdict:
         """Write that it failed and why, also while the caller is being cancelled; what cannot be written is logged."""
         try:
             await uninterrupted(self._explain(failure, status, resources), self._patience + CALL_TIMEOUT)
+        except LeaseLost as error:
+            logger.warning("The attempt of rollout %s had ended already: %s", self._rollout.rollout_id, error)
         except Exception:
             # The caller must see why the agent failed; that the store did not hear of it is second.
             logger.exception("The failure of rollout %s was not written", self._rollout.rollout_id)
@@ -60,11 +63,8 @@ class Verdict:
 
     async def _update(self, **changes: Any) -> None:
         rollout_id, attempt_id = self._rollout.rollout_id, self._rollout.attempt.attempt_id
-        try:
-            await persistently(
-                lambda: self._store.update_attempt(rollout_id, attempt_id, **changes),
-                what="write a status",
-                patience=self._patience,
-            )
-        except LeaseLost as error:
-            logger.warning("The attempt of rollout %s had ended already: %s", rollout_id, error)
+        await persistently(
+            lambda: self._store.update_attempt(rollout_id, attempt_id, **changes),
+            what="write a status",
+            patience=self._patience,
+        )

@@ -11,7 +11,7 @@ from agentlightning._internal.text import shortened, text_of
 from agentlightning.tracer.active import ActiveTrace, SpanRecord, active_trace
 from agentlightning.tracer.base import Tracer
 from agentlightning.types import Attributes, Span, SpanCoreFields, StatusCode, TraceStatus
-from agentlightning.types.attributes import format_exception_attributes
+from agentlightning.types.attributes import format_exception_attributes, sanitize_attributes
 
 _Place = tuple[ActiveTrace, SpanRecord]
 
@@ -70,7 +70,7 @@ class DummySpanRecordingContext:
 
     def __init__(self, name: str, attributes: Attributes | None = None, start_time: float | None = None) -> None:
         self.name = name
-        self.attributes: Attributes = dict(attributes or {})
+        self.attributes: Attributes = sanitize_attributes(attributes or {})
         self.start_time = time.time() if start_time is None else start_time
         self.end_time: float | None = None
         self.status = TraceStatus(status_code="OK")
@@ -82,7 +82,7 @@ class DummySpanRecordingContext:
 
     def record_attributes(self, attributes: Attributes) -> None:
         """Add attributes."""
-        self.attributes.update(attributes)
+        self.attributes.update(sanitize_attributes(attributes))
 
     def record_status(self, status_code: StatusCode, description: str | None = None) -> None:
         """Set the status."""

@@ -17,7 +17,7 @@ from agentlightning.tracer.base import Tracer
 from agentlightning.tracer.instrument import Instrument, chosen, instrumentors
 from agentlightning.tracer.processor import connect
 from agentlightning.types import Attributes, Span, SpanCoreFields, StatusCode, TraceStatus
-from agentlightning.types.attributes import format_exception_attributes
+from agentlightning.types.attributes import format_exception_attributes, sanitize_attributes
 
 if TYPE_CHECKING:
     from agentlightning.store import LightningStore
@@ -69,6 +69,7 @@ class OtelTracer(Tracer):
         """Record a span that starts and ends at once; see `Tracer.create_span`."""
         tracer = connect().tracer
         moment = time.time_ns() if timestamp is None else _nanoseconds(timestamp)
+        attributes = sanitize_attributes(attributes or {})
         span = tracer.start_span(name, attributes=attributes, start_time=moment)
         if status is not None:
             span.set_status(Status(to_otel_status_code(status.status_code), _description(status)))
@@ -77,7 +78,7 @@ class OtelTracer(Tracer):
         return SpanCoreFields(
             name=name,
             status=status or TraceStatus(status_code="UNSET"),
-            attributes=dict(attributes or {}),
+            attributes=attributes,
             start_time=seconds,
             end_time=seconds,
         )
@@ -93,7 +94,7 @@ class OtelTracer(Tracer):
         """Record a span around a block, the parent of the spans inside; see `Tracer.operation_context`."""
         tracer = connect().tracer
         start = None if start_time is None else _nanoseconds(start_time)
-        span = tracer.start_span(name, attributes=attributes, start_time=start)
+        span = tracer.start_span(name, attributes=sanitize_attributes(attributes or {}), start_time=start)
         recording = OtelSpanRecordingContext(span)
         try:
             with otel.use_span(span, record_exception=False, set_status_on_exception=False):
@@ -128,7 +129,7 @@ class OtelSpanRecordingContext:
 
     def record_attributes(self, attributes: Attributes) -> None:
         """Add attributes."""
-        self._span.set_attributes(attributes)
+        self._span.set_attributes(sanitize_attributes(attributes))
 
     def record_status(self, status_code: StatusCode, description: str | None = None) -> None:
         """Set the status."""

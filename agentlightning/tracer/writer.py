@@ -100,7 +100,10 @@ class SpanWriter:
     async def _deliver(
         self, records: Sequence[SpanRecord], call: Callable[[Sequence[SpanRecord]], Awaitable[None]], what: str
     ) -> None:
-        """Send the records together; if the store refuses, in ever smaller parts, so that none fails another."""
+        """Send the records together; if the store refuses, in ever smaller parts, so that none fails another.
+
+        If the store does not answer for too long, each rollout is tried once more for itself: one may be why.
+        """
         try:
             await _persistently(lambda: call(records), what, self.patience)
         except Exception as error:  # noqa: BLE001  # whatever went wrong is kept on the records and raised by flush
@@ -108,8 +111,12 @@ class SpanWriter:
                 middle = len(records) // 2
                 await self._deliver(records[:middle], call, what)
                 await self._deliver(records[middle:], call, what)
-            else:
-                _mark(records, error, what)
+                return
+            alone = _by_rollout(records)
+            failures = [error] if len(alone) == 1 else await asyncio.gather(*(_once(call, part) for part in alone))
+            for part, failure in zip(alone, failures, strict=True):
+                if failure is not None:
+                    _mark(part, failure, what)
 
 
 def _parts(records: Iterable[SpanRecord]) -> Iterator[list[SpanRecord]]:
@@ -132,6 +139,25 @@ def _parts(records: Iterable[SpanRecord]) -> Iterator[list[SpanRecord]]:
 
 def _span(record: SpanRecord) -> Span:
     return record.span(record.sequence_id or 0)
+
+
+def _by_rollout(records: Sequence[SpanRecord]) -> list[list[SpanRecord]]:
+    parts: dict[str, list[SpanRecord]] = {}
+    for record in records:
+        parts.setdefault(record.rollout_id, []).append(record)
+    return list(parts.values())
+
+
+async def _once(
+    call: Callable[[Sequence[SpanRecord]], Awaitable[None]], records: Sequence[SpanRecord]
+) -> Exception | None:
+    """Make the call a single time and return what it raised."""
+    try:
+        async with asyncio.timeout(CALL_TIMEOUT):
+            await call(records)
+    except Exception as error:  # noqa: BLE001  # the caller keeps it on the records
+        return error
+    return None
 
 
 def _mark(records: Sequence[SpanRecord], error: Exception, what: str) -> None:

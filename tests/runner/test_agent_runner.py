@@ -17,6 +17,7 @@ from agentlightning.emitter import emit_message, emit_reward, find_final_reward,
 from agentlightning.emitter.reward import get_rewards_from_span
 from agentlightning.errors import (
     ConfigurationError,
+    InvalidResult,
     LeaseLost,
     MissingResource,
     RolloutCancelled,
@@ -717,7 +718,7 @@ async def test_an_event_that_is_set_or_never_set(store: InMemoryLightningStore) 
     with pytest.raises(RolloutCancelled):
         await step(store, rollout(lambda task: ran.append(task)), hooks=[recorder], event=event)
     assert ran == []
-    assert recorder.calls == PAIRED
+    assert recorder.calls in (PAIRED, [PAIRED[0], PAIRED[-1]])  # it may be stopped before there is a trace
 
 
 async def test_the_status_is_written_even_if_the_store_is_slow_and_the_step_cancelled_again(
@@ -800,18 +801,34 @@ async def test_a_status_is_written_again_after_a_passing_failure(
     assert (await step(store, returning(1.0))).status == "succeeded"
 
 
-async def test_a_lost_lease_is_told_and_overwrites_nothing(
-    store: InMemoryLightningStore, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_lost_lease_is_told_and_overwrites_nothing(store: InMemoryLightningStore) -> None:
     async def agent(task: str, rollout: AttemptedRollout) -> float:
         await store.update_attempt(rollout.rollout_id, rollout.attempt.attempt_id, status="timeout")
         with pytest.raises(LeaseLost):
             await store.update_attempt(rollout.rollout_id, rollout.attempt.attempt_id, status="succeeded")
         return 1.0
 
-    await step(store, rollout(agent))
+    with pytest.raises(RolloutCancelled, match="ended in the store"):
+        await step(store, rollout(agent))
+    assert (await latest_attempt(store)).status == "timeout"
+
+
+async def test_a_failure_is_raised_also_where_the_lease_is_lost(
+    store: InMemoryLightningStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def agent(task: str, rollout: AttemptedRollout) -> None:
+        await store.update_attempt(rollout.rollout_id, rollout.attempt.attempt_id, status="timeout")
+        raise LookupError("its own")
+
+    with pytest.raises(LookupError, match="its own"):
+        await step(store, rollout(agent))
     assert (await latest_attempt(store)).status == "timeout"
     assert "had ended already" in caplog.text
+
+
+async def test_an_empty_dict_is_told_what_to_do(store: InMemoryLightningStore) -> None:
+    with pytest.raises(InvalidResult, match="empty dict: return None for no reward"):
+        await step(store, rollout(lambda task: dict[str, float]()))
 
 
 # -- iter --------------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import threading
 import weakref
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from opentelemetry import trace as otel
@@ -30,7 +30,7 @@ from agentlightning.tracer.active import active_trace, outside_traces
 from agentlightning.tracer.batcher import Batcher
 from agentlightning.tracer.processor import connect, dropped_spans
 from agentlightning.tracer.writer import PART, PART_CHARACTERS
-from agentlightning.types import AttemptedRollout, Span, TraceStatus
+from agentlightning.types import AttemptedRollout, Attributes, Span, TraceStatus
 
 DEADLINE = 10.0
 
@@ -646,6 +646,39 @@ async def test_a_store_that_never_answers_holds_a_flush_up_for_a_limited_time(mo
         await tracer.flush()
     assert messages(await stored(store, rollout)) == ["kept"]
     await store.close()
+
+
+async def test_a_rollout_whose_spans_time_out_fails_no_other(store: InMemoryLightningStore) -> None:
+    slow, quick = [await store.start_rollout(input=number) for number in range(2)]
+    tracer, write = make(DummyTracer, store), store.add_many_spans
+
+    async def time_out_for_slow(spans: Sequence[Span]) -> Sequence[Span]:
+        if any(span.rollout_id == slow.rollout_id for span in spans):
+            raise TimeoutError("too large to be written in time")
+        return await write(spans)
+
+    store.add_many_spans = time_out_for_slow
+
+    async def run(rollout: AttemptedRollout) -> None:
+        async with tracer.trace_context(rollout_id=rollout.rollout_id, attempt_id=rollout.attempt.attempt_id):
+            emit_message("text")
+
+    failed, written = await asyncio.gather(run(slow), run(quick), return_exceptions=True)
+    assert isinstance(failed, TimeoutError)
+    assert written is None
+    assert messages(await stored(store, quick)) == ["text"]
+
+
+@pytest.mark.parametrize("kind", [OtelTracer, DummyTracer])
+async def test_attributes_of_any_kind_are_kept_as_text(kind: type[Tracer]) -> None:
+    tracer, odd, kept = kind(), cast("Attributes", {"odd": {"a": [1, "b"]}}), '{"a": [1, "b"]}'
+    async with tracer.trace_context():
+        assert tracer.create_span("at once", odd).attributes == {"odd": kept}
+        with tracer.operation_context("operation", odd) as operation:
+            operation.record_attributes(cast("Attributes", {"later": {1}}))
+    (at_once, operated) = tracer.get_last_trace()
+    assert at_once.attributes == {"odd": kept}
+    assert operated.attributes == {"odd": kept, "later": '"{1}"'}
 
 
 async def test_the_failure_of_the_body_wins_over_that_of_the_store() -> None:
