@@ -6,7 +6,6 @@ import dataclasses
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from pydantic import BaseModel
@@ -23,8 +22,7 @@ logger = logging.getLogger(__name__)
 LIMIT: Final = 64 * 1024
 """How many bytes of one input, or of one output, are kept."""
 _DEPTH: Final = 64
-_COUNTED: Final = 10_000
-_VISITED: Final = 100_000
+_VISITED: Final = 20_000
 _UNSEEN: Final = object()
 _PREFIX: Final = "agentlightning.operation."
 
@@ -54,7 +52,7 @@ class Capture:
         leaves = self._leaves(key, value, ())
         for leaf_key, leaf in leaves:
             if self._room <= 0 or leaf is _UNSEEN:
-                self._leave_out(leaf_key, 1 + sum(1 for _ in islice(leaves, _COUNTED)))
+                self._leave_out(leaf_key, 1 + sum(1 for _ in leaves))
                 return
             kept = _attribute(leaf, self._room)
             self._room -= len(leaf_key) + _size(kept)
@@ -63,7 +61,7 @@ class Capture:
     def _leave_out(self, key: str, count: int) -> None:
         self._cut_at = self._cut_at or key
         self._cut_values += count
-        more = " or more" if self._cut_values > _COUNTED or self._visits > _VISITED else ""
+        more = " or more" if self._visits > _VISITED else ""
         self.attributes[encodable(self._cut_at)] = f"… [{self._cut_values}{more} values cut]"
 
     def _leaves(self, key: str, value: Any, around: tuple[Any, ...]) -> Iterator[tuple[str, Any]]:
