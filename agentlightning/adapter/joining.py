@@ -49,7 +49,10 @@ class Seen:
     @cached_property
     def answered(self) -> str:
         """All that the span says of the answers."""
-        return json.dumps([(each.message, each.response_token_ids) for each in self.sighting.answers], sort_keys=True)
+        try:  # not as JSON: a source may keep any Python value
+            return repr([(each.message, each.response_token_ids) for each in self.sighting.answers])
+        except RecursionError:
+            return self.span.span_id  # too deep to compare, so it is like no other
 
     @property
     def start(self) -> float | None:

@@ -5,6 +5,7 @@ The gateway does not know which of an agent's spans made a call, and some tracer
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -40,11 +41,12 @@ def repair(places: Places, calls: Iterable[SeenCall]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Timed:
-    """A place with the nanoseconds at which its span began and ended."""
+    """A place with the nanoseconds at which its span began and ended, and its number, which no clock can change."""
 
     place: Place
     start: int
     end: int
+    number: int
 
 
 def _strays(places: Places, seen: list[list[str]]) -> list[_Timed]:
@@ -86,8 +88,8 @@ def _hosts(places: Places, call_ids: set[str]) -> list[_Timed]:
 
 def _timed(places: Iterable[Place]) -> list[_Timed]:
     """Leave out what has no times."""
-    times = [(place, _nanoseconds(place.node.span)) for place in places]
-    return [_Timed(place, *interval) for place, interval in times if interval is not None]
+    times = [(place, place.node.span, _nanoseconds(place.node.span)) for place in places]
+    return [_Timed(place, *interval, span.sequence_id) for place, span, interval in times if interval is not None]
 
 
 def _nanoseconds(span: Span) -> tuple[int, int] | None:
@@ -99,25 +101,26 @@ def _nanoseconds(span: Span) -> tuple[int, int] | None:
 
 
 def _pairs(strays: list[_Timed], hosts: list[_Timed]) -> Iterable[tuple[_Timed, Place]]:
-    """Go through time once, with the spans that are open."""
-    waiting, opened = iter(hosts), list[_Timed]()
-    upcoming = next(waiting, None)
+    """Go through the time of each attempt once, with the spans that are open."""
+    waiting: dict[tuple[str, str], deque[_Timed]] = {}
+    for host in hosts:
+        waiting.setdefault(_attempt(host), deque()).append(host)
+    opened: dict[tuple[str, str], list[_Timed]] = {}
     for stray in strays:
-        while upcoming is not None and upcoming.start <= stray.start:
-            opened.append(upcoming)
-            upcoming = next(waiting, None)
-        opened = [host for host in opened if host.end >= stray.start]
-        around = [host.place for host in opened if host.end >= stray.end and _is_earlier(host.place, stray.place)]
+        attempt = _attempt(stray)
+        upcoming, still_open = waiting.get(attempt, deque()), opened.get(attempt, [])
+        while upcoming and upcoming[0].start <= stray.start:
+            still_open.append(upcoming.popleft())
+        opened[attempt] = [host for host in still_open if host.end >= stray.start]
+        around = [host.place for host in opened[attempt] if host.end >= stray.end and host.number <= stray.number]
         host = _innermost(around, stray.place)
         if host is not None:
             yield stray, host
 
 
-def _is_earlier(host: Place, call: Place) -> bool:
-    """Whether a span of the same attempt had begun by what the store says, which no machine's clock can change."""
-    one, two = host.node.span, call.node.span
-    same_attempt = (one.rollout_id, one.attempt_id) == (two.rollout_id, two.attempt_id)
-    return same_attempt and one.sequence_id <= two.sequence_id
+def _attempt(timed: _Timed) -> tuple[str, str]:
+    span = timed.place.node.span
+    return span.rollout_id, span.attempt_id
 
 
 def _innermost(around: Sequence[Place], stray: Place) -> Place | None:
