@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from agentlightning.errors import InvalidValue, StoreError
-from agentlightning.store.retry import CALL_TIMEOUT, may_pass, retrying
+from agentlightning.store.retry import CALL_TIMEOUT, may_pass
 from agentlightning.tracer.active import SpanRecord
 from agentlightning.tracer.batcher import Batcher
 
@@ -28,7 +28,9 @@ PART_CHARACTERS: Final = 250_000
 """The most spans, or about the most text, that are made ready for the store in one go, while the event loop waits."""
 MAX_OUTAGE: Final = 60.0
 """Seconds for which a store that is away is asked again."""
-OUTAGE_PAUSE: Final = 1.0
+FIRST_PAUSE: Final = 0.1
+"""Seconds before the second try; doubled before each further one."""
+LONGEST_PAUSE: Final = 1.0
 
 
 class SpanWriter:
@@ -170,11 +172,14 @@ def _mark(records: Sequence[SpanRecord], error: Exception, what: str) -> None:
 
 async def _persistently(call: Callable[[], Awaitable[None]], what: str, patience: float) -> None:
     loop = asyncio.get_running_loop()
-    last_try = loop.time() + patience
+    pause, last_try = FIRST_PAUSE, loop.time() + patience
     while True:
         try:
-            return await retrying(call, what=what)
+            async with asyncio.timeout(CALL_TIMEOUT):
+                return await call()
         except Exception as error:
-            if not may_pass(error) or loop.time() + OUTAGE_PAUSE > last_try:
+            if not may_pass(error) or loop.time() + pause > last_try:
                 raise
-        await asyncio.sleep(OUTAGE_PAUSE)
+            logger.warning("Could not %s (%s: %s); again in %.1f s", what, type(error).__name__, error, pause)
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE)

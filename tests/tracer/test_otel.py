@@ -66,8 +66,8 @@ class FailingStore(InMemoryLightningStore):
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agentlightning.store.retry.FIRST_PAUSE", 0.001)
-    monkeypatch.setattr(Tracer, "max_outage", 0.0)
+    monkeypatch.setattr("agentlightning.tracer.writer.FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(Tracer, "max_outage", 0.05)
 
 
 @pytest.fixture
@@ -335,7 +335,7 @@ async def test_a_lasting_failure_surfaces_at_flush_and_the_spans_stay(error: Exc
 
 async def test_a_store_that_is_away_for_a_while_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Tracer, "max_outage", DEADLINE)
-    monkeypatch.setattr("agentlightning.tracer.writer.OUTAGE_PAUSE", 0.001)
+    monkeypatch.setattr("agentlightning.tracer.writer.LONGEST_PAUSE", 0.001)
     store = FailingStore(50, OSError("away"))
     tracer, rollout = make(OtelTracer, store), await store.start_rollout(input=0)
     async with tracer.trace_context(rollout_id=rollout.rollout_id, attempt_id=rollout.attempt.attempt_id):
@@ -633,18 +633,23 @@ async def test_a_cancelled_batcher_goes_on(waits: bool, steps: int, monkeypatch:
 
 
 async def test_a_store_that_never_answers_holds_a_flush_up_for_a_limited_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much is queued, each batch of which has that time."""
     monkeypatch.setattr("agentlightning.tracer.writer.CALL_TIMEOUT", 0.01)
+    monkeypatch.setattr("agentlightning.tracer.batcher.MAX_BATCH", 1)
     store = SlowStore()
     tracer, rollout = make(DummyTracer, store), await store.start_rollout(input=0)
     tracer.max_outage = 0.02
+    texts = [str(number) for number in range(20)]
+
+    async def run() -> None:
+        async with tracer.trace_context(rollout_id=rollout.rollout_id, attempt_id=rollout.attempt.attempt_id):
+            for text in texts:
+                emit_message(text)
+
     async with asyncio.timeout(DEADLINE):
         with pytest.raises(StoreError, match=r"did not take the spans within 0\.03 s"):
-            async with tracer.trace_context(rollout_id=rollout.rollout_id, attempt_id=rollout.attempt.attempt_id):
-                emit_message("kept")
-        assert messages(tracer.get_last_trace()) == ["kept"]
-        store.open_gate.set()
-        await tracer.flush()
-    assert messages(await stored(store, rollout)) == ["kept"]
+            await run()
+    assert messages(tracer.get_last_trace()) == texts
     await store.close()
 
 
