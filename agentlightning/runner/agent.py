@@ -52,8 +52,8 @@ class LitAgentRunner(Runner[T_task]):
         max_rollouts: How many rollouts `iter` runs before it returns; None for no limit.
         poll_interval: Seconds of one wait for work. The store wakes the runner, so this delays nothing but the return
             of a claim that the runner never heard of.
-        heartbeat_interval: Seconds between two heartbeats; 0 or less for none. Without them an agent is not stopped
-            when its attempt is over in the store.
+        heartbeat_interval: Seconds between two heartbeats, fewer where the `unresponsive_seconds` of a rollout demand
+            it; 0 or less for none. Without them an agent is not stopped when its attempt is over in the store.
         interval_jitter: The most by which a pause between heartbeats is longer or shorter, in seconds.
         heartbeat_launch_mode: `asyncio` beats on the event loop, `thread` in a thread of its own.
         heartbeat_include_gpu: Whether heartbeats tell about GPUs.
@@ -63,7 +63,8 @@ class LitAgentRunner(Runner[T_task]):
             processor time and the agent's imports. Agent and tracer are pickled for it, by `init`.
         stop_grace: Seconds that `iter` gives to running rollouts once its event is set.
         cancel_grace: Seconds that a cancelled async agent gets to end; one that goes on is given up.
-        max_outage: Seconds for which a store that does not answer is asked again, with growing pauses.
+        max_outage: Seconds for which a store that does not answer is asked again, with growing pauses: for work, for
+            resources, with an attempt's spans and with its status. The tracer takes it over.
         worker_name: The store knows this runner under it and the worker's number, as in `Worker-0`. None takes
             `AGL_WORKER_NAME` from the environment, or else `Worker`. Runners that work on one store at the same time
             differ in name or number.

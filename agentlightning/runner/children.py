@@ -33,7 +33,10 @@ if TYPE_CHECKING:
 KILL_DEADLINE: Final = 10.0
 """Seconds for the kernel to end a process that was killed."""
 _BUFFER: Final = 2**20
-_START: Final = "import sys; sys.path[:] = {path!r}; from agentlightning.runner.child import main; main({descriptor})"
+_START: Final = (
+    "import sys; sys.path[:] = {path!r}; sys.argv[:] = {argv!r}; "
+    "from agentlightning.runner.child import main; main({descriptor})"
+)
 
 
 class Children:
@@ -81,13 +84,13 @@ class Children:
 class Child:
     """One process; it dies with this one, however this one dies, and all of its process group with it.
 
-    Its standard output is this process's, its standard input empty.
+    Its standard output and its arguments are this process's, its standard input empty.
     """
 
     def __init__(self) -> None:
         self._line, theirs = socket.socketpair()
         with theirs:
-            start = _START.format(path=sys.path, descriptor=theirs.fileno())
+            start = _START.format(path=sys.path, argv=sys.argv, descriptor=theirs.fileno())
             self._process = subprocess.Popen(
                 [sys.executable, "-c", start],
                 stdin=subprocess.DEVNULL,

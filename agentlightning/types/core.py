@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import (
     TYPE_CHECKING,
@@ -18,7 +19,7 @@ from typing import (
 )
 
 from opentelemetry.sdk.trace import ReadableSpan
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 from agentlightning.types.tracer import Span, SpanCoreFields
 
@@ -60,6 +61,13 @@ class RolloutConfig(BaseModel):
     unresponsive_seconds: float | None = None
     max_attempts: int = Field(default=1, ge=1)
     retry_condition: list[AttemptStatus] = Field(default_factory=list[AttemptStatus])
+
+    @field_validator("timeout_seconds", "unresponsive_seconds")
+    @classmethod
+    def _check_number(cls, seconds: float | None) -> float | None:
+        if seconds is not None and math.isnan(seconds):
+            raise ValueError("NaN is no number of seconds: give None for no limit")
+        return seconds
 
 
 class Attempt(BaseModel):

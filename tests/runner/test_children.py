@@ -251,3 +251,11 @@ async def test_the_event_ends_it(store: InMemoryLightningStore, size: int) -> No
         await step(store, agent, hooks=[Set()], event=event, resources=resources)
     (found,) = await store.query_rollouts()
     assert found.status == "failed"
+
+
+async def test_an_agent_sees_the_arguments_of_the_program(
+    store: InMemoryLightningStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["train.py", "--size", "it's 7"])
+    _, spans = await step(store, rollout(lambda task: emit_message(repr(sys.argv))))
+    assert [get_message_value(span) for span in spans] == [repr(sys.argv)]
