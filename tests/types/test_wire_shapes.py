@@ -188,3 +188,9 @@ def test_span_from_opentelemetry_keeps_what_the_sdk_knows() -> None:
     extra = span.model_extra
     assert extra == {"kind": "INTERNAL", "instrumentation_scope": {"name": "scope", "version": "1.0"}}
     assert Span.model_validate_json(span.model_dump_json()) == span
+
+
+@pytest.mark.parametrize("name", ["timeout_seconds", "unresponsive_seconds"])
+def test_no_deadline_is_nan(name: str) -> None:
+    with pytest.raises(ValueError, match="give None for no limit"):
+        RolloutConfig.model_validate({name: float("nan")})
