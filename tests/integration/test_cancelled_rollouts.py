@@ -207,7 +207,7 @@ async def test_a_step_whose_rollout_is_cancelled_says_so(store: LightningStore, 
     assert not stepping.cancelled()
 
 
-async def test_a_step_whose_rollout_is_cancelled_after_its_agent_ended_returns_it(
+async def test_a_step_whose_rollout_is_cancelled_after_its_agent_ended_says_so(
     store: LightningStore,
 ) -> None:
     class CancelLate(Hook):
@@ -217,8 +217,10 @@ async def test_a_step_whose_rollout_is_cancelled_after_its_agent_ended_returns_i
     runner = make_runner(heartbeat_interval=0.01)
     with runner.run_context(agent=Patient().agent, store=store, hooks=[CancelLate()]):
         async with asyncio.timeout(DEADLINE):
-            completed = await runner.step("go on")
-    assert completed.status == "cancelled"
+            with pytest.raises(RolloutCancelled):
+                await runner.step("go on")
+    (rollout,) = await store.query_rollouts()
+    assert rollout.status == "cancelled"
 
 
 # -- what no heartbeat ends --------------------------------------------------------------------------------------------
