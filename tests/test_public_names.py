@@ -84,6 +84,16 @@ def test_v03s_modules_of_the_store_name_the_same_classes() -> None:
         assert getattr(importlib.import_module(module), name) is getattr(agl, name)
 
 
-def test_a_store_of_v03_that_ended_says_what_replaces_it() -> None:
-    with pytest.raises(ImportError, match="use SqliteLightningStore"):
-        from agentlightning.store import CollectionBasedLightningStore  # noqa: F401  # type: ignore[attr-defined]
+@pytest.mark.parametrize(
+    ("package", "name", "replacement"),
+    [
+        ("store", "CollectionBasedLightningStore", "use SqliteLightningStore"),
+        ("runner", "LegacyAgentRunner", "use LitAgentRunner"),
+        ("types", "RolloutLegacy", "use Rollout"),
+    ],
+)
+def test_an_ended_name_says_what_replaces_it_in_its_package_too(package: str, name: str, replacement: str) -> None:
+    module = importlib.import_module(f"agentlightning.{package}")
+    assert not hasattr(module, "no_name_of_ours")
+    with pytest.raises(ImportError, match=replacement):
+        getattr(module, name)

@@ -1,5 +1,8 @@
 """Data types that every layer shares: models and enums, no behaviour beyond validation."""
 
+from typing import NoReturn
+
+from agentlightning import _compat
 from agentlightning.types.core import (
     Attempt,
     AttemptedRollout,
@@ -104,3 +107,8 @@ __all__ = [
     "WorkerStatus",
     "normalize_task_input",
 ]
+
+
+def __getattr__(name: str) -> NoReturn:
+    _compat.raise_ended(name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
