@@ -85,16 +85,17 @@ async def test_two_runners_of_one_name_keep_what_they_hold() -> None:
     store = Signed()
 
     async def agent(task: str) -> float:
-        await store.both_signed(20)
+        await store.both_signed(40)
         return 1.0
 
     async def enqueue() -> None:
-        await store.both_signed(2)
+        await store.both_signed(20)
         for task in ("a", "b"):
             await store.enqueue_rollout(task)
 
+    # Without jitter two that beat in step may each find their own signature every time.
     one, other = (
-        LitAgentRunner[Any](DummyTracer(), max_rollouts=1, heartbeat_interval=0.01, interval_jitter=0.0)
+        LitAgentRunner[Any](DummyTracer(), max_rollouts=1, heartbeat_interval=0.01, interval_jitter=0.005)
         for _ in range(2)
     )
     with one.run_context(agent=rollout(agent), store=store), other.run_context(agent=rollout(agent), store=store):
