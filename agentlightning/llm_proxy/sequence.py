@@ -135,4 +135,13 @@ class SequenceReserver:
             return [(await self._ask([attempt]))[0] for attempt in attempts]
         except Exception as error:  # noqa: BLE001  # any store may fail in any way; the shipper asks again later
             logger.warning("no sequence ids for %d model calls yet: %r", len(attempts), error)
+            self._leave(attempts)
             return [None] * len(attempts)
+
+    def _leave(self, attempts: list[tuple[str, str]]) -> None:
+        """Give the later calls of these attempts no number either: the shipper asks for all, in the calls' order."""
+        left = [call for call in self._waiting if call.attempt in attempts]
+        self._waiting = [call for call in self._waiting if call.attempt not in attempts]
+        for call in left:
+            if not call.future.done():
+                call.future.set_result(None)

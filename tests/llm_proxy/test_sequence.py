@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from agentlightning.errors import StoreError
 from agentlightning.llm_proxy.sequence import SequenceReserver
 from agentlightning.store import InMemoryLightningStore
 
@@ -58,6 +59,29 @@ async def test_a_call_that_nobody_hurries_gets_its_number_after_its_grace(monkey
     reserver = SequenceReserver(lambda: store)
     async with asyncio.timeout(DEADLINE):
         assert await asyncio.gather(*(reserver.reserve(*ATTEMPT) for _ in range(3))) == [0, 1, 2]
+    await reserver.close()
+
+
+async def test_calls_behind_one_that_the_store_refused_do_not_overtake_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agentlightning.llm_proxy.sequence._GRACE_SECONDS", 1000.0)
+    asked, fail = asyncio.Event(), asyncio.Event()
+
+    class Failing(CountingStore):
+        async def get_many_span_sequence_ids(self, rollout_attempt_ids: Sequence[tuple[str, str]]) -> Sequence[int]:
+            asked.set()
+            await fail.wait()
+            raise StoreError("the disk is full")
+
+    store = Failing()
+    reserver = SequenceReserver(lambda: store)
+    async with asyncio.timeout(DEADLINE):
+        first = reserver.reserve(*ATTEMPT)
+        settling = asyncio.create_task(reserver.settle(*ATTEMPT))
+        await asked.wait()
+        second = reserver.reserve(*ATTEMPT)
+        fail.set()
+        assert (await first, await second) == (None, None)
+        await settling
     await reserver.close()
 
 
