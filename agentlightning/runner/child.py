@@ -21,6 +21,7 @@ from opentelemetry import context as otel_context
 from agentlightning._internal.text import text_of
 from agentlightning.errors import InvalidValue
 from agentlightning.litagent import LitAgent
+from agentlightning.processes.pickling import dumps
 from agentlightning.runner.agent import LitAgentRunner
 from agentlightning.runner.frames import (
     AgentEnded,
@@ -33,7 +34,6 @@ from agentlightning.runner.frames import (
     receive_job,
 )
 from agentlightning.runner.outcome import record_result
-from agentlightning.runner.pickling import dumps
 from agentlightning.tracer import Tracer
 from agentlightning.tracer.active import LAST_TRACE, TRACE_KEY, ActiveTrace, MakeSpan, SpanRecord, follow_into_threads
 

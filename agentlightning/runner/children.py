@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from agentlightning._internal.threads import run_in_thread
 from agentlightning.errors import AgentError
-from agentlightning.litagent.command.guard import Guard
 from agentlightning.litagent.command.program import words_for
+from agentlightning.processes.guard import Guard
+from agentlightning.processes.pickling import pickled
 from agentlightning.runner.cancel import uninterrupted
 from agentlightning.runner.frames import AgentEnded, AgentFailed, Job, SpanStarted, encode, messages
 from agentlightning.runner.outcome import with_identity
-from agentlightning.runner.pickling import pickled
 from agentlightning.tracer import Tracer
 from agentlightning.types import AttemptedRollout, NamedResources
 

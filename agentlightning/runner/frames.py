@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
-from agentlightning.runner.pickling import dumps
+from agentlightning.processes.pickling import dumps
 from agentlightning.types import AttemptedRollout, NamedResources, Span
 
 _LENGTH: Final = struct.Struct(">Q")

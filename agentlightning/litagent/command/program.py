@@ -15,9 +15,9 @@ from weakref import WeakKeyDictionary
 
 from agentlightning.errors import CommandFailed
 from agentlightning.litagent.command.environment import TASK_FILE
-from agentlightning.litagent.command.guard import Guard
 from agentlightning.litagent.command.output import KeptOutput
 from agentlightning.litagent.command.reward import RewardLines
+from agentlightning.processes.guard import Guard
 
 _DRAIN_SECONDS: Final = 1.0
 """For what is left in the pipes of a program that ended; one that left its group may hold them open for ever."""

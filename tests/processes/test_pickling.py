@@ -8,8 +8,8 @@ import pytest
 
 from agentlightning.errors import ConfigurationError
 from agentlightning.litagent import LitAgent, rollout
+from agentlightning.processes.pickling import pickled
 from agentlightning.runner import LitAgentRunner
-from agentlightning.runner.pickling import pickled
 from agentlightning.store import InMemoryLightningStore
 from agentlightning.tracer import DummyTracer
 
