@@ -28,6 +28,7 @@ AgentLightningError
 │   ├── BackendUnreachable 502 nobody answers at the model's address
 │   ├── BackendTimeout     504 the model's answer did not come in time
 │   ├── InvalidAnswer      502 the model server answers in no form that is known
+│   ├── CallHeld           503 the gateway held the call back for too long
 │   ├── InvalidRequest     400 the model server cannot serve this request   (ValueError)
 │   │   └── PromptTooLong  400 the prompt leaves no room in the context
 │   ├── UnsupportedModel       an architecture the engine cannot run        (ValueError)
@@ -187,6 +188,12 @@ class InvalidAnswer(ModelError):
     """The model server's answer has not the form of its API."""
 
     status = 502
+
+
+class CallHeld(ModelError):
+    """The gateway held the call while weights changed, and that took too long; the same call may succeed later."""
+
+    status = 503
 
 
 class InvalidRequest(ModelError, ValueError):
