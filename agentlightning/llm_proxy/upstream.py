@@ -27,11 +27,21 @@ _OWN_HEADERS: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer: HTTP status, body, and the headers that concern the client."""
+    """A whole answer.
+
+    Attributes:
+        status: HTTP status.
+        body: The body.
+        headers: The headers that concern the client.
+        backend: The base URL of the backend that gave it, or that was asked in vain; None if none was asked.
+        retries: How often a backend was asked again before.
+    """
 
     status: int
     body: bytes
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    backend: str | None = None
+    retries: int = 0
 
 
 class EventStream:
@@ -39,15 +49,20 @@ class EventStream:
 
     Args:
         answer: The backend's answer, of which only the head was read.
+        backend: The backend's base URL.
         timeout: Seconds of silence that it allows.
 
     Attributes:
         status: HTTP status.
         headers: The headers that concern the client.
+        backend: The backend's base URL.
+        retries: How often a backend was asked again before.
     """
 
-    def __init__(self, answer: aiohttp.ClientResponse, timeout: float) -> None:
+    def __init__(self, answer: aiohttp.ClientResponse, backend: str, timeout: float) -> None:
         self.status = answer.status
+        self.backend: str | None = backend
+        self.retries = 0
         self.headers = _kept_headers(answer)
         self._answer = answer
         self._timeout = timeout
@@ -130,9 +145,9 @@ class Upstream:
             async with asyncio.timeout(self._timeout):
                 answer = await self._session.request(method, url, data=body, headers=headers, allow_redirects=False)
                 if answer.content_type == "text/event-stream":
-                    return EventStream(answer, self._timeout)
+                    return EventStream(answer, backend.api_base, self._timeout)
                 async with answer:
-                    return Reply(answer.status, await answer.read(), _kept_headers(answer))
+                    return Reply(answer.status, await answer.read(), _kept_headers(answer), backend.api_base)
 
 
 @contextmanager
