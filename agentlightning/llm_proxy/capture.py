@@ -14,7 +14,15 @@ from agentlightning.llm_proxy.events import EVENTS_PATH, event_fields, read_even
 from agentlightning.llm_proxy.exchange import Exchange
 from agentlightning.llm_proxy.sse import read_stream
 from agentlightning.types import Attributes, OtelResource, Span, SpanContext, TraceStatus
-from agentlightning.types.llm_call_span import CapturedCall, encode_call
+from agentlightning.types.llm_call_span import (
+    BACKEND,
+    BACKEND_REQUEST_ID,
+    REQUEST_ID,
+    RETRIES,
+    SUPERSEDES,
+    CapturedCall,
+    encode_call,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +43,20 @@ def to_span(exchange: Exchange, sequence_id: int) -> Span:
     if exchange.asked:
         sent = exchange.request.decode(errors="replace")
         call = replace(call, client_request=sent, protocol=exchange.path.removeprefix("/"))
-    attributes = encode_call(call) | {"http.response.status_code": exchange.status}
-    return _span(exchange, sequence_id, semconv.AGL_LLM_CALL, status, attributes)
+    return _span(exchange, sequence_id, semconv.AGL_LLM_CALL, status, encode_call(call) | _transport(exchange))
+
+
+def _transport(exchange: Exchange) -> Attributes:
+    """Return what is known of a call beside its two bodies."""
+    attributes: Attributes = {"http.response.status_code": exchange.status}
+    optional = {
+        BACKEND: exchange.backend,
+        RETRIES: exchange.retries or None,
+        REQUEST_ID: exchange.request_id,
+        BACKEND_REQUEST_ID: exchange.backend_request_id,
+        SUPERSEDES: exchange.supersedes,
+    }
+    return attributes | {key: value for key, value in optional.items() if value is not None}
 
 
 def _span(exchange: Exchange, sequence_id: int, name: str, status: TraceStatus, attributes: Attributes) -> Span:

@@ -21,7 +21,7 @@ from agentlightning.llm_proxy.dialects.call import Call, View
 from agentlightning.llm_proxy.dialects.memory import Memory
 from agentlightning.llm_proxy.dialects.protocols import call_of, refusal_in
 from agentlightning.llm_proxy.events import EVENTS_PATH, event_fields, read_event
-from agentlightning.llm_proxy.recorder import Recorder
+from agentlightning.llm_proxy.recorder import Recorder, Recorders
 from agentlightning.llm_proxy.restore import Restorer
 from agentlightning.llm_proxy.routing import Backend, RoutingTable
 from agentlightning.llm_proxy.sequence import SequenceReserver
@@ -60,6 +60,7 @@ class Endpoints:
         self._upstream = upstream
         self._sequences = sequences
         self._shipper = shipper
+        self._recorders = Recorders(shipper, sequences)
         self._memory = Memory()
         self._restorer = Restorer(get_store, shipper, self._memory)
 
@@ -81,7 +82,7 @@ class Endpoints:
             if isinstance(reply, EventStream):
                 return self._streamed(reply, call.view(), recorder)
             if recorder is not None:
-                recorder.take(reply.status, reply.body)
+                recorder.take(reply)
             return _answered(path, call, reply)
 
         return endpoint
@@ -135,7 +136,7 @@ class Endpoints:
             path=EVENTS_PATH,
             request=body,
         )
-        recorder.take(200, b"")
+        recorder.take(Reply(200, b""))
         identity = {"event_type": event_type, "rollout_id": rollout_id, "attempt_id": attempt_id}
         return JSONResponse({**identity, "timestamp": time.time(), "data": data})
 
@@ -171,7 +172,7 @@ class Endpoints:
 
         def record(received: Received) -> None:
             try:
-                recorder.take(stream.status, b"".join(received.pieces), received)
+                recorder.take_stream(stream, received)
             finally:
                 recorded()
 
@@ -182,14 +183,7 @@ class Endpoints:
         rollout_id, attempt_id = _attempt(request)
         if rollout_id is None or attempt_id is None:
             return None
-        return Recorder(
-            shipper=self._shipper,
-            sequence_id=self._sequences.reserve(rollout_id, attempt_id),
-            rollout_id=rollout_id,
-            attempt_id=attempt_id,
-            path=path,
-            request=body,
-        )
+        return self._recorders.begin((rollout_id, attempt_id), path, body, request.scope["headers"])
 
     def _backend(self, request: Request, model: object) -> Backend | None:
         table = self._get_table()
@@ -225,7 +219,7 @@ def _answered(path: str, call: Call, reply: Reply) -> Response:
 def _refused(path: str, reply: Reply, recorder: Recorder | None) -> Response:
     """Return an error of the gateway's own as the clients of an API get it."""
     if recorder is not None:
-        recorder.take(reply.status, reply.body)
+        recorder.take(reply)
     return response_of(refusal_in(path, reply))
 
 

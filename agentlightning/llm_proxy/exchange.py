@@ -5,7 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
+
+_RARE: Final = ("backend", "retries", "request_id", "backend_request_id", "supersedes")
+"""Fields that a record may lack; records of earlier versions do."""
+
+
+def span_id_of(trace_id: str) -> str:
+    """Return the id of the one span of a call whose trace id this is."""
+    return trace_id[16:]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +34,11 @@ class Exchange:
         first_byte_ns: Unix nanoseconds at which a stream's first piece was there, or None.
         broken: Why a stream ended before its end; None for all other answers.
         asked: The body of what the backend was asked for, if that is another than the client's request.
+        backend: The base URL of the backend that answered, or None.
+        retries: How often the gateway asked again before this answer came.
+        request_id: The id that the client gave its request, or None.
+        backend_request_id: The id that the backend gave the request, or None.
+        supersedes: The span id of the call that this one repeats because its answer did not reach the agent, or None.
     """
 
     rollout_id: str
@@ -41,11 +54,16 @@ class Exchange:
     first_byte_ns: int | None = None
     broken: str | None = None
     asked: bytes = b""
+    backend: str | None = None
+    retries: int = 0
+    request_id: str | None = None
+    backend_request_id: str | None = None
+    supersedes: str | None = None
 
     @property
     def span_id(self) -> str:
         """The id of the one span of this call, 16 hexadecimal characters."""
-        return self.trace_id[16:]
+        return span_id_of(self.trace_id)
 
     def to_bytes(self) -> bytes:
         """Return the journal's form: a line of JSON, then the bodies as they are."""
@@ -62,6 +80,7 @@ class Exchange:
             "broken": self.broken,
             "sizes": [len(body) for body in self._bodies],
         }
+        head |= {name: value for name in _RARE if (value := getattr(self, name))}
         return b"".join((json.dumps(head).encode(), b"\n", *self._bodies))
 
     @property
