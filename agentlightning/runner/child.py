@@ -10,7 +10,6 @@ import pickle
 import socket
 import sys
 import threading
-import traceback
 from collections.abc import Awaitable, Generator
 from contextlib import contextmanager, suppress
 from contextvars import copy_context
@@ -18,20 +17,18 @@ from typing import Any, NoReturn
 
 from opentelemetry import context as otel_context
 
-from agentlightning._internal.text import text_of
 from agentlightning.errors import InvalidValue
 from agentlightning.litagent import LitAgent
-from agentlightning.processes.pickling import dumps
+from agentlightning.processes.failure import Failure
+from agentlightning.processes.frames import receive
 from agentlightning.runner.agent import LitAgentRunner
 from agentlightning.runner.frames import (
     AgentEnded,
-    AgentFailed,
     Job,
     Message,
     SpanEnded,
     SpanStarted,
     encode,
-    receive_job,
 )
 from agentlightning.runner.outcome import record_result
 from agentlightning.tracer import Tracer
@@ -67,7 +64,7 @@ class Line:
 
     def receive_job(self) -> Job | None:
         """Wait for the job; None when the runner is gone."""
-        return receive_job(self._connection)
+        return receive(self._connection)
 
     def send(self, message: Message) -> None:
         """Send a message; it is on its way when this returns, whatever becomes of the process."""
@@ -105,7 +102,7 @@ def _ended(job: Job, line: Line, loop: asyncio.Runner) -> Message:
     try:
         _call(job, line, loop)
     except BaseException as error:  # noqa: BLE001  # raised again in the runner's process
-        return _described(error)
+        return Failure.of(error)
     return AgentEnded()
 
 
@@ -137,17 +134,3 @@ def _opened(trace: ActiveTrace) -> Generator[None]:
     otel_context.attach(otel_context.set_value(TRACE_KEY, trace))
     with trace.tracer._opened(trace):  # pyright: ignore[reportPrivateUsage]  # `trace_context` makes a trace of its own
         yield
-
-
-def _described(error: BaseException) -> AgentFailed:
-    text = f"{type(error).__name__}: {text_of(error)}"
-    return AgentFailed(_pickled(error), text, "".join(traceback.format_exception(error)))
-
-
-def _pickled(error: BaseException) -> bytes | None:
-    try:
-        content = dumps(error)
-        pickle.loads(content)  # many an exception can be taken apart, but not put together again
-    except Exception:  # noqa: BLE001  # its text goes in its place
-        return None
-    return content

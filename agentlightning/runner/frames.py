@@ -1,19 +1,15 @@
-"""What a runner and the process of an agent tell each other, each message behind its length."""
+"""What a runner and the process of an agent tell each other."""
 
 from __future__ import annotations
 
-import asyncio
 import pickle
-import socket
-import struct
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import TypeAlias
 
+from agentlightning.processes.failure import Failure
+from agentlightning.processes.frames import framed
 from agentlightning.processes.pickling import dumps
 from agentlightning.types import AttemptedRollout, NamedResources, Span
-
-_LENGTH: Final = struct.Struct(">Q")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,43 +43,10 @@ class AgentEnded:
     """The agent has ended, and its result is among the spans; the last message."""
 
 
-@dataclass(frozen=True, slots=True)
-class AgentFailed:
-    """The agent has ended with an error; the last message.
-
-    Attributes:
-        pickled: The error; None where it cannot be pickled.
-        text: Its type and message.
-        traceback: Where it was raised.
-    """
-
-    pickled: bytes | None
-    text: str
-    traceback: str
-
-
-Message: TypeAlias = SpanStarted | SpanEnded | AgentEnded | AgentFailed
+Message: TypeAlias = SpanStarted | SpanEnded | AgentEnded | Failure
+"""The last one is `AgentEnded`, or the `Failure` that the agent ended with."""
 
 
 def encode(message: Job | Message) -> bytes:
     """Return a message as it is sent."""
-    content = dumps(message) if isinstance(message, Job) else pickle.dumps(message)
-    return _LENGTH.pack(len(content)) + content
-
-
-async def messages(reader: asyncio.StreamReader) -> AsyncIterator[Message]:
-    """Yield what the process sends until it ends, however it does."""
-    try:
-        while True:
-            (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
-            yield pickle.loads(await reader.readexactly(length))
-    except (asyncio.IncompleteReadError, OSError):
-        return
-
-
-def receive_job(line: socket.socket) -> Job | None:
-    """Wait for the job; None when the runner is gone."""
-    with line.makefile("rb") as file:
-        header = file.read(_LENGTH.size)
-        content: Any = file.read(_LENGTH.unpack(header)[0]) if len(header) == _LENGTH.size else b""
-        return pickle.loads(content) if content else None
+    return framed(dumps(message) if isinstance(message, Job) else pickle.dumps(message))

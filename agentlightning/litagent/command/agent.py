@@ -17,10 +17,11 @@ from agentlightning.errors import CommandFailed, ConfigurationError, InvalidAgen
 from agentlightning.litagent.calling import is_async_callable
 from agentlightning.litagent.command.environment import RESULT_FILE, environment
 from agentlightning.litagent.command.output import KeptOutput
-from agentlightning.litagent.command.program import Program, words_for
+from agentlightning.litagent.command.program import Program
 from agentlightning.litagent.command.reward import reward_from_file
 from agentlightning.litagent.inject import describe, signature_of
 from agentlightning.litagent.litagent import LitAgent
+from agentlightning.processes.words import words_for
 from agentlightning.types import NamedResources, Rollout, RolloutRawResult
 
 STREAM: Final = "agentlightning.command.stream"

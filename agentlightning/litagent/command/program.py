@@ -10,7 +10,7 @@ import signal
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Final, cast
 from weakref import WeakKeyDictionary
 
 from agentlightning.errors import CommandFailed
@@ -163,11 +163,3 @@ def _reason(error: Exception, program: str, cwd: Path) -> str:
     if isinstance(error, OSError) and error.errno == errno.ENOEXEC:
         return f"{program!r} has no first line that says who runs it, such as #!/bin/sh"
     return str(error)
-
-
-def words_for(exit_code: int) -> str:
-    """Return what an exit code other than 0 means."""
-    if exit_code > 0:
-        return f"ended with exit code {exit_code}"
-    names: dict[int, Any] = {each.value: each.name for each in signal.Signals}
-    return f"was killed by {names.get(-exit_code, f'signal {-exit_code}')}"
