@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import cast
+from dataclasses import replace
+from typing import Final, cast
 
 from agentlightning.adapter.reading import Sighting
 from agentlightning.adapter.sources import READERS
 from agentlightning.types import LLMCall, Span
 from agentlightning.types.chat_shape import load_dict, text
-from agentlightning.types.llm_call_span import RESPONSE_ID
+from agentlightning.types.llm_call_span import RESPONSE_ID, SUPERSEDES
+
+_NOT_RECEIVED: Final = "the agent did not get the answer and asked again"
 
 
 def sightings(spans: Sequence[Span]) -> Iterator[tuple[Span, Sighting]]:
@@ -18,10 +21,16 @@ def sightings(spans: Sequence[Span]) -> Iterator[tuple[Span, Sighting]]:
     for span in spans:
         if span.parent_id is not None:
             below.setdefault(span.parent_id, []).append(span)
+    superseded = {
+        (span.attempt_id, text(span.attributes, SUPERSEDES)) for span in spans if SUPERSEDES in span.attributes
+    }
     for span in spans:
         sighting = _sighting(span, below.get(span.span_id, ()))
-        if sighting is not None:
-            yield span, sighting
+        if sighting is None:
+            continue
+        if sighting.answers and superseded and (span.attempt_id, span.span_id) in superseded:
+            sighting = replace(sighting, answers=(), failure=_NOT_RECEIVED)
+        yield span, sighting
 
 
 def _sighting(span: Span, below: Sequence[Span]) -> Sighting | None:
