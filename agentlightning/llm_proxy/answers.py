@@ -9,7 +9,14 @@ from typing import Any, Final
 from starlette.requests import Request
 from starlette.responses import Response
 
-from agentlightning.errors import BackendTimeout, BackendUnreachable, InvalidAnswer, InvalidRequest, ModelError
+from agentlightning.errors import (
+    BackendTimeout,
+    BackendUnreachable,
+    CallHeld,
+    InvalidAnswer,
+    InvalidRequest,
+    ModelError,
+)
 from agentlightning.llm_proxy.upstream import EventStream, Reply
 from agentlightning.serving import CLIENT_LEFT, while_connected
 
@@ -18,6 +25,7 @@ _CODES: Final[dict[type[ModelError], str]] = {
     BackendTimeout: "backend_timeout",
     InvalidAnswer: "invalid_answer",
     InvalidRequest: "invalid_request",
+    CallHeld: "call_held",
 }
 
 

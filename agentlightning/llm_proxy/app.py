@@ -13,6 +13,7 @@ from agentlightning.llm_proxy.answers import on_fault
 from agentlightning.llm_proxy.dialects import messages
 from agentlightning.llm_proxy.dialects.protocols import PATHS
 from agentlightning.llm_proxy.endpoints import Endpoints
+from agentlightning.llm_proxy.hold import Gate
 from agentlightning.llm_proxy.routing import RoutingTable
 from agentlightning.llm_proxy.sequence import SequenceReserver
 from agentlightning.llm_proxy.shipper import Shipper
@@ -42,9 +43,10 @@ def create_app(
     sequences: SequenceReserver,
     shipper: Shipper,
     get_store: Callable[[], LightningStore],
+    gate: Gate,
 ) -> Starlette:
     """Return the gateway's ASGI app."""
-    endpoints = Endpoints(get_table, upstream, sequences, shipper, get_store)
+    endpoints = Endpoints(get_table, upstream, sequences, shipper, get_store, gate)
     return Starlette(
         routes=[
             *(Route(base + path, endpoints.call_at(path), methods=["POST"]) for base in _BASES for path in PATHS),

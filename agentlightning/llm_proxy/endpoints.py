@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final, cast
 
 from starlette.requests import Request
@@ -21,12 +22,14 @@ from agentlightning.llm_proxy.dialects.call import Call, View
 from agentlightning.llm_proxy.dialects.memory import Memory
 from agentlightning.llm_proxy.dialects.protocols import call_of, refusal_in
 from agentlightning.llm_proxy.events import EVENTS_PATH, event_fields, read_event
+from agentlightning.llm_proxy.held import HeldStream, waited
+from agentlightning.llm_proxy.hold import Gate
 from agentlightning.llm_proxy.recorder import Recorder, Recorders
 from agentlightning.llm_proxy.restore import Restorer
 from agentlightning.llm_proxy.routing import Backend, RoutingTable
 from agentlightning.llm_proxy.sequence import SequenceReserver
 from agentlightning.llm_proxy.shipper import Shipper
-from agentlightning.llm_proxy.stream import Received, StreamedResponse
+from agentlightning.llm_proxy.stream import FailedStream, Received, StreamedResponse
 from agentlightning.llm_proxy.upstream import EventStream, Reply, Upstream
 from agentlightning.store.base import LightningStore
 
@@ -46,6 +49,7 @@ class Endpoints:
         sequences: Gives calls their places among the spans.
         shipper: Takes the records.
         get_store: Returns the store, where they end.
+        gate: Where calls wait while somebody holds them.
     """
 
     def __init__(
@@ -55,11 +59,13 @@ class Endpoints:
         sequences: SequenceReserver,
         shipper: Shipper,
         get_store: Callable[[], LightningStore],
+        gate: Gate,
     ) -> None:
         self._get_table = get_table
         self._upstream = upstream
         self._sequences = sequences
         self._shipper = shipper
+        self._gate = gate
         self._recorders = Recorders(shipper, sequences)
         self._memory = Memory()
         self._restorer = Restorer(get_store, shipper, self._memory)
@@ -78,12 +84,9 @@ class Endpoints:
                 return _refused(path, refusal(error.status, str(error), code_of(error)), recorder)
             if call.translated and recorder is not None:
                 recorder = replace(recorder, asked=json.dumps(call.request).encode())
-            reply = await self._answer(request, call)
-            if isinstance(reply, EventStream):
-                return self._streamed(reply, call.view(), recorder)
-            if recorder is not None:
-                recorder.take(reply)
-            return _answered(path, call, reply)
+            if self._gate.closed:
+                return await self._held(request, path, call, recorder)
+            return await self._respond(request, path, call, recorder)
 
         return endpoint
 
@@ -94,10 +97,12 @@ class Endpoints:
             call = call_of(messages.PATH, payload, _attempt(request), self._memory)
         except InvalidRequest as error:
             return _refused(messages.PATH, refusal(error.status, str(error), code_of(error)), None)
+        if refused := await waited(self._gate, request):
+            return _refused(messages.PATH, refused, None)
         backend = self._backend(request, call.request.get("model"))
         if backend is None:
             return _refused(messages.PATH, self._unknown_model(call.request.get("model")), None)
-        reply = await guarded(request, count_tokens(self._upstream, backend, call.request, _headers(request)))
+        reply = await self._asked(request, count_tokens(self._upstream, backend, call.request, _headers(request)))
         if isinstance(reply, EventStream) or reply.status < 400:
             return response_of(cast("Reply", reply))
         return _refused(messages.PATH, reply, None)
@@ -106,11 +111,13 @@ class Endpoints:
         """Send a request that is no model call we know on to its backend, unrecorded."""
         body = await request.body()
         model = (_json_object(body) or {}).get("model")
+        if request.method == "POST" and (refused := await waited(self._gate, request)):
+            return response_of(refused)
         backend = self._backend(request, model) if model else next(iter(self._get_table().backends), None)
         if backend is None:
             return response_of(self._unknown_model(model))
         path = "/" + request.path_params["path"] + (f"?{request.url.query}" if request.url.query else "")
-        reply = await guarded(request, self._upstream.send(backend, request.method, path, body, _headers(request)))
+        reply = await self._asked(request, self._upstream.send(backend, request.method, path, body, _headers(request)))
         return (
             self._streamed(reply, PlainView(whole=True), None) if isinstance(reply, EventStream) else response_of(reply)
         )
@@ -157,17 +164,51 @@ class Endpoints:
         """Say that the gateway serves."""
         return JSONResponse({"status": "ok"})
 
+    async def _held(self, request: Request, path: str, call: Call, recorder: Recorder | None) -> Response:
+        go_on = partial(self._respond, request, path, call, recorder)
+        if call.request.get("stream"):
+            return HeldStream(self._gate, go_on)
+        return await go_on(await waited(self._gate, request))
+
+    async def _respond(
+        self,
+        request: Request,
+        path: str,
+        call: Call,
+        recorder: Recorder | None,
+        refused: Reply | None = None,
+        begun: bool = False,
+    ) -> Response:
+        reply = refused or await self._answer(request, call)
+        if isinstance(reply, EventStream):
+            return self._streamed(reply, call.view(), recorder, begun=begun)
+        if recorder is not None:
+            recorder.take(reply)
+        return FailedStream(reply, call.view()) if begun else _answered(path, call, reply)
+
     async def _answer(self, request: Request, call: Call) -> Reply | EventStream:
         backend = self._backend(request, call.request.get("model"))
         if backend is None:
             return self._unknown_model(call.request.get("model"))
-        answer = await guarded(request, self._upstream.ask(backend, call.path, call.request, _headers(request)))
+        answer = await self._asked(request, self._upstream.ask(backend, call.path, call.request, _headers(request)))
         await self._sequences.settle(*_attempt(request))
         return answer
 
-    def _streamed(self, stream: EventStream, view: View, recorder: Recorder | None) -> Response:
+    async def _asked(self, request: Request, work: Coroutine[Any, Any, Reply | EventStream]) -> Reply | EventStream:
+        """Await a backend's answer; until it is complete the call is in flight."""
+        self._gate.enter()
+        streams = False
+        try:
+            answer = await guarded(request, work)
+            streams = isinstance(answer, EventStream)
+        finally:
+            if not streams:
+                self._gate.leave()
+        return answer
+
+    def _streamed(self, stream: EventStream, view: View, recorder: Recorder | None, *, begun: bool = False) -> Response:
         if recorder is None:
-            return StreamedResponse(stream, view, None)
+            return StreamedResponse(stream, view, None, self._gate.leave, begun=begun)
         recorded = self._shipper.expect(recorder.rollout_id, recorder.attempt_id)
 
         def record(received: Received) -> None:
@@ -176,7 +217,7 @@ class Endpoints:
             finally:
                 recorded()
 
-        return StreamedResponse(stream, view, record)
+        return StreamedResponse(stream, view, record, self._gate.leave, begun=begun)
 
     def _recorder(self, request: Request, path: str, body: bytes) -> Recorder | None:
         """Return what takes a call down; None for a call of no attempt, which is served and not recorded."""

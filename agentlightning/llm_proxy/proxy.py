@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from agentlightning.errors import ConfigurationError
 from agentlightning.llm_proxy.app import create_app
+from agentlightning.llm_proxy.hold import Gate
 from agentlightning.llm_proxy.journal import Journal
 from agentlightning.llm_proxy.routing import ModelConfig, RoutingTable
 from agentlightning.llm_proxy.sequence import SequenceReserver
@@ -182,8 +183,9 @@ class _Running:
         self._shipper = Shipper(Journal(self._journal_dir), get_store)
         self._sequences = SequenceReserver(get_store)
         self._upstream = Upstream(timeout)
-        app = create_app(get_table, self._upstream, self._sequences, self._shipper, get_store)
-        self.server = EmbeddedServer(app, *address)
+        self.gate = Gate()
+        app = create_app(get_table, self._upstream, self._sequences, self._shipper, get_store, self.gate)
+        self.server = EmbeddedServer(app, *address, on_stop=self.gate.shut)
 
     async def start(self) -> None:
         self._shipper.start()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -15,7 +17,7 @@ from agentlightning.llm_proxy.answers import code_of
 from agentlightning.llm_proxy.dialects.call import View
 from agentlightning.llm_proxy.dialects.chat_stream import holds_end
 from agentlightning.llm_proxy.sse import EventSplitter
-from agentlightning.llm_proxy.upstream import EventStream
+from agentlightning.llm_proxy.upstream import EventStream, Reply
 from agentlightning.serving import while_connected
 
 
@@ -48,9 +50,19 @@ class StreamedResponse(Response):
         view: How the client sees the events.
         on_end: Called once with what was received: before the client has the last event, or when the stream broke.
             None keeps nothing.
+        on_close: Called last, whatever became of the stream.
+        begun: Whether status and headers have left already.
     """
 
-    def __init__(self, stream: EventStream, view: View, on_end: Callable[[Received], None] | None) -> None:
+    def __init__(
+        self,
+        stream: EventStream,
+        view: View,
+        on_end: Callable[[Received], None] | None,
+        on_close: Callable[[], None],
+        *,
+        begun: bool = False,
+    ) -> None:
         # Not Starlette's constructor, which would promise the length of a body.
         self.status_code = stream.status
         self.background = None
@@ -58,6 +70,8 @@ class StreamedResponse(Response):
         self._stream = stream
         self._view = view
         self._on_end = on_end
+        self._on_close = on_close
+        self._begun = begun
         self._received = Received()
         self._ended = False
 
@@ -69,10 +83,14 @@ class StreamedResponse(Response):
                 broken = "client_left: the client left before the answer was complete"
         finally:
             self._stream.close()
-            self._end(broken)
+            try:
+                self._end(broken)
+            finally:
+                self._on_close()
 
     async def _relay(self, send: Send) -> bool:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        if not self._begun:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         try:
             await self._send_events(send)
             self._end()
@@ -104,6 +122,35 @@ class StreamedResponse(Response):
             self._received.broken = broken
             if self._on_end is not None:
                 self._on_end(self._received)
+
+
+class FailedStream(Response):
+    """Ends an answer that has begun as a stream, though the backend gave none.
+
+    Args:
+        reply: What the backend said instead.
+        view: How the client sees a stream's failure.
+    """
+
+    def __init__(self, reply: Reply, view: View) -> None:
+        self.background = None
+        self._event = view.error(*_failure_in(reply))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer; see ASGI."""
+        await _send(send, self._event, last=True)
+
+
+def _failure_in(reply: Reply) -> tuple[str, str]:
+    """Return message and code of an error in any form that backends give them."""
+    if reply.status < 400:
+        return "the backend answered, but not with the stream that it was asked for", "invalid_answer"
+    code = f"status_{reply.status}"
+    try:
+        error: Any = json.loads(reply.body)["error"]
+        return str(error.get("message") or error), str(error.get("code") or code)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return f"the backend answered {reply.status}: {reply.body[:1000].decode(errors='replace')}", code
 
 
 async def _send(send: Send, body: bytes, *, last: bool = False) -> None:
