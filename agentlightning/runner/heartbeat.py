@@ -170,13 +170,12 @@ class Heartbeat:
         await self._store.update_worker(self._worker_id, snapshot)
 
     async def _renew(self, snapshot: dict[str, Any]) -> None:
-        is_alone = self._namesakes.are_gone(await self._store.get_worker_by_id(self._worker_id))
         held, as_of = self._leases.list()
         renewal = await self._store.renew_leases(
             self._worker_id,
             held,
-            as_of=as_of if is_alone else None,
+            as_of=as_of if self._namesakes.are_gone() else None,
             heartbeat_stats=self._namesakes.sign(snapshot),
         )
-        self._namesakes.heard()
+        self._namesakes.heard(renewal.former_stats)
         self._leases.renewed(renewal)

@@ -43,8 +43,11 @@ class Leases:
     A heartbeat makes the store release whatever was claimed before `as_of` and is not in the list. An attempt whose
     claim is still on its way to the runner is not in the list, so this holds for every list: each claim on its way
     began after the renewal that was answered at `as_of`, hence was made later than that. To that end, a claim remembers
-    the last renewal that was answered before it began, the oldest claim on its way decides, and a claim is on its way
-    until what it brought is held.
+    a renewal that was answered before it began, the oldest claim on its way decides, and a claim is on its way until
+    what it brought is held.
+
+    That renewal is the last but one: another runner of this name that claimed before it has signed a heartbeat since,
+    of which the last one was told.
 
     Attributes:
         on_hold: Called for every attempt that a silence would end, as it is held.
@@ -54,15 +57,16 @@ class Leases:
         self._lock = threading.Lock()
         self._held: dict[tuple[str, str], Lease] = {}
         self._renewed: float | None = None
+        self._renewed_before: float | None = None
         self.on_hold: Callable[[], object] | None = None
-        self._claims: dict[object, float | None] = {}  # on their way, the oldest first: what was `_renewed` before each
+        self._claims: dict[object, float | None] = {}  # on their way, the oldest first: `_renewed_before` as each began
 
     @contextmanager
     def claiming(self) -> Generator[None]:
         """Mark a claim as being on its way, until the end of the block, in which what it brings must be held."""
         claim = object()
         with self._lock:
-            self._claims[claim] = self._renewed
+            self._claims[claim] = self._renewed_before
         try:
             yield
         finally:
@@ -86,7 +90,7 @@ class Leases:
     def list(self) -> tuple[list[tuple[str, str]], float | None]:
         """Return the ids of what is held, and `as_of`: both for one call of `renew_leases`."""
         with self._lock:
-            return list(self._held), next(iter(self._claims.values()), self._renewed)
+            return list(self._held), next(iter(self._claims.values()), self._renewed_before)
 
     def shortest_silence(self) -> float | None:
         """Return the smallest `unresponsive_seconds` of what is held; None if silence ends none of it."""
@@ -97,7 +101,7 @@ class Leases:
     def renewed(self, renewal: LeaseRenewal) -> None:
         """Take the store's answer: what it calls lost is lost."""
         with self._lock:
-            self._renewed = renewal.time
+            self._renewed_before, self._renewed = self._renewed, renewal.time
             lost = [lease for lost in renewal.lost if (lease := self._held.get((lost[0], lost[1])))]
         for lease in lost:
             lease.lose()

@@ -7,7 +7,6 @@ import time
 from typing import Any, Final
 
 from agentlightning._internal.ids import generate_id
-from agentlightning.types import Worker
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +19,7 @@ _SHORTEST: Final = 1.0
 
 
 class Namesakes:
-    """Signs a runner's heartbeats, and reads from the store's record of the worker whether another one signs them too.
+    """Signs a runner's heartbeats, and reads from what the store answers whether another one signs them too.
 
     Args:
         worker_id: The name.
@@ -39,21 +38,20 @@ class Namesakes:
         """Return what a heartbeat tells, with who tells it."""
         return {**stats, _RUNNER: self._runner, _INTERVAL: self._interval}
 
-    def heard(self) -> None:
-        """The store has taken a heartbeat that was signed."""
-        self._was_heard = True
-
-    def are_gone(self, worker: Worker | None) -> bool:
-        """Whether this runner has the name for itself, as the record says before its next heartbeat."""
-        now, stats = time.monotonic(), (worker and worker.heartbeat_stats) or {}
-        other = stats.get(_RUNNER, self._runner)
-        if other != self._runner:
+    def heard(self, former_stats: dict[str, Any] | None) -> None:
+        """The store has taken a heartbeat that was signed, and answered what the one before it told."""
+        stats = former_stats or {}
+        if stats.get(_RUNNER, self._runner) != self._runner:
             interval = stats.get(_INTERVAL)
             interval = interval if isinstance(interval, (int, float)) else self._interval
-            self._gone_at = now + _MISSED * max(interval, _SHORTEST)
+            self._gone_at = time.monotonic() + _MISSED * max(interval, _SHORTEST)
             if self._was_heard:  # it has written over our last heartbeat, so it lives
                 self._tell(stats)
-        return now >= self._gone_at
+        self._was_heard = True
+
+    def are_gone(self) -> bool:
+        """Whether this runner has the name for itself, as far as it has heard."""
+        return time.monotonic() >= self._gone_at
 
     def _tell(self, stats: dict[str, Any]) -> None:
         if not self._has_told:

@@ -403,7 +403,8 @@ class LightningStore:
         Args:
             worker_id: Who lives.
             held: Rollout id and attempt id of every attempt that the worker holds.
-            as_of: `time` of the worker's previous renewal, which it got before it wrote the list; None releases none.
+            as_of: `time` of one of the worker's earlier renewals, which it got before it wrote the list; None releases
+                none.
             heartbeat_stats: What the worker's machine is doing; left out, the former statistics stay.
 
         Raises:

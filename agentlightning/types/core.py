@@ -156,10 +156,13 @@ class LeaseRenewal(BaseModel):
     Attributes:
         time: When the store heard it, by the store's own clock; the next heartbeat passes it as `as_of`.
         lost: Rollout id and attempt id of those it listed that are no longer the worker's: ended, cancelled, replaced.
+        former_stats: What the last heartbeat under the worker's name told until this one; None if it told nothing. By
+            it two programs that call themselves alike learn of each other.
     """
 
     time: float
     lost: list[tuple[str, str]]
+    former_stats: dict[str, Any] | None = None
 
 
 class FinishedRollouts(BaseModel):

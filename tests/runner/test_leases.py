@@ -40,11 +40,13 @@ def answer(time: float, *lost: tuple[str, str]) -> LeaseRenewal:
 # -- what a heartbeat lists --------------------------------------------------------------------------------------------
 
 
-async def test_what_is_held_is_listed_and_the_last_answer_limits_what_is_released() -> None:
+async def test_what_is_held_is_listed_and_the_last_answer_but_one_limits_what_is_released() -> None:
     leases = Leases()
     assert leases.list() == ([], None)
     first, second = leases.hold(attempted(1)), leases.hold(attempted(2))
     leases.renewed(answer(5.0))
+    assert leases.list() == ([first.key, second.key], None)
+    leases.renewed(answer(6.0))
     assert leases.list() == ([("ro-1", "at-1"), ("ro-2", "at-2")], 5.0)
     leases.drop(first)
     leases.drop(first)
@@ -54,11 +56,12 @@ async def test_what_is_held_is_listed_and_the_last_answer_limits_what_is_release
 async def test_the_oldest_claim_on_its_way_limits_what_is_released() -> None:
     leases = Leases()
     leases.renewed(answer(5.0))
+    leases.renewed(answer(6.0))
     older, younger = ExitStack(), ExitStack()
     older.enter_context(leases.claiming())
-    leases.renewed(answer(6.0))
-    younger.enter_context(leases.claiming())
     leases.renewed(answer(7.0))
+    younger.enter_context(leases.claiming())
+    leases.renewed(answer(8.0))
     assert leases.list() == ([], 5.0)
     older.close()
     assert leases.list() == ([], 6.0)
@@ -66,10 +69,12 @@ async def test_the_oldest_claim_on_its_way_limits_what_is_released() -> None:
     assert leases.list() == ([], 7.0)
 
 
-async def test_before_the_first_answer_a_claim_on_its_way_lets_nothing_be_released() -> None:
+async def test_before_the_second_answer_a_claim_on_its_way_lets_nothing_be_released() -> None:
     leases = Leases()
+    leases.renewed(answer(5.0))
     with leases.claiming():
-        leases.renewed(answer(5.0))
+        for time in (6.0, 7.0):
+            leases.renewed(answer(time))
         assert leases.list() == ([], None)
 
 
@@ -184,10 +189,10 @@ class Heartbeats(RuleBasedStateMachine):
             self.leases.renewed(beat.answers.pop(0))
 
     def teardown(self) -> None:
-        """With no claim on its way any more, two heartbeats release all orphans."""
+        """With no claim on its way any more, three heartbeats release all orphans."""
         for claim in self.all:
             self.leave(claim)
-        for _ in range(2):
+        for _ in range(3):
             beat = self.write_a_list()
             self.renew(beat)
             self.hear_an_answer(beat)
@@ -203,7 +208,7 @@ TestHeartbeats = Heartbeats.TestCase
 
 
 class Store(InMemoryLightningStore):
-    """Keeps back what claims are answered until two more heartbeats were answered."""
+    """Keeps back what claims are answered until some more heartbeats were answered."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -237,12 +242,12 @@ class Store(InMemoryLightningStore):
     async def dequeue_many_rollouts(self, **options: Any) -> Sequence[AttemptedRollout]:
         claimed = await super().dequeue_many_rollouts(**options)
         if claimed:
-            await self.beats(3)
+            await self.beats(4)
         return claimed
 
     async def start_rollout(self, *args: Any, **options: Any) -> AttemptedRollout:
         started = await super().start_rollout(*args, **options)
-        await self.beats(3)
+        await self.beats(4)
         return started
 
 
@@ -269,7 +274,7 @@ async def test_a_claim_whose_answer_heartbeats_overtake_is_run_once(store: Store
     runner = make_runner(max_rollouts=3, heartbeat_launch_mode=mode)
     with runner.run_context(agent=rollout(agent), store=store):
         task = asyncio.create_task(runner.iter())
-        await store.beats(2)  # from now on a heartbeat may release something
+        await store.beats(3)  # from now on a heartbeat may release something
         for number in range(3):
             await store.enqueue_rollout(number)
         async with asyncio.timeout(DEADLINE):
@@ -299,7 +304,8 @@ async def test_a_claim_that_comes_to_nothing_holds_nothing_back(
     monkeypatch.setattr("agentlightning.runner.patience.FIRST_PAUSE", 0.001)
     leases = Leases()
     claims = Claims(store, "w", leases, DEADLINE, patience=0.05)
-    leases.renewed(answer(1.0))
+    for time in (1.0, 2.0):
+        leases.renewed(answer(time))
     if end == "error":
 
         async def fail(**options: Any) -> Any:
@@ -308,7 +314,7 @@ async def test_a_claim_that_comes_to_nothing_holds_nothing_back(
         monkeypatch.setattr(store, "dequeue_many_rollouts", fail)
     task = asyncio.create_task(claims.take(1))
     await asyncio.sleep(0)
-    leases.renewed(answer(2.0))
+    leases.renewed(answer(3.0))
     assert leases.list() == ([], 1.0)
     if end == "cancel":
         task.cancel()

@@ -53,13 +53,15 @@ async def renew_leases(
     held: set[Key] = {(row[0], row[1]) for row in await tx.fetch(_HELD, (worker_id,))}
     held |= {key for key in sorted(set(listed) - held) if await _revived(tx, worker_id, key)}
     await tx.execute_many(_RENEW, [(tx.now, tx.clock, *key) for key in listed if key in held])
+    former_stats = await workers.last_stats(tx, worker_id)
     await workers.record_heartbeat(tx, worker_id, stats)
     if as_of is not None and as_of <= tx.clock:
         unheard = [row for row in await tx.fetch(_UNHEARD, (worker_id, as_of)) if (row[0], row[1]) not in listed]
         for rollout, attempt in await _locked(tx, worker_id, unheard):
             if not await withdraw_if_untouched(tx, rollout, attempt):
                 await end_attempt(tx, rollout, attempt, "set_unresponsive")
-    return LeaseRenewal(time=tx.clock, lost=[key for key in listed if key not in held])
+    lost = [key for key in listed if key not in held]
+    return LeaseRenewal(time=tx.clock, lost=lost, former_stats=former_stats)
 
 
 async def _revived(tx: Transaction, worker_id: str, key: Key) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from agentlightning.errors import InvalidValue
-from agentlightning.store.sql.codec import WORKER_FIELDS, columns, encode_mapping, worker_of
+from agentlightning.store.sql.codec import WORKER_FIELDS, columns, decode, encode_mapping, worker_of
 from agentlightning.store.sql.filters import Conditions, Paging, fetch_page, text_key, time_key
 from agentlightning.store.sql.leases import RENEW
 from agentlightning.store.sql.transaction import Transaction
@@ -135,6 +135,14 @@ async def record_heartbeat(tx: Transaction, worker_id: str, stats: bytes | None)
         """,
         (worker_id, stats, tx.now),
     )
+
+
+async def last_stats(tx: Transaction, worker_id: str) -> dict[str, Any] | None:
+    """Return what the worker's last heartbeat told; the next one comes after this transaction."""
+    row = await tx.fetch_one(
+        "SELECT w.heartbeat_stats FROM workers w WHERE w.worker_id = ? FOR UPDATE OF w", (worker_id,)
+    )
+    return decode(row[0]) if row else None
 
 
 async def lock_work(tx: Transaction, worker_id: str) -> None:

@@ -263,6 +263,20 @@ async def renewal_is_a_heartbeat_of_what_it_lists(store: LightningStore) -> None
 
 
 @law
+async def renewal_tells_what_the_heartbeat_before_it_told(store: LightningStore) -> None:
+    assert (await store.renew_leases("w", [], heartbeat_stats={"runner": "a"})).former_stats is None
+    assert (await store.renew_leases("w", [], heartbeat_stats={"runner": "b"})).former_stats == {"runner": "a"}
+    await store.update_worker("w", {"runner": "c"})
+    assert (await store.renew_leases("w", [])).former_stats == {"runner": "c"}
+    assert (await store.renew_leases("v", [])).former_stats is None
+    together = [store.renew_leases("w", [], heartbeat_stats={"beat": number}) for number in range(8)]
+    told = [renewal.former_stats for renewal in await asyncio.gather(*together)]
+    last = (await store.renew_leases("w", [])).former_stats
+    assert {"runner": "c"} in told
+    assert sorted(former["beat"] for former in [*told, last] if former and "beat" in former) == list(range(8))
+
+
+@law
 async def renewal_names_what_is_lost(store: LightningStore) -> None:
     held = await running(store, worker_id="w")
     done, cancelled, superseded, given, revived = [await running(store, worker_id="w") for _ in range(5)]
