@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol, runtime_checkable
 
 from agentlightning.execution.events import ExecutionEvent
 from agentlightning.store import LightningStore
@@ -14,6 +15,20 @@ class AlgorithmBundle(Protocol):
     async def __call__(self, store: LightningStore, event: ExecutionEvent) -> None:
         """Run the algorithm on `store`; `event` announces that the run ends early."""
         ...
+
+
+@runtime_checkable
+class Serves(Protocol):
+    """What an algorithm's bundle has if it serves something, such as a gateway, that agents need."""
+
+    def serving(self, store: LightningStore) -> AbstractContextManager[None]:
+        """Serve it inside the block, which holds the lives of all runners."""
+        ...
+
+
+def serving(algorithm: AlgorithmBundle, store: LightningStore) -> AbstractContextManager[None]:
+    """Return the block in which the runners of an algorithm live; it belongs to the algorithm's process."""
+    return algorithm.serving(store) if isinstance(algorithm, Serves) else nullcontext()
 
 
 class RunnerBundle(Protocol):
@@ -33,11 +48,16 @@ class ExecutionStrategy:
 
     n_runners: int = 1
 
+    @property
+    def supervises(self) -> bool:
+        """Whether runners live in processes of their own, so that silence means that one was lost."""
+        return False
+
     def execute(self, algorithm: AlgorithmBundle, runner: RunnerBundle, store: LightningStore) -> None:
         """Run everything to its end.
 
         Args:
-            algorithm: Called once.
+            algorithm: Called once, inside `serving(algorithm, store)`.
             runner: Called once for each worker id from 0 to `n_runners - 1`.
             store: Shared by all.
         """

@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-import copy
 import logging
-from collections.abc import Awaitable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
-from agentlightning._internal.aio import wait_for_flag
-from agentlightning._internal.threads import run_in_thread
 from agentlightning.adapter import TraceAdapter, TracerTraceToTriplet
 from agentlightning.algorithm import Algorithm, Baseline, FastAlgorithm
 from agentlightning.errors import ConfigurationError
-from agentlightning.execution import ExecutionEvent, ExecutionStrategy, SharedMemoryExecutionStrategy
+from agentlightning.execution import ExecutionStrategy, SharedMemoryExecutionStrategy
 from agentlightning.litagent import LitAgent
 from agentlightning.llm_proxy import LLMProxy
 from agentlightning.runner import LitAgentRunner, Runner
 from agentlightning.store import InMemoryLightningStore, LightningStore
 from agentlightning.tracer import OtelTracer, Tracer
-from agentlightning.tracer.active import outside_traces
+from agentlightning.trainer import silence as silence_limit
+from agentlightning.trainer.bundles import AlgorithmWork, RunnerWork
 from agentlightning.trainer.components import ComponentSpec, build_component
-from agentlightning.trainer.gateway import serving
 from agentlightning.types import Dataset, Hook, NamedResources
 
 logger = logging.getLogger(__name__)
 
-_STRATEGIES = {"shm": "agentlightning.execution.SharedMemoryExecutionStrategy"}
+_STRATEGIES = {
+    "cs": "agentlightning.execution.ClientServerExecutionStrategy",
+    "shm": "agentlightning.execution.SharedMemoryExecutionStrategy",
+}
 _STORES = {
     "memory": "agentlightning.store.InMemoryLightningStore",
     "sqlite": "agentlightning.store.SqliteLightningStore",
@@ -128,7 +127,8 @@ class Trainer:
             KeyboardInterrupt: Ctrl+C, after everything was stopped; what was finished is in the store.
             Exception: Whatever the algorithm or a runner raised.
         """
-        self._run(agent, self.algorithm, train_dataset, val_dataset)
+        silence = silence_limit.SECONDS if self.strategy.supervises and not silence_limit.being_debugged() else None
+        self._run(agent, self.algorithm, silence, train_dataset, val_dataset)
 
     def dev(
         self,
@@ -153,51 +153,28 @@ class Trainer:
                 f"dev() runs a FastAlgorithm such as Baseline, not {type(algorithm).__name__}; "
                 "use fit(), or a trainer without algorithm"
             )
-        self._run(agent, algorithm, train_dataset, val_dataset)
+        self._run(agent, algorithm, None, train_dataset, val_dataset)
 
     def _run(
         self,
         agent: LitAgent[Any],
         algorithm: Algorithm | None,
+        silence: float | None,
         train_dataset: Dataset[Any] | None,
         val_dataset: Dataset[Any] | None,
     ) -> None:
         agent.set_trainer(self)
-
-        async def algorithm_bundle(store: LightningStore, event: ExecutionEvent) -> None:
-            if algorithm is None:
-                await wait_for_flag(event)
-                return
-            self._equip(algorithm, store)
-            work = partial(algorithm.run, train_dataset=train_dataset, val_dataset=val_dataset)
-            with outside_traces():  # its model calls belong to no rollout that runs beside it
-                # A synchronous algorithm in a thread of its own can use the store, and Ctrl+C need not wait for it.
-                result = work() if algorithm.is_async() else await run_in_thread(work, "algorithm")
-                if isinstance(result, Awaitable):
-                    await result
-
-        async def runner_bundle(store: LightningStore, worker_id: int, event: ExecutionEvent) -> None:
-            runner = copy.copy(self.runner)
-            runner.init(agent, hooks=self.hooks)
-            try:
-                runner.init_worker(worker_id, store)
-                try:
-                    await runner.iter(event=event)
-                finally:
-                    runner.teardown_worker(worker_id)
-            finally:
-                runner.teardown()
-
-        with serving(self.llm_proxy, self.store):
-            self.strategy.execute(algorithm_bundle, runner_bundle, self.store)
-
-    def _equip(self, algorithm: Algorithm, store: LightningStore) -> None:
-        algorithm.set_trainer(self)
-        algorithm.set_store(store)
-        algorithm.set_adapter(self.adapter)
-        if self.initial_resources is not None:
-            algorithm.set_initial_resources(self.initial_resources)
-        algorithm.set_llm_proxy(self.llm_proxy)
+        work = AlgorithmWork(
+            self,
+            algorithm,
+            self.adapter,
+            self.llm_proxy,
+            self.initial_resources,
+            silence,
+            train_dataset,
+            val_dataset,
+        )
+        self.strategy.execute(work, RunnerWork(self.runner, agent, self.hooks), self.store)
 
     def _build_strategy(self, spec: ComponentSpec[ExecutionStrategy], n_runners: int | None) -> ExecutionStrategy:
         strategy = _built(

@@ -1,0 +1,109 @@
+"""What a trainer hands to its strategy: the algorithm and the runner, each with all it needs in whatever process."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Awaitable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from agentlightning._internal.aio import wait_for_flag
+from agentlightning._internal.threads import run_in_thread
+from agentlightning.adapter import TraceAdapter
+from agentlightning.algorithm import Algorithm
+from agentlightning.litagent import LitAgent
+from agentlightning.llm_proxy import LLMProxy
+from agentlightning.runner import Runner
+from agentlightning.store import LightningStore
+from agentlightning.tracer.active import outside_traces
+from agentlightning.trainer.gateway import serving
+from agentlightning.trainer.silence import SilenceLimit
+from agentlightning.types import Dataset, Hook, NamedResources
+
+if TYPE_CHECKING:
+    from agentlightning.execution import ExecutionEvent
+    from agentlightning.trainer.trainer import Trainer
+
+
+@dataclass
+class AlgorithmWork:
+    """Runs an algorithm.
+
+    Attributes:
+        trainer: Whose it is; it stays in its process.
+        algorithm: None lets the runners serve whoever fills the store.
+        adapter: For the algorithm.
+        llm_proxy: Served as long as runners live.
+        initial_resources: For the algorithm.
+        silence: `unresponsive_seconds` of the rollouts that the algorithm enqueues without saying so itself.
+        train_dataset: Tasks to learn from.
+        val_dataset: Tasks to measure with.
+    """
+
+    trainer: Trainer | None
+    algorithm: Algorithm | None
+    adapter: TraceAdapter[Any]
+    llm_proxy: LLMProxy | None
+    initial_resources: NamedResources | None
+    silence: float | None
+    train_dataset: Dataset[Any] | None
+    val_dataset: Dataset[Any] | None
+
+    def serving(self, store: LightningStore) -> AbstractContextManager[None]:
+        """Serve the gateway inside the block."""
+        return serving(self.llm_proxy, store)
+
+    async def __call__(self, store: LightningStore, event: ExecutionEvent) -> None:
+        """Run the algorithm to its end."""
+        if self.algorithm is None:
+            await wait_for_flag(event)
+            return
+        self._equip(self.algorithm, store)
+        work = partial(self.algorithm.run, train_dataset=self.train_dataset, val_dataset=self.val_dataset)
+        with outside_traces():  # its model calls belong to no rollout that runs beside it
+            # A synchronous algorithm in a thread of its own can use the store, and Ctrl+C need not wait for it.
+            result = work() if self.algorithm.is_async() else await run_in_thread(work, "algorithm")
+            if isinstance(result, Awaitable):
+                await result
+
+    def _equip(self, algorithm: Algorithm, store: LightningStore) -> None:
+        if self.trainer is not None:
+            algorithm.set_trainer(self.trainer)
+        algorithm.set_store(store if self.silence is None else SilenceLimit(store, self.silence))
+        algorithm.set_adapter(self.adapter)
+        if self.initial_resources is not None:
+            algorithm.set_initial_resources(self.initial_resources)
+        algorithm.set_llm_proxy(self.llm_proxy)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "trainer": None}
+
+
+@dataclass
+class RunnerWork:
+    """Runs an agent on the rollouts of a store.
+
+    Attributes:
+        runner: Each worker gets a copy of its own.
+        agent: What to run.
+        hooks: Called around every rollout.
+    """
+
+    runner: Runner[Any]
+    agent: LitAgent[Any]
+    hooks: tuple[Hook, ...]
+
+    async def __call__(self, store: LightningStore, worker_id: int, event: ExecutionEvent) -> None:
+        """Run worker `worker_id` until the event is set or its quota is used up."""
+        runner = copy.copy(self.runner)
+        runner.init(self.agent, hooks=self.hooks)
+        try:
+            runner.init_worker(worker_id, store)
+            try:
+                await runner.iter(event=event)
+            finally:
+                runner.teardown_worker(worker_id)
+        finally:
+            runner.teardown()
