@@ -7,10 +7,10 @@ from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from agentlightning.errors import Forbidden, Unauthorized
+from agentlightning.errors import Forbidden
 from agentlightning.serving import is_loopback
 from agentlightning.store.operations import Operation, Role
-from agentlightning.store.tokens import ADMIN, Caller, check_secret, verify
+from agentlightning.store.tokens import ADMIN, Caller, check_secret, presented_in, verify
 
 _RANK: Final[dict[Role, int]] = {"agent": 0, "runner": 1, "admin": 2}
 _NAMES: Final = {"rollout_id", "rollout_attempt_ids", "span", "spans"}
@@ -43,12 +43,7 @@ class Access:
             _check_host(headers.get(b"host", b"localhost").decode("latin-1"))
             self._check_origin(headers)
             return ADMIN
-        scheme, _, presented = headers.get(b"authorization", b"").partition(b" ")
-        if scheme.lower() != b"bearer":
-            presented = headers.get(b"x-api-key", b"")
-        if not presented:
-            raise Unauthorized("this store wants a token: Authorization: Bearer ...")
-        return verify(self._token, presented.strip().decode("latin-1"))
+        return verify(self._token, presented_in(headers))
 
     def _check_origin(self, headers: Mapping[bytes, bytes]) -> None:
         """Refuse other web pages: a browser asks nobody before it sends a form or plain text to another site."""

@@ -11,6 +11,7 @@ import hmac
 import os
 import secrets
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,6 +21,8 @@ from agentlightning.store.operations import Role
 TOKEN_VARIABLE: Final = "AGL_TOKEN"
 
 _VERSION: Final = "agl1"
+_RUNNER: Final = f"{_VERSION}.runner"
+_AGENT: Final = f"{_VERSION}.agent."
 _BYTES: Final = 32
 
 
@@ -53,23 +56,51 @@ def token_given(token: str | None) -> str | None:
 
 
 def check_secret(secret: str) -> None:
-    """Refuse a secret that an HTTP header cannot carry.
+    """Refuse a secret that an HTTP header cannot carry, or that is none.
 
     Raises:
-        ConfigurationError: It holds spaces, control characters or what is not ASCII.
+        ConfigurationError: It holds spaces, control characters or what is not ASCII, or is a token of runners.
     """
+    if is_runner_token(secret):
+        raise ConfigurationError("this is a token for runners, from which no server can tell others' tokens")
     if not (secret.isascii() and secret.isprintable()) or " " in secret or not secret:
         raise ConfigurationError("the token must be of visible ASCII characters, without spaces")
 
 
 def runner_token(secret: str) -> str:
     """Return the token of runners, which claim work and report on it."""
-    return _signed(secret, f"{_VERSION}.runner")
+    return _signed(secret, _RUNNER)
 
 
-def agent_token(secret: str, rollout_id: str, attempt_id: str) -> str:
-    """Return the token of one attempt's agent, which writes that attempt's spans and reads its rollout."""
-    return _signed(secret, f"{_VERSION}.agent.{_encode(rollout_id.encode())}.{_encode(attempt_id.encode())}")
+def agent_token(holder: str, rollout_id: str, attempt_id: str) -> str:
+    """Return the token of one attempt's agent, which asks models, writes that attempt's spans and reads its rollout.
+
+    Args:
+        holder: The secret, or the token of runners: it is enough, for they give agents theirs.
+        rollout_id: The rollout.
+        attempt_id: The attempt.
+    """
+    key = holder if is_runner_token(holder) else runner_token(holder)
+    return _signed(key, f"{_AGENT}{_encode(rollout_id.encode())}.{_encode(attempt_id.encode())}")
+
+
+def is_runner_token(token: str) -> bool:
+    """Whether a token has the form of runners' tokens."""
+    return token.startswith(f"{_RUNNER}.")
+
+
+def presented_in(headers: Mapping[bytes, bytes]) -> str:
+    """Return the token among the headers of a request.
+
+    Raises:
+        Unauthorized: There is none.
+    """
+    scheme, _, presented = headers.get(b"authorization", b"").partition(b" ")
+    if scheme.lower() != b"bearer":
+        presented = headers.get(b"x-api-key", b"")
+    if not presented:
+        raise Unauthorized("this server wants a token: Authorization: Bearer ...")
+    return presented.strip().decode("latin-1")
 
 
 def verify(secret: str, presented: str) -> Caller:
@@ -81,7 +112,8 @@ def verify(secret: str, presented: str) -> Caller:
     if hmac.compare_digest(presented.encode(), secret.encode()):
         return ADMIN
     claim = presented.rpartition(".")[0]
-    if not hmac.compare_digest(presented.encode(), _signed(secret, claim).encode()):
+    key = runner_token(secret) if claim.startswith(_AGENT) else secret
+    if not hmac.compare_digest(presented.encode(), _signed(key, claim).encode()):
         raise Unauthorized("the token is unknown here")
     match claim.split("."):
         case [version, "runner"] if version == _VERSION:

@@ -50,6 +50,7 @@ def test_a_token_says_whose_it_is() -> None:
     assert verify(secret, runner_token(secret)) == Caller("runner")
     for ids in (("ro-1", "at-1"), ("a/b.c", "\N{LLAMA}"), ("", "")):
         assert verify(secret, agent_token(secret, *ids)) == Caller("agent", *ids)
+        assert agent_token(runner_token(secret), *ids) == agent_token(secret, *ids)
     assert generate_token() != secret
 
 
@@ -61,6 +62,7 @@ def test_a_token_that_was_changed_is_nobodys() -> None:
         good.replace("agent", "runner"),
         runner_token("another secret"),
         agent_token("another secret", "ro-1", "at-1"),
+        agent_token("agl1.runner.forged", "ro-1", "at-1"),
         ".".join([*agent_token(secret, "ro-2", "at-1").split(".")[:-1], good.split(".")[-1]]),
         good.rpartition(".")[0],
         "agl1.admin." + good.split(".")[-1],
