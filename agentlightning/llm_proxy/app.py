@@ -11,6 +11,7 @@ from starlette.routing import Route
 
 from agentlightning.llm_proxy.answers import on_fault
 from agentlightning.llm_proxy.base_urls import ATTEMPT, BelowBases
+from agentlightning.llm_proxy.control_routes import ControlEndpoints
 from agentlightning.llm_proxy.dialects import messages
 from agentlightning.llm_proxy.dialects.protocols import PATHS
 from agentlightning.llm_proxy.endpoints import Endpoints
@@ -20,6 +21,7 @@ from agentlightning.llm_proxy.sequence import SequenceReserver
 from agentlightning.llm_proxy.shipper import Shipper
 from agentlightning.llm_proxy.upstream import Upstream
 from agentlightning.serving import answer_nobody
+from agentlightning.store.access import Access
 from agentlightning.store.base import LightningStore
 
 _COUNT: Final = messages.PATH + "/count_tokens"
@@ -44,6 +46,7 @@ def create_app(
             Route(f"{ATTEMPT}/flush", endpoints.flush, methods=["POST"]),
             Route(_EVENTS, endpoints.event, methods=["POST"]),
             Route("/health", endpoints.health),
+            *ControlEndpoints(gate, Access(None)).routes(),
             BelowBases(_METHODS, lambda base, below: endpoints.pass_through if base else None),
         ],
         exception_handlers={ClientDisconnect: answer_nobody, Exception: on_fault},

@@ -1,26 +1,23 @@
-"""Holding a gateway's calls, from its own process or from another."""
+"""Holding a gateway's calls: what its own process and others can ask for."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import socket
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from types import TracebackType
-from typing import Any, Final, Self
-
-import aiohttp
+from typing import Final
 
 from agentlightning._internal.ids import generate_id
-from agentlightning.errors import AgentLightningError, BackendUnreachable, ConfigurationError
+from agentlightning.errors import AgentLightningError, ConfigurationError
 from agentlightning.llm_proxy.hold import LEASE_SECONDS, PATIENCE_SECONDS, HoldStatus
 
 logger = logging.getLogger(__name__)
 
-_HTTP_SECONDS: Final = 10.0
 _RENEWALS: Final = 3
 """How often a lease is renewed before it would run out."""
 
@@ -55,7 +52,7 @@ class HoldControl(ABC):
         """Wait until no call is in flight; False if `deadline` seconds were not enough."""
 
     @abstractmethod
-    async def status(self) -> HoldStatus:
+    async def hold_status(self) -> HoldStatus:
         """Return what happens to calls now."""
 
     @asynccontextmanager
@@ -94,59 +91,14 @@ class HoldControl(ABC):
                 logger.warning("the hold of %r is not renewed, next try in %g s: %s", owner, lease / _RENEWALS, error)
 
 
-class GatewayControl(HoldControl):
-    """Holds the calls of a gateway in another process; an async context manager.
+def check_hold(owner: str, lease: float, deadline: float) -> None:
+    """Refuse a hold that means nothing.
 
-    Args:
-        url: The gateway's address, such as `http://10.0.0.1:4000`.
-        token: The administrator's token, if the gateway has one.
+    Raises:
+        ConfigurationError: There is no owner, or a number is not positive and finite.
     """
-
-    def __init__(self, url: str, token: str | None = None) -> None:
-        self._url = url.rstrip("/")
-        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._session: aiohttp.ClientSession | None = None
-
-    async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(headers=self._headers)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._session is not None:
-            await self._session.close()
-
-    async def pause(self, owner: str, *, lease: float = LEASE_SECONDS, deadline: float = PATIENCE_SECONDS) -> None:
-        """See `HoldControl`."""
-        await self._ask("POST", "pause", {"owner": owner, "lease": lease, "deadline": deadline})
-
-    async def renew(self, owner: str) -> bool:
-        """See `HoldControl`."""
-        return (await self._ask("POST", "renew", {"owner": owner}))["done"]
-
-    async def resume(self, owner: str) -> bool:
-        """See `HoldControl`."""
-        return (await self._ask("POST", "resume", {"owner": owner}))["done"]
-
-    async def drain(self, deadline: float) -> bool:
-        """See `HoldControl`."""
-        return (await self._ask("POST", "drain", {"deadline": deadline}, deadline))["done"]
-
-    async def status(self) -> HoldStatus:
-        """See `HoldControl`."""
-        state = await self._ask("GET", "state")
-        return HoldStatus(state["paused"], state["inflight"], state["held"], state["owners"])
-
-    async def _ask(self, method: str, what: str, body: Mapping[str, Any] | None = None, longer: float = 0.0) -> Any:
-        if self._session is None:
-            raise ConfigurationError("a GatewayControl is used inside `async with`")
-        url = f"{self._url}/proxy/{what}"
-        timeout = aiohttp.ClientTimeout(total=_HTTP_SECONDS + longer)
-        try:
-            async with self._session.request(method, url, json=body, timeout=timeout) as answer:
-                if answer.status != 200:
-                    raise ConfigurationError(f"{url} answered {answer.status}: {await answer.text()}")
-                return await answer.json()
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise BackendUnreachable(f"the gateway does not answer at {url}: {error!r}") from error
+    if not owner:
+        raise ConfigurationError("a hold needs an owner: any text that says who wants it")
+    for name, seconds in (("lease", lease), ("deadline", deadline)):
+        if not (math.isfinite(seconds) and seconds > 0):
+            raise ConfigurationError(f"{name} must be a positive number of seconds, not {seconds}")

@@ -44,9 +44,10 @@ class HoldStatus:
 
 
 class Gate:
-    """Lets calls through, or holds them as long as anybody wants that; used on one event loop.
+    """Lets calls through, or holds them as long as anybody wants that.
 
     Attributes:
+        loop: The event loop that makes it, where alone it may be used.
         closed: Whether calls are held.
         in_flight: Calls that were let through and have no complete answer yet.
         held: Calls that wait.
@@ -54,6 +55,7 @@ class Gate:
     """
 
     def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
         self.closed = False
         self.in_flight = 0
         self.held = 0
@@ -65,7 +67,7 @@ class Gate:
 
     def status(self) -> HoldStatus:
         """Return what happens to calls now."""
-        now = asyncio.get_running_loop().time()
+        now = self.loop.time()
         owners = {owner: max(hold.expiry.when() - now, 0.0) for owner, hold in self._holds.items()}
         return HoldStatus(self.closed, self.in_flight, self.held, owners)
 
@@ -148,7 +150,7 @@ class Gate:
         return True
 
     def _expiry(self, owner: str, lease: float) -> asyncio.TimerHandle:
-        return asyncio.get_running_loop().call_later(lease, self._expire, owner)
+        return self.loop.call_later(lease, self._expire, owner)
 
     def _expire(self, owner: str) -> None:
         lease = self._holds[owner].lease

@@ -14,6 +14,7 @@ from agentlightning.errors import ConfigurationError
 from agentlightning.llm_proxy.app import create_app
 from agentlightning.llm_proxy.hold import Gate
 from agentlightning.llm_proxy.journal import Journal
+from agentlightning.llm_proxy.local_control import LocalControl
 from agentlightning.llm_proxy.routing import ModelConfig, RoutingTable
 from agentlightning.llm_proxy.sequence import SequenceReserver
 from agentlightning.llm_proxy.shipper import Shipper
@@ -27,7 +28,7 @@ logger = logging.getLogger(__name__)
 _SHIP_SECONDS: Final = 5.0
 
 
-class LLMProxy:
+class LLMProxy(LocalControl):
     """Stands between agents and OpenAI-shaped model servers and records every call as a span of its attempt.
 
     An agent's base URL names its attempt (`…/rollout/<id>/attempt/<id>/v1`), so a program in any language is recorded
@@ -38,6 +39,8 @@ class LLMProxy:
     An attempt may report its rewards, too: `POST /api/rollouts/<id>/attempt/<id>/events` takes
     `{"event_type": "reward", "data": {"value": 1.0}}`, a `message` with `{"message": "…"}`, or anything else, which
     becomes an annotation. The base URLs of v1.0 (`/proxy/rollout/<id>/attempt/<id>/mode/train/openai/v1`) work as well.
+
+    While weights change, `async with proxy.hold():` makes calls wait in the gateway; agents notice nothing.
 
     Args:
         port: Port to bind; None or 0 picks a free one, which `restart` keeps.
@@ -94,6 +97,18 @@ class LLMProxy:
     def is_running(self) -> bool:
         """Whether the gateway accepts calls."""
         return self._running is not None and self._running.server.running
+
+    @property
+    def in_flight(self) -> int:
+        """How many calls backends work on, with the streams that are not at their end."""
+        return self._running.gate.in_flight if self._running is not None else 0
+
+    def _gate(self) -> Gate:
+        if self._running is None:
+            raise ConfigurationError(
+                "the gateway does not run, so that there are no calls to hold: await start() first"
+            )
+        return self._running.gate
 
     async def start(self) -> None:
         """Serve on the calling event loop and replay what the journal holds.
