@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from agentlightning.errors import InvalidAgent, MissingResource
-from agentlightning.types import AttemptedRollout, NamedResources, ProxyLLM, ResourceUnion
+from agentlightning.store.tokens import agent_token, is_runner_token
+from agentlightning.types import LLM, AttemptedRollout, NamedResources, ProxyLLM, ResourceUnion
 
 
 class GivenResources(dict[str, ResourceUnion]):
@@ -42,10 +43,18 @@ def check_method(method: Callable[..., Any]) -> None:
 
 
 def resolve_proxies(resources: NamedResources, rollout: AttemptedRollout) -> GivenResources:
-    """Return the resources with each `ProxyLLM` as a plain `LLM` whose endpoint names the attempt."""
+    """Return the resources with each `ProxyLLM` as a plain `LLM` whose endpoint and key are the attempt's."""
     return GivenResources(
         {
-            name: resource.with_attempted_rollout(rollout) if isinstance(resource, ProxyLLM) else resource
+            name: _of_attempt(resource, rollout) if isinstance(resource, ProxyLLM) else resource
             for name, resource in resources.items()
         }
     )
+
+
+def _of_attempt(model: ProxyLLM, rollout: AttemptedRollout) -> LLM:
+    found = model.with_attempted_rollout(rollout)
+    if found.api_key is None or not is_runner_token(found.api_key):
+        return found
+    key = agent_token(found.api_key, rollout.rollout_id, rollout.attempt.attempt_id)
+    return found.model_copy(update={"api_key": key})

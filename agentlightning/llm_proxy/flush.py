@@ -24,16 +24,19 @@ async def flush_captures(resources: NamedResources, rollout_id: str, attempt_id:
         deadline: The longest wait, in seconds.
     """
     models = [resource for resource in resources.values() if isinstance(resource, ProxyLLM)]
-    urls = {model.get_base_url(rollout_id, attempt_id).removesuffix("/v1") + "/flush" for model in models}
-    if not urls:
+    keys = {
+        model.get_base_url(rollout_id, attempt_id).removesuffix("/v1") + "/flush": model.api_key for model in models
+    }
+    if not keys:
         return
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=deadline + 1)) as session:
-        await asyncio.gather(*(_flush(session, url, deadline) for url in urls))
+        await asyncio.gather(*(_flush(session, url, key, deadline) for url, key in keys.items()))
 
 
-async def _flush(session: aiohttp.ClientSession, url: str, deadline: float) -> None:
+async def _flush(session: aiohttp.ClientSession, url: str, key: str | None, deadline: float) -> None:
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
     try:
-        async with session.post(url, params={"deadline": deadline}) as answer:
+        async with session.post(url, params={"deadline": deadline}, headers=headers) as answer:
             if answer.status != 200:
                 logger.warning(
                     "model calls may be missing, %s answered %s: %s", url, answer.status, await answer.text()

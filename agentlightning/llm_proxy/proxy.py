@@ -18,9 +18,11 @@ from agentlightning.llm_proxy.local_control import LocalControl
 from agentlightning.llm_proxy.routing import ModelConfig, RoutingTable
 from agentlightning.llm_proxy.sequence import SequenceReserver
 from agentlightning.llm_proxy.shipper import Shipper
+from agentlightning.llm_proxy.tokens import TokenCheck
 from agentlightning.llm_proxy.upstream import Upstream
 from agentlightning.serving import EmbeddedServer
 from agentlightning.store.base import LightningStore
+from agentlightning.store.tokens import agent_token, required_token, runner_token
 from agentlightning.types import LLM, ProxyLLM
 
 logger = logging.getLogger(__name__)
@@ -50,9 +52,12 @@ class LLMProxy(LocalControl):
         journal_dir: Where calls wait for the store, replayed at the next start if the process dies. By default a
             temporary directory, which `stop` removes when the store has everything. One gateway at a time may use it.
         timeout: Seconds within which a backend must answer; of a stream, its longest silence.
+        token: The administrator's token, `AGL_TOKEN` by default; the same as the store's, so that one token is enough
+            for an agent. With one, callers must present theirs, as `Authorization: Bearer` or `x-api-key`, and backends
+            get the key of their `model_list` entry only. Without, the gateway serves this machine alone.
 
     Raises:
-        ConfigurationError: The model list cannot be served.
+        ConfigurationError: The model list cannot be served, or other machines could call without a token.
     """
 
     def __init__(
@@ -64,9 +69,11 @@ class LLMProxy(LocalControl):
         *,
         journal_dir: str | Path | None = None,
         timeout: float = 600.0,
+        token: str | None = None,
     ) -> None:
         self._port = port or 0
         self._host = host or "127.0.0.1"
+        self._token = required_token(self._host, token)
         self._store = store
         self._table = RoutingTable(model_list or ())
         self._journal_dir = Path(journal_dir) if journal_dir is not None else None
@@ -120,7 +127,9 @@ class LLMProxy(LocalControl):
             return
         self._required_store()
         address = self._host, self._port
-        running = _Running(lambda: self._table, self._required_store, address, self._journal_dir, self._timeout)
+        running = _Running(
+            lambda: self._table, self._required_store, address, self._journal_dir, self._timeout, self._token
+        )
         await running.start()
         self._running = running
         self._port = urlsplit(running.server.url).port or 0
@@ -145,6 +154,8 @@ class LLMProxy(LocalControl):
     ) -> LLM:
         """Return the gateway as a resource whose endpoint, ending in `/v1`, is an OpenAI base URL.
 
+        If the gateway wants tokens, that of runners is the key of a `ProxyLLM`; agents get one for their attempt only.
+
         Args:
             rollout_id: With `attempt_id`: give an `LLM` for that attempt alone; with neither, a `ProxyLLM` for all.
             attempt_id: See `rollout_id`.
@@ -160,13 +171,16 @@ class LLMProxy(LocalControl):
         template = ProxyLLM(
             endpoint=f"{self._running.server.url}/v1",
             model=model or self._only_model(),
+            api_key=None if self._token is None else runner_token(self._token),
             sampling_parameters=sampling_parameters or {},
         )
-        if rollout_id is None and attempt_id is None:
+        endpoint = template.get_base_url(rollout_id, attempt_id)
+        if rollout_id is None or attempt_id is None:
             return template
         return LLM(
-            endpoint=template.get_base_url(rollout_id, attempt_id),
+            endpoint=endpoint,
             model=template.model,
+            api_key=None if self._token is None else agent_token(self._token, rollout_id, attempt_id),
             sampling_parameters=template.sampling_parameters,
         )
 
@@ -192,6 +206,7 @@ class _Running:
         address: tuple[str, int],
         journal_dir: Path | None,
         timeout: float,
+        token: str | None,
     ) -> None:
         self._temporary = journal_dir is None
         self._journal_dir = journal_dir or Path(tempfile.mkdtemp(prefix="agentlightning-gateway-"))
@@ -200,7 +215,8 @@ class _Running:
         self._upstream = Upstream(timeout)
         self.gate = Gate()
         app = create_app(get_table, self._upstream, self._sequences, self._shipper, get_store, self.gate)
-        self.server = EmbeddedServer(app, *address, on_stop=self.gate.shut)
+        guarded = app if token is None else TokenCheck(app, token)
+        self.server = EmbeddedServer(guarded, *address, on_stop=self.gate.shut)
 
     async def start(self) -> None:
         self._shipper.start()

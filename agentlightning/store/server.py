@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 
 from agentlightning._internal.defaults import PORT
 from agentlightning.errors import ConfigurationError
-from agentlightning.serving import EmbeddedServer, ServerThread, is_loopback, url_of
+from agentlightning.serving import EmbeddedServer, ServerThread, url_of
 from agentlightning.store.access import Access
 from agentlightning.store.base import LightningStore, LightningStoreCapabilities
 from agentlightning.store.client import LightningStoreClient
@@ -23,7 +23,7 @@ from agentlightning.store.limits import Limits
 from agentlightning.store.operations import Operation
 from agentlightning.store.otlp.paths import TRACES_PATH
 from agentlightning.store.routes import StoreApp
-from agentlightning.store.tokens import TOKEN_VARIABLE, token_given
+from agentlightning.store.tokens import required_token
 
 ONE_PROCESS: Final = (
     "One server is one process here: for several, keep the store in PostgreSQL and start "
@@ -73,13 +73,9 @@ class LightningStoreServer(ForwardingStore):
     ) -> None:
         _check_launch(store, launch_mode, launcher_args, n_workers)
         self.store: Final = store
-        self._token = token_given(token)
         self._host = host or "127.0.0.1"
+        self._token = required_token(self._host, token)
         self._port = PORT if port is None else port
-        if self._token is None and not is_loopback(self._host):
-            raise ConfigurationError(
-                f"other machines can reach {self._host}: pass token=, or set {TOKEN_VARIABLE}, so that they need one"
-            )
         origins = _origins_in(cors_allow_origins)
         app = StoreApp(store, Access(self._token, origins), limits)
         server = EmbeddedServer(_with_cors(app, origins), self._host, self._port, on_stop=app.prepare_stop)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from agentlightning.errors import ConfigurationError, Unauthorized
+from agentlightning.serving import is_loopback
 from agentlightning.store.operations import Role
 
 TOKEN_VARIABLE: Final = "AGL_TOKEN"
@@ -53,6 +54,20 @@ def token_given(token: str | None) -> str | None:
     if token == "":
         raise ConfigurationError(f"the token is empty: pass one, or none at all for that in {TOKEN_VARIABLE}")
     return token or os.environ.get(TOKEN_VARIABLE) or None
+
+
+def required_token(host: str, token: str | None) -> str | None:
+    """Return the token that a server demands: the one passed, or else the environment's; None for none.
+
+    Raises:
+        ConfigurationError: It is empty, or there is none though other machines can reach the host.
+    """
+    given = token_given(token)
+    if given is None and not is_loopback(host):
+        raise ConfigurationError(
+            f"other machines can reach {host}: pass token=, or set {TOKEN_VARIABLE}, so that they need one"
+        )
+    return given
 
 
 def check_secret(secret: str) -> None:
