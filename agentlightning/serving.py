@@ -358,15 +358,20 @@ async def answer_nobody(_request: Request, _error: Exception) -> Response:
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
     """Await `work`; if the client leaves first, cancel it and return None."""
-    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(request))
+    scope = asyncio.timeout(None)
+    watch = asyncio.create_task(_end_without_client(request, scope))
     try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        return task.result() if task.done() else None
+        async with scope:
+            return await work
+    except TimeoutError:
+        if scope.expired():
+            return None
+        raise
     finally:
-        task.cancel()
-        gone.cancel()
+        watch.cancel()
 
 
-async def _disconnected(request: Request) -> None:
+async def _end_without_client(request: Request, scope: asyncio.Timeout) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+    scope.reschedule(0.0)

@@ -11,6 +11,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Message
 
 from agentlightning import serving
 from agentlightning.errors import ConfigurationError
@@ -131,3 +132,71 @@ async def test_answers_are_sent_at_once() -> None:
         assert reply.status == 200
     await server.stop()
     assert no_delay == [1]
+
+
+class Client:
+    """Stands for a request of which all has come, and whose client may leave."""
+
+    def __init__(self) -> None:
+        self.left = asyncio.Event()
+
+    async def receive(self) -> Message:
+        await self.left.wait()
+        return {"type": "http.disconnect"}
+
+
+def request_of(client: Client) -> Request:
+    return Request({"type": "http"}, client.receive)
+
+
+async def test_work_for_a_client_that_stays_is_done() -> None:
+    async def work() -> int:
+        await asyncio.sleep(0)
+        return 1
+
+    assert await serving.while_connected(request_of(Client()), work()) == 1
+
+
+async def test_work_for_a_client_that_leaves_is_cancelled() -> None:
+    client, cancelled = Client(), asyncio.Event()
+
+    async def work() -> None:
+        client.left.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    async with asyncio.timeout(10):
+        assert await serving.while_connected(request_of(client), work()) is None
+    assert cancelled.is_set()
+    task = asyncio.current_task()
+    assert task
+    assert task.cancelling() == 0
+
+
+async def test_a_timeout_of_the_work_is_no_client_that_left() -> None:
+    async def work() -> None:
+        raise TimeoutError("slow")
+
+    with pytest.raises(TimeoutError, match="slow"):
+        await serving.while_connected(request_of(Client()), work())
+
+
+async def test_whoever_waits_for_work_can_be_cancelled() -> None:
+    begun, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def work() -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    waiter = asyncio.create_task(serving.while_connected(request_of(Client()), work()))
+    async with asyncio.timeout(10):
+        await begun.wait()
+        waiter.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiter
+    assert cancelled.is_set()
