@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Final, Protocol, runtime_checkable
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, Protocol, TypeVar, runtime_checkable
+
+ResultT = TypeVar("ResultT")
 
 POLL_SECONDS: Final = 0.1
 """How late a flag that cannot call back is seen to be up."""
@@ -51,3 +53,17 @@ async def wait_for_flag(flag: StopFlag) -> None:
             await up.wait()
     finally:
         unsubscribe()
+
+
+async def to_its_end(work: Coroutine[Any, Any, ResultT]) -> ResultT:
+    """Await something to its end even while the caller is being cancelled; the cancellation is raised afterwards."""
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
+    return task.result()

@@ -7,9 +7,7 @@ import inspect
 import logging
 import os
 import pickle
-import socket
 import sys
-import threading
 from collections.abc import Awaitable, Generator
 from contextlib import contextmanager, suppress
 from contextvars import copy_context
@@ -20,7 +18,7 @@ from opentelemetry import context as otel_context
 from agentlightning.errors import InvalidValue
 from agentlightning.litagent import LitAgent
 from agentlightning.processes.failure import Failure
-from agentlightning.processes.frames import receive
+from agentlightning.processes.frames import Line
 from agentlightning.runner.agent import LitAgentRunner
 from agentlightning.runner.frames import (
     AgentEnded,
@@ -28,7 +26,6 @@ from agentlightning.runner.frames import (
     Message,
     SpanEnded,
     SpanStarted,
-    encode,
 )
 from agentlightning.runner.outcome import record_result
 from agentlightning.tracer import Tracer
@@ -39,9 +36,8 @@ logger = logging.getLogger(__name__)
 
 def main(descriptor: int) -> NoReturn:
     """Do the job that comes over the socket, and exit without waiting for anything that the agent left running."""
-    os.set_inheritable(descriptor, False)
-    line = Line(socket.socket(fileno=descriptor))
-    job = line.receive_job()
+    line = Line(descriptor)
+    job: Job | None = line.receive()
     if job is None:
         os._exit(1)
     loop = asyncio.Runner()  # never closed: that waits for what the agent left running
@@ -52,26 +48,6 @@ def main(descriptor: int) -> NoReturn:
             stream.flush()
     line.send(ended)
     os._exit(0)
-
-
-class Line:
-    """The way to the runner; for all threads of this process, and not for those that it forks."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
-        self._lock = threading.Lock()
-        self._process = os.getpid()
-
-    def receive_job(self) -> Job | None:
-        """Wait for the job; None when the runner is gone."""
-        return receive(self._connection)
-
-    def send(self, message: Message) -> None:
-        """Send a message; it is on its way when this returns, whatever becomes of the process."""
-        if os.getpid() == self._process:
-            frame = encode(message)
-            with self._lock:
-                self._connection.sendall(frame)
 
 
 class RelayedTrace(ActiveTrace):

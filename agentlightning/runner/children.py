@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Final
 from agentlightning.errors import AgentError
 from agentlightning.processes.child import KILL_DEADLINE, ChildProcess
 from agentlightning.processes.failure import Failure
-from agentlightning.processes.frames import messages
-from agentlightning.processes.pickling import pickled
+from agentlightning.processes.frames import framed, messages
+from agentlightning.processes.pickling import dumps, pickled
 from agentlightning.processes.words import words_for
 from agentlightning.runner.cancel import uninterrupted
-from agentlightning.runner.frames import AgentEnded, Job, SpanStarted, encode
+from agentlightning.runner.frames import AgentEnded, Job, SpanStarted
 from agentlightning.runner.outcome import with_identity
 from agentlightning.tracer import Tracer
 from agentlightning.types import AttemptedRollout, NamedResources
@@ -74,7 +74,7 @@ async def _work(process: ChildProcess, job: Job, trace: ActiveTrace) -> AgentEnd
     """Let the process do the job; returns its last word, or None if it ended without one."""
     reader, writer = await asyncio.open_connection(sock=process.line, limit=_BUFFER)
     try:
-        writer.write(encode(job))
+        writer.write(framed(dumps(job)))
         started: dict[int, SpanRecord] = {}
         async for message in messages(reader):
             if isinstance(message, (AgentEnded, Failure)):

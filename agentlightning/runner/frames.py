@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from agentlightning.processes.failure import Failure
-from agentlightning.processes.frames import framed
-from agentlightning.processes.pickling import dumps
 from agentlightning.types import AttemptedRollout, NamedResources, Span
 
 
@@ -45,8 +42,3 @@ class AgentEnded:
 
 Message: TypeAlias = SpanStarted | SpanEnded | AgentEnded | Failure
 """The last one is `AgentEnded`, or the `Failure` that the agent ended with."""
-
-
-def encode(message: Job | Message) -> bytes:
-    """Return a message as it is sent."""
-    return framed(dumps(message) if isinstance(message, Job) else pickle.dumps(message))
