@@ -55,6 +55,10 @@ class ConfigurationError(AgentLightningError, ValueError):
     status = 422
 
 
+class WrongComponent(ConfigurationError, TypeError):
+    """What was given for a component of the trainer is, or makes, something else."""
+
+
 class MissingExtra(ConfigurationError, ImportError):
     """An optional dependency is needed but not installed."""
 

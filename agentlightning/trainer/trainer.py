@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, cast
 
 from agentlightning.adapter import TraceAdapter, TracerTraceToTriplet
 from agentlightning.algorithm import Algorithm, Baseline, FastAlgorithm
-from agentlightning.errors import ConfigurationError
 from agentlightning.execution import ExecutionStrategy, SharedMemoryExecutionStrategy
 from agentlightning.litagent import LitAgent
 from agentlightning.llm_proxy import LLMProxy
@@ -17,52 +16,53 @@ from agentlightning.store import InMemoryLightningStore, LightningStore
 from agentlightning.tracer import OtelTracer, Tracer
 from agentlightning.trainer import silence as silence_limit
 from agentlightning.trainer.bundles import AlgorithmWork, RunnerWork
-from agentlightning.trainer.components import ComponentSpec, build_component
+from agentlightning.trainer.components import ComponentSpec, OptionalDefaults, build_component
+from agentlightning.trainer.deprecated import renamed, warn_of_flags
+from agentlightning.trainer.registry import ComponentKind, Registry
 from agentlightning.types import Dataset, Hook, NamedResources
 
 logger = logging.getLogger(__name__)
 
-_STRATEGIES = {
-    "cs": "agentlightning.execution.ClientServerExecutionStrategy",
-    "shm": "agentlightning.execution.SharedMemoryExecutionStrategy",
-}
-_STORES = {
-    "memory": "agentlightning.store.InMemoryLightningStore",
-    "sqlite": "agentlightning.store.SqliteLightningStore",
-}
-_ALGORITHMS = {
-    "baseline": "agentlightning.algorithm.Baseline",
-    "grpo": "agentlightning.algorithm.grpo.GRPO",
-}
+T = TypeVar("T")
 
 
 class Trainer:
     """Runs an algorithm and its runners on a store.
 
     Every component may be given as an instance, a class, a factory, a registered name or dotted path, or a dict with
-    `type` and the constructor's arguments.
+    `type` and the constructor's arguments; `Registry` says which names there are, and how packages add theirs.
 
     Args:
-        n_runners: How many runners; an initialised `strategy` that says otherwise wins, with a warning.
-        max_rollouts: The most rollouts of each runner; None for no limit.
+        dev: Without effect; call `dev` instead.
+        n_runners: How many runners; an initialised `strategy` that says otherwise wins, with a warning. 0 is for the
+            client-server strategy, whose runners then all come from elsewhere.
+        max_rollouts: The most rollouts of each runner; None for no limit. A runner that was given as an instance keeps
+            its own limit.
         initial_resources: Handed to the algorithm.
         tracer: Records what agents do; `OtelTracer` by default.
-        adapter: Turns spans into training data; `TracerTraceToTriplet` by default.
+        adapter: Turns spans into training data; `TracerTraceToTriplet` by default, and for a dict without `type`.
         store: Where everything lives; in memory by default, `SqliteLightningStore(path)` to keep it.
         runner: Runs the agent; `LitAgentRunner` by default. Each worker gets a copy of its own.
         strategy: Where algorithm and runners live; `shm`, everything in this process, by default.
+        port: Where a client-server strategy serves the store; wins over what the strategy says.
         algorithm: What learns; None lets the runners serve whoever fills the store.
         llm_proxy: The gateway, which is up for as long as a run lasts; None lets an algorithm that needs one make its
             own.
+        n_workers: The old name of `n_runners`, which wins.
+        max_tasks: The old name of `max_rollouts`, which wins.
+        daemon: Without effect.
+        triplet_exporter: The old name of `adapter`, which wins.
         hooks: Called around every rollout.
 
     Raises:
         ConfigurationError: A component cannot be made.
+        WrongComponent: A component is something else.
     """
 
     def __init__(
         self,
         *,
+        dev: bool = False,
         n_runners: int | None = None,
         max_rollouts: int | None = None,
         initial_resources: NamedResources | None = None,
@@ -71,40 +71,31 @@ class Trainer:
         store: ComponentSpec[LightningStore] = None,
         runner: ComponentSpec[Runner[Any]] = None,
         strategy: ComponentSpec[ExecutionStrategy] = None,
+        port: int | None = None,
         algorithm: ComponentSpec[Algorithm] = None,
         llm_proxy: ComponentSpec[LLMProxy] = None,
+        n_workers: int | None = None,
+        max_tasks: int | None = None,
+        daemon: bool = True,
+        triplet_exporter: ComponentSpec[TraceAdapter[Any]] = None,
         hooks: Hook | Sequence[Hook] | None = None,
     ) -> None:
+        warn_of_flags(dev, daemon)
+        n_runners = renamed("n_runners", n_runners, "n_workers", n_workers)
+        adapter = renamed("adapter", adapter, "triplet_exporter", triplet_exporter)
+        self.max_rollouts: int | None = renamed("max_rollouts", max_rollouts, "max_tasks", max_tasks)
         self.initial_resources = initial_resources
-        self.max_rollouts = max_rollouts
-        self.tracer = _built(build_component(tracer, expected_type=Tracer, name="tracer", default=OtelTracer))
-        self.adapter: TraceAdapter[Any] = _built(
-            build_component(adapter, expected_type=TraceAdapter, name="adapter", default=TracerTraceToTriplet)
+        self.port = port
+        self.tracer = _needed("tracer", tracer, Tracer, OtelTracer)
+        self.adapter: TraceAdapter[Any] = _needed(
+            "adapter", adapter, TraceAdapter, TracerTraceToTriplet, dict_default_cls=TracerTraceToTriplet
         )
-        self.algorithm = build_component(algorithm, expected_type=Algorithm, name="algorithm", registry=_ALGORITHMS)
-        self.strategy = self._build_strategy(strategy, n_runners)
+        self.algorithm = _optional("algorithm", algorithm, Algorithm)
+        self.strategy = _strategy(strategy, n_runners, port)
         self.n_runners = self.strategy.n_runners
-        self.store = _built(
-            build_component(
-                store,
-                expected_type=LightningStore,
-                name="store",
-                default=InMemoryLightningStore,
-                registry=_STORES,
-            )
-        )
-        self.runner: Runner[Any] = _built(
-            build_component(
-                runner,
-                expected_type=Runner,
-                name="runner",
-                default=lambda: LitAgentRunner[Any](self.tracer, max_rollouts=max_rollouts),
-                optional_arguments={"tracer": self.tracer, "max_rollouts": max_rollouts},
-            )
-        )
-        self.llm_proxy = build_component(
-            llm_proxy, expected_type=LLMProxy, name="llm_proxy", optional_arguments={"store": self.store}
-        )
+        self.store = _needed("store", store, LightningStore, InMemoryLightningStore)
+        self.runner = self._build_runner(runner)
+        self.llm_proxy = _optional("llm_proxy", llm_proxy, LLMProxy, {"store": lambda: self.store})
         self.hooks = (hooks,) if isinstance(hooks, Hook) else tuple(hooks or ())
 
     def fit(
@@ -176,23 +167,60 @@ class Trainer:
         )
         self.strategy.execute(work, RunnerWork(self.runner, agent, self.hooks), self.store)
 
-    def _build_strategy(self, spec: ComponentSpec[ExecutionStrategy], n_runners: int | None) -> ExecutionStrategy:
-        strategy = _built(
-            build_component(
-                spec,
-                expected_type=ExecutionStrategy,
-                name="strategy",
-                default=lambda: SharedMemoryExecutionStrategy(n_runners or 1),
-                optional_arguments={"n_runners": n_runners or 1},
-                registry=_STRATEGIES,
-            )
-        )
-        if n_runners is not None and strategy.n_runners != n_runners:
-            logger.warning("The strategy has %d runners; n_runners=%d is ignored.", strategy.n_runners, n_runners)
-        return strategy
+    def _build_runner(self, spec: ComponentSpec[Runner[Any]]) -> Runner[Any]:
+        defaults: dict[str, Any] = {"tracer": lambda: self.tracer}
+        if self.max_rollouts is not None:
+            defaults["max_rollouts"] = self.max_rollouts
+        runner: Runner[Any] = _needed("runner", spec, Runner, lambda: LitAgentRunner[Any](**defaults), defaults)
+        if runner is spec and self.max_rollouts is not None:
+            logger.warning("The runner was given as an instance: its own limit holds, not max_rollouts.")
+        return runner
 
 
-def _built(component: Any) -> Any:
-    if component is None:
-        raise ConfigurationError("this component is needed")
-    return component
+def _strategy(spec: ComponentSpec[ExecutionStrategy], n_runners: int | None, port: int | None) -> ExecutionStrategy:
+    count = 1 if n_runners is None else n_runners
+    defaults = {"n_runners": count} | ({} if port is None else {"server_port": port})
+    strategy = _needed("strategy", spec, ExecutionStrategy, lambda: SharedMemoryExecutionStrategy(count), defaults)
+    if n_runners is not None and strategy.n_runners != n_runners:
+        logger.warning("The strategy has %d runners; n_runners=%d is ignored.", strategy.n_runners, n_runners)
+    if port is not None:
+        if hasattr(strategy, "server_port"):
+            setattr(strategy, "server_port", port)  # noqa: B010  # only strategies that serve the store have it
+        else:
+            logger.warning("The strategy serves nothing; port=%d is ignored.", port)
+    return strategy
+
+
+def _needed(
+    kind: ComponentKind,
+    spec: Any,
+    expected_type: type[T],
+    default: Callable[[], T],
+    defaults: OptionalDefaults | None = None,
+    *,
+    dict_default_cls: type[T] | None = None,
+) -> T:
+    made = build_component(
+        spec,
+        expected_type=expected_type,
+        spec_name=kind,
+        default_factory=default,
+        optional_defaults=defaults,
+        dict_requires_type=dict_default_cls is None,
+        dict_default_cls=dict_default_cls,
+        registry=Registry(kind),
+    )
+    return cast("T", made)
+
+
+def _optional(
+    kind: ComponentKind, spec: ComponentSpec[T], expected_type: type[T], defaults: OptionalDefaults | None = None
+) -> T | None:
+    return build_component(
+        spec,
+        expected_type=expected_type,
+        spec_name=kind,
+        allow_none=True,
+        optional_defaults=defaults,
+        registry=Registry(kind),
+    )
