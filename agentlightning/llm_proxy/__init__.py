@@ -1,7 +1,7 @@
 """The gateway: records the model calls of unmodified programs, with their exact tokens."""
 
+from agentlightning.llm_proxy.backends import ModelConfig
 from agentlightning.llm_proxy.flush import flush_captures
 from agentlightning.llm_proxy.proxy import LLMProxy
-from agentlightning.llm_proxy.routing import ModelConfig
 
 __all__ = ["LLMProxy", "ModelConfig", "flush_captures"]

@@ -14,6 +14,7 @@ from agentlightning.llm_proxy.base_urls import ATTEMPT, BelowBases
 from agentlightning.llm_proxy.control_routes import ControlEndpoints
 from agentlightning.llm_proxy.dialects import messages
 from agentlightning.llm_proxy.dialects.protocols import PATHS
+from agentlightning.llm_proxy.dispatch import Dispatcher
 from agentlightning.llm_proxy.endpoints import Endpoints
 from agentlightning.llm_proxy.hold import Gate
 from agentlightning.llm_proxy.routing import RoutingTable
@@ -32,13 +33,14 @@ _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
 def create_app(
     get_table: Callable[[], RoutingTable],
     upstream: Upstream,
+    dispatcher: Dispatcher,
     sequences: SequenceReserver,
     shipper: Shipper,
     get_store: Callable[[], LightningStore],
     gate: Gate,
 ) -> Starlette:
     """Return the gateway's ASGI app."""
-    endpoints = Endpoints(get_table, upstream, sequences, shipper, get_store, gate)
+    endpoints = Endpoints(get_table, upstream, dispatcher, sequences, shipper, get_store, gate)
     calls = {path: endpoints.call_at(path) for path in PATHS} | {_COUNT: endpoints.count_tokens}
     return Starlette(
         routes=[

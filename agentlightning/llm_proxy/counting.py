@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from agentlightning.errors import InvalidAnswer
-from agentlightning.llm_proxy.routing import Backend
+from agentlightning.llm_proxy.backends import Backend
 from agentlightning.llm_proxy.upstream import EventStream, Reply, Upstream
 from agentlightning.types.chat_shape import mapping
 

@@ -21,12 +21,14 @@ from agentlightning.llm_proxy.dialects.as_is import PlainView
 from agentlightning.llm_proxy.dialects.call import Call, View
 from agentlightning.llm_proxy.dialects.memory import Memory
 from agentlightning.llm_proxy.dialects.protocols import call_of, refusal_in
+from agentlightning.llm_proxy.dispatch import Dispatcher, Trail, Work
 from agentlightning.llm_proxy.events import EVENTS_PATH, event_fields, read_event
 from agentlightning.llm_proxy.held import HeldStream, waited
 from agentlightning.llm_proxy.hold import Gate
 from agentlightning.llm_proxy.recorder import Recorder, Recorders
+from agentlightning.llm_proxy.replicas import Replicas
 from agentlightning.llm_proxy.restore import Restorer
-from agentlightning.llm_proxy.routing import Backend, RoutingTable
+from agentlightning.llm_proxy.routing import RoutingTable
 from agentlightning.llm_proxy.sequence import SequenceReserver
 from agentlightning.llm_proxy.shipper import Shipper
 from agentlightning.llm_proxy.stream import FailedStream, Received, StreamedResponse
@@ -46,6 +48,7 @@ class Endpoints:
     Args:
         get_table: Returns the models that are served now.
         upstream: The way to the backends.
+        dispatcher: Chooses among them, and tries again.
         sequences: Gives calls their places among the spans.
         shipper: Takes the records.
         get_store: Returns the store, where they end.
@@ -56,6 +59,7 @@ class Endpoints:
         self,
         get_table: Callable[[], RoutingTable],
         upstream: Upstream,
+        dispatcher: Dispatcher,
         sequences: SequenceReserver,
         shipper: Shipper,
         get_store: Callable[[], LightningStore],
@@ -63,6 +67,7 @@ class Endpoints:
     ) -> None:
         self._get_table = get_table
         self._upstream = upstream
+        self._dispatcher = dispatcher
         self._sequences = sequences
         self._shipper = shipper
         self._gate = gate
@@ -99,10 +104,13 @@ class Endpoints:
             return _refused(messages.PATH, refusal(error.status, str(error), code_of(error)), None)
         if refused := await waited(self._gate, request):
             return _refused(messages.PATH, refused, None)
-        backend = self._backend(request, call.request.get("model"))
-        if backend is None:
+        replicas = self._replicas(request, call.request.get("model"))
+        if replicas is None:
             return _refused(messages.PATH, self._unknown_model(call.request.get("model")), None)
-        reply = await self._asked(request, count_tokens(self._upstream, backend, call.request, _headers(request)))
+        headers = _headers(request)
+        reply = await self._asked(
+            request, replicas, lambda backend: count_tokens(self._upstream, backend, call.request, headers)
+        )
         if isinstance(reply, EventStream) or reply.status < 400:
             return response_of(cast("Reply", reply))
         return _refused(messages.PATH, reply, None)
@@ -113,11 +121,17 @@ class Endpoints:
         model = (_json_object(body) or {}).get("model")
         if request.method == "POST" and (refused := await waited(self._gate, request)):
             return response_of(refused)
-        backend = self._backend(request, model) if model else next(iter(self._get_table().backends), None)
-        if backend is None:
+        replicas = self._replicas(request, model or next(iter(self._get_table().names), None))
+        if replicas is None:
             return response_of(self._unknown_model(model))
         path = "/" + request.path_params["path"] + (f"?{request.url.query}" if request.url.query else "")
-        reply = await self._asked(request, self._upstream.send(backend, request.method, path, body, _headers(request)))
+        headers = _headers(request)
+        reply = await self._asked(
+            request,
+            replicas,
+            lambda backend: self._upstream.send(backend, request.method, path, body, headers),
+            repeatable=request.method == "GET" or request.path_params["path"] == "embeddings",
+        )
         return (
             self._streamed(reply, PlainView(whole=True), None) if isinstance(reply, EventStream) else response_of(reply)
         )
@@ -187,24 +201,32 @@ class Endpoints:
         return FailedStream(reply, call.view()) if begun else _answered(path, call, reply)
 
     async def _answer(self, request: Request, call: Call) -> Reply | EventStream:
-        backend = self._backend(request, call.request.get("model"))
-        if backend is None:
+        replicas = self._replicas(request, call.request.get("model"))
+        if replicas is None:
             return self._unknown_model(call.request.get("model"))
-        answer = await self._asked(request, self._upstream.ask(backend, call.path, call.request, _headers(request)))
+        headers = _headers(request)
+        answer = await self._asked(
+            request, replicas, lambda backend: self._upstream.ask(backend, call.path, call.request, headers)
+        )
         await self._sequences.settle(*_attempt(request))
         return answer
 
-    async def _asked(self, request: Request, work: Coroutine[Any, Any, Reply | EventStream]) -> Reply | EventStream:
+    async def _asked(
+        self, request: Request, replicas: Replicas, work: Work, *, repeatable: bool = True
+    ) -> Reply | EventStream:
         """Await a backend's answer; until it is complete the call is in flight."""
+        rollout_id, trail = request.path_params.get("rollout_id"), Trail()
         self._gate.enter()
         streams = False
         try:
-            answer = await guarded(request, work)
+            answer = await guarded(
+                request, self._dispatcher.answer(replicas, rollout_id, work, trail, repeatable=repeatable)
+            )
             streams = isinstance(answer, EventStream)
         finally:
             if not streams:
                 self._gate.leave()
-        return answer
+        return trail.mark(answer)
 
     def _streamed(self, stream: EventStream, view: View, recorder: Recorder | None, *, begun: bool = False) -> Response:
         if recorder is None:
@@ -226,12 +248,12 @@ class Endpoints:
             return None
         return self._recorders.begin((rollout_id, attempt_id), path, body, request.scope["headers"])
 
-    def _backend(self, request: Request, model: object) -> Backend | None:
+    def _replicas(self, request: Request, model: object) -> Replicas | None:
         table = self._get_table()
-        backend = table.next_backend(model)
-        if backend is None and request.url.path.startswith("/proxy/") and len(table.names) == 1:
-            return table.next_backend(table.names[0])  # v1.0 serves one model, under whatever name
-        return backend
+        replicas = table.replicas(model)
+        if replicas is None and request.url.path.startswith("/proxy/") and len(table.names) == 1:
+            return table.replicas(table.names[0])  # v1.0 serves one model, under whatever name
+        return replicas
 
     def _unknown_model(self, model: object) -> Reply:
         names = self._get_table().names

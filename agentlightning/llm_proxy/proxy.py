@@ -12,10 +12,13 @@ from urllib.parse import urlsplit
 
 from agentlightning.errors import ConfigurationError
 from agentlightning.llm_proxy.app import create_app
+from agentlightning.llm_proxy.backends import ModelConfig
+from agentlightning.llm_proxy.dispatch import Dispatcher
+from agentlightning.llm_proxy.health import Prober
 from agentlightning.llm_proxy.hold import Gate
 from agentlightning.llm_proxy.journal import Journal
 from agentlightning.llm_proxy.local_control import LocalControl
-from agentlightning.llm_proxy.routing import ModelConfig, RoutingTable
+from agentlightning.llm_proxy.routing import RoutingTable
 from agentlightning.llm_proxy.sequence import SequenceReserver
 from agentlightning.llm_proxy.shipper import Shipper
 from agentlightning.llm_proxy.tokens import TokenCheck
@@ -51,7 +54,9 @@ class LLMProxy(LocalControl):
         host: Address to bind; loopback by default.
         journal_dir: Where calls wait for the store, replayed at the next start if the process dies. By default a
             temporary directory, which `stop` removes when the store has everything. One gateway at a time may use it.
-        timeout: Seconds within which a backend must answer; of a stream, its longest silence.
+        timeout: Seconds within which a call is answered, with its retries; of a stream, the longest silence.
+        num_retries: How often a call that a backend refused for now (408, 409, 429, 5xx), or that nobody answered, is
+            made again. A call is never made again once its stream has begun.
         token: The administrator's token, `AGL_TOKEN` by default; the same as the store's, so that one token is enough
             for an agent. With one, callers must present theirs, as `Authorization: Bearer` or `x-api-key`, and backends
             get the key of their `model_list` entry only. Without, the gateway serves this machine alone.
@@ -69,6 +74,7 @@ class LLMProxy(LocalControl):
         *,
         journal_dir: str | Path | None = None,
         timeout: float = 600.0,
+        num_retries: int = 2,
         token: str | None = None,
     ) -> None:
         self._port = port or 0
@@ -78,6 +84,7 @@ class LLMProxy(LocalControl):
         self._table = RoutingTable(model_list or ())
         self._journal_dir = Path(journal_dir) if journal_dir is not None else None
         self._timeout = timeout
+        self._num_retries = num_retries
         self._running: _Running | None = None
 
     def get_store(self) -> LightningStore | None:
@@ -99,7 +106,7 @@ class LLMProxy(LocalControl):
         Raises:
             ConfigurationError: The list cannot be served; the old one stays.
         """
-        self._table = RoutingTable(model_list)
+        self._table = RoutingTable(model_list, self._table)
 
     def is_running(self) -> bool:
         """Whether the gateway accepts calls."""
@@ -128,7 +135,13 @@ class LLMProxy(LocalControl):
         self._required_store()
         address = self._host, self._port
         running = _Running(
-            lambda: self._table, self._required_store, address, self._journal_dir, self._timeout, self._token
+            lambda: self._table,
+            self._required_store,
+            address,
+            self._journal_dir,
+            self._timeout,
+            self._num_retries,
+            self._token,
         )
         await running.start()
         self._running = running
@@ -206,6 +219,7 @@ class _Running:
         address: tuple[str, int],
         journal_dir: Path | None,
         timeout: float,
+        num_retries: int,
         token: str | None,
     ) -> None:
         self._temporary = journal_dir is None
@@ -213,8 +227,10 @@ class _Running:
         self._shipper = Shipper(Journal(self._journal_dir), get_store)
         self._sequences = SequenceReserver(get_store)
         self._upstream = Upstream(timeout)
+        self._prober = Prober(self._upstream.is_alive, lambda backend: backend in get_table().backends)
+        dispatcher = Dispatcher(self._prober, timeout, num_retries)
         self.gate = Gate()
-        app = create_app(get_table, self._upstream, self._sequences, self._shipper, get_store, self.gate)
+        app = create_app(get_table, self._upstream, dispatcher, self._sequences, self._shipper, get_store, self.gate)
         guarded = app if token is None else TokenCheck(app, token)
         self.server = EmbeddedServer(guarded, *address, on_stop=self.gate.shut)
 
@@ -231,6 +247,7 @@ class _Running:
             remaining.push_async_callback(self._sequences.close)
             remaining.push_async_callback(self._ship_rest)
             remaining.push_async_callback(self._upstream.close)
+            remaining.push_async_callback(self._prober.close)
             await self.server.stop()
 
     async def _ship_rest(self) -> None:

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from agentlightning.llm_proxy.routing import ModelConfig
+from agentlightning.llm_proxy import ModelConfig
 from agentlightning.serving import EmbeddedServer
 
 Json = dict[str, Any]

@@ -313,18 +313,6 @@ async def test_a_model_can_be_added_for_a_while_from_another_thread(
         await client.chat.completions.create(model="guest", messages=MESSAGES)
 
 
-async def test_entries_of_one_name_take_turns(
-    client: openai.AsyncOpenAI, proxy: LLMProxy, backend: ScriptedBackend
-) -> None:
-    base = backend.model_config["litellm_params"]["api_base"]
-    proxy.update_model_list(
-        [{"model_name": "policy", "litellm_params": {"model": name, "api_base": base}} for name in ("one", "two")]
-    )
-    for _ in range(4):
-        await client.chat.completions.create(model="policy", messages=MESSAGES)
-    assert [payload["model"] for payload in backend.requests] == ["one", "two"] * 2
-
-
 async def test_a_configured_key_replaces_the_agents(
     client: openai.AsyncOpenAI, proxy: LLMProxy, backend: ScriptedBackend
 ) -> None:
