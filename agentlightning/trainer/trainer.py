@@ -16,7 +16,7 @@ from agentlightning.store import InMemoryLightningStore, LightningStore
 from agentlightning.tracer import OtelTracer, Tracer
 from agentlightning.trainer import silence as silence_limit
 from agentlightning.trainer.bundles import AlgorithmWork, RunnerWork
-from agentlightning.trainer.components import ComponentSpec, OptionalDefaults, build_component
+from agentlightning.trainer.components import ComponentSpec, OptionalDefaults, build_component, instantiate_component
 from agentlightning.trainer.deprecated import renamed, warn_of_flags
 from agentlightning.trainer.registry import ComponentKind, Registry
 from agentlightning.types import Dataset, Hook, NamedResources
@@ -171,10 +171,9 @@ class Trainer:
         defaults: dict[str, Any] = {"tracer": lambda: self.tracer}
         if self.max_rollouts is not None:
             defaults["max_rollouts"] = self.max_rollouts
-        runner: Runner[Any] = _needed("runner", spec, Runner, lambda: LitAgentRunner[Any](**defaults), defaults)
-        if runner is spec and self.max_rollouts is not None:
-            logger.warning("The runner was given as an instance: its own limit holds, not max_rollouts.")
-        return runner
+            if isinstance(spec, Runner):
+                logger.warning("The runner was given as an instance: its own limit holds, not max_rollouts.")
+        return _needed("runner", spec, Runner, lambda: instantiate_component(LitAgentRunner, None, defaults), defaults)
 
 
 def _strategy(spec: ComponentSpec[ExecutionStrategy], n_runners: int | None, port: int | None) -> ExecutionStrategy:
