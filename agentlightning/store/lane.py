@@ -147,7 +147,7 @@ class Lane:
         """
         require_process(self._process)
         # Whoever finds others on their way goes behind them, so that operations run in the order of their calls.
-        if self._here is not None and await self._alone() and small:
+        if self._here is not None and (small or self._callers) and await self._alone() and small:
             job = _Job(operation)
             if self._run_here(self._here, job):
                 if job.error is not None:

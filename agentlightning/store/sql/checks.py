@@ -9,6 +9,7 @@ from typing import Any, Final
 from agentlightning.errors import InvalidValue
 
 _LARGEST_COUNT: Final = 2**63 - 1
+_LARGEST_TIME: Final = sys.float_info.max
 
 
 def check_text(value: Any, name: str) -> None:
@@ -17,10 +18,21 @@ def check_text(value: Any, name: str) -> None:
         raise InvalidValue(f"{name} is a {type(value).__name__}: make it a string")
     if "\0" in value:
         raise InvalidValue(f"{name} is {value!a}: take out the NUL character")
+    if value.isascii():
+        return
     try:
         value.encode()
     except UnicodeEncodeError as error:
         raise InvalidValue(f"{name} is {value!a}: replace its lone surrogates, UTF-8 has no form for them") from error
+
+
+def are_plain(*values: Any) -> bool:
+    """Whether all are ASCII strings without NUL, which `check_text` takes; one look at all of them costs less."""
+    try:
+        text = "".join(values)
+    except TypeError:
+        return False
+    return text.isascii() and "\0" not in text
 
 
 def check_id(value: Any, name: str) -> None:
@@ -54,7 +66,7 @@ def check_optional_time(value: Any, name: str) -> float | None:
     """Refuse what is neither None nor a finite number; returns it as the databases keep it."""
     if value is None:
         return None
-    if not (isinstance(value, (int, float)) and abs(value) <= sys.float_info.max):
+    if not (isinstance(value, (int, float)) and abs(value) <= _LARGEST_TIME):
         raise InvalidValue(f"{name} is {_shown(value)}: make it a finite number of seconds")
     return float(value)
 

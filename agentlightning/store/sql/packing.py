@@ -26,6 +26,8 @@ class _Packed(NamedTuple):
 
 def pack(attributes: dict[str, Any]) -> tuple[dict[str, Any], bytes | None]:
     """Return the attributes without their long lists of numbers, and these lists packed; None when there are none."""
+    if list not in map(type, attributes.values()):
+        return attributes, None
     rest: dict[str, Any] = {}
     contents: list[tuple[str, str, int]] = []
     parts: list[bytes] = []

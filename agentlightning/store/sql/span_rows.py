@@ -6,13 +6,18 @@ say, and long lists of numbers are packed beside it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 from pydantic_core import from_json
 
 from agentlightning.store.span_json import span_of, values_of
-from agentlightning.store.sql.checks import check_integer, check_optional_text, check_optional_time, check_text
+from agentlightning.store.sql.checks import (
+    are_plain,
+    check_integer,
+    check_optional_text,
+    check_optional_time,
+    check_text,
+)
 from agentlightning.store.sql.codec import encode
 from agentlightning.store.sql.packing import pack, unpack
 from agentlightning.store.sql.transaction import Row
@@ -31,13 +36,14 @@ SPAN: Final = ", ".join((*_SAID, "body", "numbers", "late"))
 _FIELDS: Final[dict[str, Any]] = dict.fromkeys(Span.model_fields)
 """All fields in their order, which is that of a span's JSON."""
 
+_USUAL: Final[dict[str, Any]] = {"events": [], "links": [], "parent": None, "start_time_ns": None, "end_time_ns": None}
+
 _WITHOUT_START: Final = 2**63 - 1
 _LARGEST_SEQUENCE_ID: Final = 2**53 - 1
 """The counter goes on from there for longer than anybody counts, and every reader of JSON knows the number exactly."""
 
 
-@dataclass(slots=True, frozen=True)
-class EncodedSpan:
+class EncodedSpan(NamedTuple):
     """A span, its key and its columns but for `late`."""
 
     span: Span
@@ -51,31 +57,34 @@ def encode_span(span: Span) -> EncodedSpan:
     Raises:
         InvalidValue: An attribute has no JSON form, or a number is out of range.
     """
-    for name in ("rollout_id", "attempt_id", "span_id", "trace_id", "name"):
-        check_text(getattr(span, name), name)
-    check_optional_text(span.parent_id, "parent_id")
-    check_integer(span.sequence_id, "sequence_id", _LARGEST_SEQUENCE_ID)
-    check_optional_time(span.start_time, "start_time")
-    end_time = check_optional_time(span.end_time, "end_time")
+    values = values_of(span)
+    rollout_id, attempt_id, span_id, sequence_id, trace_id, parent_id, name, end_time = map(values.pop, _SAID)
+    if not are_plain(rollout_id, attempt_id, span_id, trace_id, name, "" if parent_id is None else parent_id):
+        _check_texts(span)
+    check_integer(sequence_id, "sequence_id", _LARGEST_SEQUENCE_ID)
+    check_optional_time(values["start_time"], "start_time")
+    end_time = check_optional_time(end_time, "end_time")
     start_time_ns = _start_time_ns(span)
     check_integer(start_time_ns, "start_time")
-    values, numbers = _unsaid(span), None
+    _leave_out_the_usual(values, trace_id, span_id)
+    numbers = None
     if isinstance(values.get("attributes"), dict):  # nobody may have validated the span
         values["attributes"], numbers = pack(cast("dict[str, Any]", values["attributes"]))
+    body = encode(values, f"span {span_id}")
     columns = (
-        span.rollout_id,
-        span.attempt_id,
-        span.span_id,
-        span.sequence_id,
-        span.trace_id,
-        span.parent_id,
-        span.name,
+        rollout_id,
+        attempt_id,
+        span_id,
+        sequence_id,
+        trace_id,
+        parent_id,
+        name,
         end_time,
         start_time_ns,
-        encode(values, f"span {span.span_id}"),
+        body,
         numbers,
     )
-    return EncodedSpan(span, (span.rollout_id, span.attempt_id), columns)
+    return EncodedSpan(span, (rollout_id, attempt_id), columns)
 
 
 def span_of_row(row: Row) -> Span:
@@ -93,23 +102,22 @@ def span_of_row(row: Row) -> Span:
     return span_of(values)
 
 
-def _unsaid(span: Span) -> dict[str, Any]:
-    """Return the fields of a span that its columns do not hold, without those that are as `span_of_row` makes them."""
-    values = values_of(span)
-    for name in _SAID:
-        del values[name]
-    for name in ("events", "links"):
-        if values.get(name) == []:
-            del values[name]
-    for name in ("parent", "start_time_ns", "end_time_ns"):
-        if values.get(name, ...) is None:
+def _check_texts(span: Span) -> None:
+    for name in ("rollout_id", "attempt_id", "span_id", "trace_id", "name"):
+        check_text(getattr(span, name), name)
+    check_optional_text(span.parent_id, "parent_id")
+
+
+def _leave_out_the_usual(values: dict[str, Any], trace_id: str, span_id: str) -> None:
+    """Take out of a span's fields those that are as `span_of_row` makes them."""
+    for name, usual in _USUAL.items():
+        if values.get(name, ...) == usual:
             del values[name]
     context, resource = values.get("context"), values.get("resource")
-    if isinstance(context, SpanContext) and values_of(context) == _usual_context(span.trace_id, span.span_id):
+    if isinstance(context, SpanContext) and values_of(context) == _usual_context(trace_id, span_id):
         del values["context"]
     if isinstance(resource, OtelResource) and values_of(resource) == _usual_resource():
         del values["resource"]
-    return values
 
 
 def _usual_context(trace_id: str, span_id: str) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
+from pydantic_core import to_json
+
 from agentlightning.errors import NotFound
 from agentlightning.store.sql import workers
 from agentlightning.store.sql.attempts import existing_attempt
@@ -35,6 +37,10 @@ _SORTABLE: Final = {
     "start_time": "start_time_ns",
     "end_time": time_key("end_time"),
 }
+_HELD: Final = """
+    SELECT span_id FROM spans
+    WHERE rollout_id = ? AND attempt_id = ? AND span_id IN (SELECT value FROM json_each(?))
+"""
 
 
 async def add_many_spans(tx: Transaction, spans: Sequence[EncodedSpan]) -> list[Span]:
@@ -67,14 +73,9 @@ async def _insert_one(tx: Transaction, key: tuple[str, str], spans: list[Encoded
 async def _insert(tx: Transaction, key: tuple[str, str], spans: list[EncodedSpan], late: bool) -> list[EncodedSpan]:
     """Write and return the first of each span id that the attempt does not hold yet."""
     first = {span.span.span_id: span for span in reversed(spans)}
-    ids = Conditions("and")
-    ids.within("span_id", list(first))
-    held = await tx.fetch(
-        f"SELECT span_id FROM spans WHERE rollout_id = ? AND attempt_id = ? AND {ids.sql()}", (*key, *ids.params)
-    )
-    for (span_id,) in held:
+    for (span_id,) in await tx.fetch(_HELD, (*key, to_json(list(first)).decode())):
         del first[span_id]
-    new = [span for span in spans if first.get(span.span.span_id) is span]
+    new = spans if len(first) == len(spans) else [span for span in spans if first.get(span.span.span_id) is span]
     await tx.execute_many(INSERT, [(*span.columns, int(late)) for span in new])
     return new
 
