@@ -50,7 +50,14 @@ if TYPE_CHECKING:
         operation as operation,
         reward as reward,
     )
+    from agentlightning.env_var import (
+        LightningEnvVar as LightningEnvVar,
+        resolve_bool_env_var as resolve_bool_env_var,
+        resolve_int_env_var as resolve_int_env_var,
+        resolve_str_env_var as resolve_str_env_var,
+    )
     from agentlightning.execution import (
+        ClientServerExecutionStrategy as ClientServerExecutionStrategy,
         ExecutionEvent as ExecutionEvent,
         ExecutionStrategy as ExecutionStrategy,
         MultiprocessingEvent as MultiprocessingEvent,

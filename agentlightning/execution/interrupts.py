@@ -1,4 +1,4 @@
-"""Ctrl+C while an event loop runs."""
+"""Ctrl+C and SIGTERM while an event loop runs."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, NoReturn
 
 _LOOP_SECONDS: Final = 1.0
 """How long a loop that is well may take to hear of a Ctrl+C, on a machine that does much else."""
+TERMINATED: Final = 128 + signal.SIGTERM
+"""The exit code of a program that SIGTERM ended."""
 
 
 @contextmanager
@@ -21,18 +23,16 @@ def interrupts_cancel(loop: asyncio.AbstractEventLoop, cancel: Callable[[], None
     `asyncio.Runner` does that once and raises from the second time on, in whatever code the loop runs just then, which
     breaks what must not be half done. A second cancellation only ends a wait: it shortens the clean-up and corrupts
     nothing. Where synchronous code holds the loop, so that the first Ctrl+C had no effect, a later one does raise.
+    SIGTERM does the same, and raises `SystemExit(143)`.
 
-    Outside the main thread, or where the program handles Ctrl+C itself, nothing is changed.
+    Outside the main thread, or where the program handles a signal itself, nothing is changed.
 
     Args:
         loop: The loop that runs in the block.
         cancel: Cancels what runs there; called by the loop.
     """
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    if not in_main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield
-        return
-    interrupted: float | None = None
+    heard: int | None = None
+    since = 0.0
     loop_reacts = False
 
     def react() -> None:
@@ -40,24 +40,59 @@ def interrupts_cancel(loop: asyncio.AbstractEventLoop, cancel: Callable[[], None
         loop_reacts = True
         cancel()
 
-    def on_interrupt(_signal: int, _frame: object) -> None:
-        nonlocal interrupted
+    def on_signal(number: int, _frame: object) -> None:
+        nonlocal heard, since
         now = time.monotonic()
-        if interrupted is None:
-            interrupted = now
+        if heard is None:
+            heard, since = number, now
         elif not loop_reacts:
-            if now < interrupted + _LOOP_SECONDS:
+            if now < since + _LOOP_SECONDS:
                 return
-            raise KeyboardInterrupt
+            _raise_for(number)
         loop.call_soon_threadsafe(react)
 
-    signal.signal(signal.SIGINT, on_interrupt)
+    with _handled(on_signal):
+        try:
+            yield
+        except asyncio.CancelledError:
+            if heard is None:
+                raise
+    if heard is not None:
+        _raise_for(heard)
+
+
+@contextmanager
+def terminations_raise() -> Generator[None]:
+    """Let SIGTERM raise `SystemExit(143)` inside the block, as Ctrl+C raises KeyboardInterrupt.
+
+    Outside the main thread, or where the program handles the signals itself, nothing is changed.
+    """
+
+    def on_signal(number: int, _frame: object) -> None:
+        _raise_for(number)
+
+    with _handled(on_signal):
+        yield
+
+
+@contextmanager
+def _handled(handler: Callable[[int, object], None]) -> Generator[None]:
+    """Give the two signals to a handler, where the program leaves them to Python."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    defaults = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    ours = {number: default for number, default in defaults.items() if signal.getsignal(number) is default}
+    for number in ours:
+        signal.signal(number, handler)
     try:
         yield
-    except asyncio.CancelledError:
-        if interrupted is None:
-            raise
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    if interrupted is not None:
+        for number, default in ours.items():
+            signal.signal(number, default)
+
+
+def _raise_for(number: int) -> NoReturn:
+    if number == signal.SIGINT:
         raise KeyboardInterrupt
+    raise SystemExit(TERMINATED)

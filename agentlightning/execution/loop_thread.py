@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeAlias
 
-from agentlightning.execution.interrupts import interrupts_cancel
+from agentlightning.execution.interrupts import interrupts_cancel, terminations_raise
 
 CoroutineFactory: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 
@@ -100,21 +100,31 @@ def run_in_this_thread(coroutine: Cancellable) -> None:
 def run_blocking(coroutine: Cancellable) -> None:
     """Run the coroutine and block until it ends, also where an event loop runs already (a notebook).
 
-    Ctrl+C cancels the coroutine, and KeyboardInterrupt is raised once it has cleaned up.
+    Ctrl+C cancels the coroutine, and KeyboardInterrupt is raised once it has cleaned up; SIGTERM likewise.
     """
     if not _loop_is_running():
         run_in_this_thread(coroutine)
         return
     thread = LoopThread(coroutine, "agl-main")
     thread.start()
-    try:
-        thread.join()
-    except KeyboardInterrupt:
-        thread.cancel()
-        thread.join()
-        raise
+    with terminations_raise():
+        try:
+            thread.join()
+        except (KeyboardInterrupt, SystemExit):
+            thread.cancel()
+            _join_again(thread)
+            raise
     if thread.error is not None:
         raise thread.error
+
+
+def _join_again(thread: LoopThread) -> None:
+    """Let a cancelled thread clean up; one more Ctrl+C shortens that, and another one ends the wait."""
+    try:
+        thread.join()
+    except (KeyboardInterrupt, SystemExit):
+        thread.cancel()
+        thread.join()
 
 
 def _loop_is_running() -> bool:

@@ -39,6 +39,8 @@ Isolation: TypeAlias = Literal["thread", "process"]
 START_DEADLINE: Final = 60.0
 """Seconds for the store to start a rollout."""
 
+_LIVE: Final = frozenset({"worker_id", "_agent", "_store", "_heartbeat", "_leases", "_beating_users", "_beating_stack"})
+
 
 class LitAgentRunner(Runner[T_task]):
     """Runs an agent on the rollouts of a store, tracing each on its own.
@@ -114,6 +116,18 @@ class LitAgentRunner(Runner[T_task]):
         self._leases = Leases()
         self._heartbeat: Heartbeat | None = None
         self._hooks: tuple[Hook, ...] = ()
+        self._beating_users = 0
+        self._beating_stack = AsyncExitStack()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what `init` and all later calls made, but for the hooks: another process makes its own."""
+        state = {name: value for name, value in vars(self).items() if name not in _LIVE}
+        return {**state, "_settings": replace(self._settings, children=None)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.worker_id = self._agent = self._store = self._heartbeat = None
+        self._leases = Leases()
         self._beating_users = 0
         self._beating_stack = AsyncExitStack()
 

@@ -1,0 +1,140 @@
+"""The store of a run: its server also tells runners on other machines when the run ends."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from contextlib import suppress
+from typing import Final
+from urllib.parse import urlsplit
+
+from agentlightning._internal.aio import wait_for_flag
+from agentlightning.execution.events import ThreadingEvent
+from agentlightning.serving import url_of
+from agentlightning.store import LightningStore, LightningStoreClient, LightningStoreServer, LightningStoreThreaded
+from agentlightning.store.operations import operation
+
+_BETWEEN_POLLS: Final = 2.0
+"""Seconds within which a member that lives asks again whether the run has ended."""
+
+
+class RunInterface(LightningStore):
+    """A store that knows of a run."""
+
+    @operation("POST", "/run/members")
+    async def join_run(self, runners: int) -> int:
+        """Take part in the run with so many runners; returns the first of their numbers, which nobody else has."""
+        raise NotImplementedError
+
+    @operation("POST", "/run/members/{member}", mutates=False)
+    async def watch_run(self, member: int, *, wait: float = 0.0) -> bool:
+        """Return whether the run has ended, once it has or `wait` seconds are over.
+
+        Args:
+            member: What `join_run` returned.
+            wait: Seconds to wait. The store wakes the caller; it does not poll.
+        """
+        raise NotImplementedError
+
+    @operation("POST", "/run/members/{member}/leave", repeatable=True)
+    async def leave_run(self, member: int) -> None:
+        """Take part no more: the run need not wait for these runners."""
+        raise NotImplementedError
+
+
+class RunStore(LightningStoreThreaded, RunInterface):
+    """A store, and the run that ends when the event is set.
+
+    Args:
+        store: The store.
+        event: The run's.
+        runners: How many runners the run has of its own.
+    """
+
+    def __init__(self, store: LightningStore, event: ThreadingEvent, runners: int) -> None:
+        super().__init__(store)
+        self._event = event
+        self._changed = threading.Condition()  # guards the next two; never held across an await
+        self._next = runners
+        self._seen: dict[int, float] = {}  # until when a member counts as alive
+
+    async def join_run(self, runners: int) -> int:
+        """See `RunInterface.join_run`."""
+        with self._changed:
+            first = self._next
+            self._next += max(runners, 1)
+            self._seen[first] = time.monotonic() + _BETWEEN_POLLS
+        return first
+
+    async def watch_run(self, member: int, *, wait: float = 0.0) -> bool:
+        """See `RunInterface.watch_run`."""
+        self._see(member, float("inf"))
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    await wait_for_flag(self._event)
+        except asyncio.CancelledError:
+            self._see(member, None)  # its process is gone
+            raise
+        if self._event.is_set():
+            return True
+        self._see(member, time.monotonic() + _BETWEEN_POLLS)
+        return False
+
+    async def leave_run(self, member: int) -> None:
+        """See `RunInterface.leave_run`."""
+        self._see(member, None)
+
+    def wait_until_left(self, timeout: float) -> int:
+        """Block until all members have left, for at most `timeout` seconds; returns how many have not."""
+        give_up = time.monotonic() + timeout
+        with self._changed:
+            while (left := give_up - time.monotonic()) > 0:
+                alive = [until for until in self._seen.values() if until > time.monotonic()]
+                if not alive:
+                    return 0
+                self._changed.wait(min(left, *(until - time.monotonic() for until in alive)))
+            return len(self._seen)
+
+    def _see(self, member: int, until: float | None) -> None:
+        with self._changed:
+            if until is None:
+                self._seen.pop(member, None)
+            else:
+                self._seen[member] = until
+            self._changed.notify_all()
+
+
+class RunClient(LightningStoreClient, RunInterface):
+    """The store of a run that another process serves."""
+
+
+class RunServer(LightningStoreServer):
+    """Serves the store of a run.
+
+    Args:
+        store: The store.
+        host: Address to bind.
+        port: Port to bind.
+        token: What callers must present.
+        advertise_host: The name under which other machines find it; None for the address that it binds.
+    """
+
+    def __init__(
+        self, store: RunStore, host: str | None, port: int, token: str | None, advertise_host: str | None
+    ) -> None:
+        super().__init__(store, host, port, token=token)
+        self._advertise_host = advertise_host
+
+    @property
+    def endpoint(self) -> str:
+        """Where other machines find the store."""
+        if self._advertise_host is None:
+            return self.local_endpoint
+        return url_of(self._advertise_host, urlsplit(self.local_endpoint).port or 0)
+
+    @property
+    def local_endpoint(self) -> str:
+        """Where this machine finds the store."""
+        return super().endpoint
