@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from agentlightning.adapter import TraceAdapter, TracerTraceToTriplet
 from agentlightning.algorithm import Algorithm, Baseline, FastAlgorithm
@@ -86,14 +86,14 @@ class Trainer:
         self.max_rollouts: int | None = renamed("max_rollouts", max_rollouts, "max_tasks", max_tasks)
         self.initial_resources = initial_resources
         self.port = port
-        self.tracer = _needed("tracer", tracer, Tracer, OtelTracer)
+        self.tracer: Tracer = _needed("tracer", tracer, Tracer, OtelTracer)
         self.adapter: TraceAdapter[Any] = _needed(
             "adapter", adapter, TraceAdapter, TracerTraceToTriplet, dict_default_cls=TracerTraceToTriplet
         )
         self.algorithm = _optional("algorithm", algorithm, Algorithm)
         self.strategy = _strategy(strategy, n_runners, port)
         self.n_runners = self.strategy.n_runners
-        self.store = _needed("store", store, LightningStore, InMemoryLightningStore)
+        self.store: LightningStore = _needed("store", store, LightningStore, InMemoryLightningStore)
         self.runner = self._build_runner(runner)
         self.llm_proxy = _optional("llm_proxy", llm_proxy, LLMProxy, {"store": lambda: self.store})
         self.hooks = (hooks,) if isinstance(hooks, Hook) else tuple(hooks or ())
@@ -179,7 +179,9 @@ class Trainer:
 def _strategy(spec: ComponentSpec[ExecutionStrategy], n_runners: int | None, port: int | None) -> ExecutionStrategy:
     count = 1 if n_runners is None else n_runners
     defaults = {"n_runners": count} | ({} if port is None else {"server_port": port})
-    strategy = _needed("strategy", spec, ExecutionStrategy, lambda: SharedMemoryExecutionStrategy(count), defaults)
+    strategy: ExecutionStrategy = _needed(
+        "strategy", spec, ExecutionStrategy, lambda: SharedMemoryExecutionStrategy(count), defaults
+    )
     if n_runners is not None and strategy.n_runners != n_runners:
         logger.warning("The strategy has %d runners; n_runners=%d is ignored.", strategy.n_runners, n_runners)
     if port is not None:
@@ -193,13 +195,13 @@ def _strategy(spec: ComponentSpec[ExecutionStrategy], n_runners: int | None, por
 def _needed(
     kind: ComponentKind,
     spec: Any,
-    expected_type: type[T],
-    default: Callable[[], T],
+    expected_type: type[Any],
+    default: Callable[[], Any],
     defaults: OptionalDefaults | None = None,
     *,
-    dict_default_cls: type[T] | None = None,
-) -> T:
-    made = build_component(
+    dict_default_cls: type[Any] | None = None,
+) -> Any:
+    return build_component(
         spec,
         expected_type=expected_type,
         spec_name=kind,
@@ -209,7 +211,6 @@ def _needed(
         dict_default_cls=dict_default_cls,
         registry=Registry(kind),
     )
-    return cast("T", made)
 
 
 def _optional(
