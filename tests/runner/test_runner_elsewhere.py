@@ -17,7 +17,7 @@ async def test_runner_that_worked_here_works_in_another_process_with_its_setting
     runner = agl.LitAgentRunner[Any](agl.OtelTracer(), max_rollouts=3, worker_name="Sent")
     with runner.run_context(agent=double, store=store, worker_id=5):
         await runner.step(1)
-        sent: agl.LitAgentRunner[Any] = pickle.loads(dumps(runner))
+    sent: agl.LitAgentRunner[Any] = pickle.loads(dumps(runner))
     for task in range(4):
         await store.enqueue_rollout(task)
     assert sent.get_worker_id() == "Sent-Unknown"
