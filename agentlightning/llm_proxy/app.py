@@ -17,6 +17,7 @@ from agentlightning.llm_proxy.dialects.protocols import PATHS
 from agentlightning.llm_proxy.dispatch import Dispatcher
 from agentlightning.llm_proxy.endpoints import Endpoints
 from agentlightning.llm_proxy.hold import Gate
+from agentlightning.llm_proxy.overrides import SamplingOverrides
 from agentlightning.llm_proxy.routing import RoutingTable
 from agentlightning.llm_proxy.sequence import SequenceReserver
 from agentlightning.llm_proxy.shipper import Shipper
@@ -38,9 +39,10 @@ def create_app(
     shipper: Shipper,
     get_store: Callable[[], LightningStore],
     gate: Gate,
+    overrides: SamplingOverrides,
 ) -> Starlette:
     """Return the gateway's ASGI app."""
-    endpoints = Endpoints(get_table, upstream, dispatcher, sequences, shipper, get_store, gate)
+    endpoints = Endpoints(get_table, upstream, dispatcher, sequences, shipper, get_store, gate, overrides)
     calls = {path: endpoints.call_at(path) for path in PATHS} | {_COUNT: endpoints.count_tokens}
     return Starlette(
         routes=[

@@ -25,6 +25,7 @@ from agentlightning.llm_proxy.dispatch import Dispatcher, Trail, Work
 from agentlightning.llm_proxy.events import EVENTS_PATH, event_fields, read_event
 from agentlightning.llm_proxy.held import HeldStream, waited
 from agentlightning.llm_proxy.hold import Gate
+from agentlightning.llm_proxy.overrides import SamplingOverrides
 from agentlightning.llm_proxy.recorder import Recorder, Recorders
 from agentlightning.llm_proxy.replicas import Replicas
 from agentlightning.llm_proxy.restore import Restorer
@@ -53,6 +54,7 @@ class Endpoints:
         shipper: Takes the records.
         get_store: Returns the store, where they end.
         gate: Where calls wait while somebody holds them.
+        overrides: What is set in calls, whatever they ask for.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Endpoints:
         shipper: Shipper,
         get_store: Callable[[], LightningStore],
         gate: Gate,
+        overrides: SamplingOverrides,
     ) -> None:
         self._get_table = get_table
         self._upstream = upstream
@@ -71,6 +74,7 @@ class Endpoints:
         self._sequences = sequences
         self._shipper = shipper
         self._gate = gate
+        self._overrides = overrides
         self._recorders = Recorders(shipper, sequences)
         self._memory = Memory()
         self._restorer = Restorer(get_store, shipper, self._memory)
@@ -87,7 +91,9 @@ class Endpoints:
                 call = call_of(path, payload, attempt, self._memory)
             except InvalidRequest as error:
                 return _refused(path, refusal(error.status, str(error), code_of(error)), recorder)
-            if call.translated and recorder is not None:
+            overrides = await self._overrides.of(request.scope["path"], attempt[0])
+            call.request.update(overrides)
+            if recorder is not None and (call.translated or overrides):
                 recorder = replace(recorder, asked=json.dumps(call.request).encode())
             if self._gate.closed:
                 return await self._held(request, path, call, recorder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +18,7 @@ from agentlightning.llm_proxy.health import Prober
 from agentlightning.llm_proxy.hold import Gate
 from agentlightning.llm_proxy.journal import Journal
 from agentlightning.llm_proxy.local_control import LocalControl
+from agentlightning.llm_proxy.overrides import SamplingOverrides
 from agentlightning.llm_proxy.routing import RoutingTable
 from agentlightning.llm_proxy.sequence import SequenceReserver
 from agentlightning.llm_proxy.shipper import Shipper
@@ -26,7 +27,7 @@ from agentlightning.llm_proxy.upstream import Upstream
 from agentlightning.serving import EmbeddedServer
 from agentlightning.store.base import LightningStore
 from agentlightning.store.tokens import agent_token, required_token, runner_token
-from agentlightning.types import LLM, ProxyLLM
+from agentlightning.types import LLM, ProxyLLM, RolloutMode
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +58,8 @@ class LLMProxy(LocalControl):
         timeout: Seconds within which a call is answered, with its retries; of a stream, the longest silence.
         num_retries: How often a call that a backend refused for now (408, 409, 429, 5xx), or that nobody answered, is
             made again. A call is never made again once its stream has begun.
+        sampling_overrides: What calls are sampled with, whatever the agent asks for, by the mode of their rollout:
+            `{"train": {"temperature": 1.0}, "val": {"temperature": 0.7}}`.
         token: The administrator's token, `AGL_TOKEN` by default; the same as the store's, so that one token is enough
             for an agent. With one, callers must present theirs, as `Authorization: Bearer` or `x-api-key`, and backends
             get the key of their `model_list` entry only. Without, the gateway serves this machine alone.
@@ -75,6 +78,7 @@ class LLMProxy(LocalControl):
         journal_dir: str | Path | None = None,
         timeout: float = 600.0,
         num_retries: int = 2,
+        sampling_overrides: Mapping[RolloutMode, Mapping[str, Any]] | None = None,
         token: str | None = None,
     ) -> None:
         self._port = port or 0
@@ -85,6 +89,7 @@ class LLMProxy(LocalControl):
         self._journal_dir = Path(journal_dir) if journal_dir is not None else None
         self._timeout = timeout
         self._num_retries = num_retries
+        self._overrides = SamplingOverrides(sampling_overrides or {}, self._required_store)
         self._running: _Running | None = None
 
     def get_store(self) -> LightningStore | None:
@@ -141,6 +146,7 @@ class LLMProxy(LocalControl):
             self._journal_dir,
             self._timeout,
             self._num_retries,
+            self._overrides,
             self._token,
         )
         await running.start()
@@ -220,6 +226,7 @@ class _Running:
         journal_dir: Path | None,
         timeout: float,
         num_retries: int,
+        overrides: SamplingOverrides,
         token: str | None,
     ) -> None:
         self._temporary = journal_dir is None
@@ -230,7 +237,9 @@ class _Running:
         self._prober = Prober(self._upstream.is_alive, lambda backend: backend in get_table().backends)
         dispatcher = Dispatcher(self._prober, timeout, num_retries)
         self.gate = Gate()
-        app = create_app(get_table, self._upstream, dispatcher, self._sequences, self._shipper, get_store, self.gate)
+        app = create_app(
+            get_table, self._upstream, dispatcher, self._sequences, self._shipper, get_store, self.gate, overrides
+        )
         guarded = app if token is None else TokenCheck(app, token)
         self.server = EmbeddedServer(guarded, *address, on_stop=self.gate.shut)
 
