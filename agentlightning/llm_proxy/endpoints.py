@@ -13,6 +13,7 @@ from typing import Any, Final, cast
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from agentlightning._internal.json_text import read_json
 from agentlightning.errors import InvalidAnswer, InvalidRequest, InvalidValue, NotFound
 from agentlightning.llm_proxy.answers import code_of, guarded, refusal, response_of
 from agentlightning.llm_proxy.counting import count_tokens
@@ -294,7 +295,7 @@ def _refused(path: str, reply: Reply, recorder: Recorder | None) -> Response:
 
 def _json_object(body: bytes) -> Json | None:
     try:
-        payload = json.loads(body)
+        payload = read_json(body)
     except (ValueError, RecursionError):
         return None  # for the caller to refuse, or to pass on
     return cast("Json", payload) if isinstance(payload, dict) else None

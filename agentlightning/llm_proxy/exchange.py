@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from agentlightning._internal.json_text import read_json
+
 _RARE: Final = ("backend", "retries", "request_id", "backend_request_id", "supersedes")
 """Fields that a record may lack; records of earlier versions do."""
 
@@ -110,7 +112,7 @@ def read_exchanges(data: bytes) -> Iterator[Exchange]:
 def _read_head(line: bytes, position: int) -> tuple[Exchange, tuple[int, int, int]]:
     """Return an exchange without its bodies, and their sizes."""
     try:
-        head: dict[str, Any] = json.loads(line)
+        head: dict[str, Any] = read_json(line)
         request_size, asked_size, response_size = head.pop("sizes")
         if min(request_size, asked_size, response_size) < 0:
             raise ValueError("a size is negative")

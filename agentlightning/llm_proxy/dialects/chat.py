@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any, Final, TypeVar, cast, get_origin
 
+from agentlightning._internal.json_text import read_json
 from agentlightning.types.llm_call_span import CapturedCall, CapturedChoice
 
 _TOKEN_FIELDS: Final[dict[str, dict[str, Any]]] = {
@@ -48,7 +48,7 @@ def read_reply(request: str, reply: Json) -> CapturedCall:
     usage: Json = reply.get("usage") or {}
     return CapturedCall(
         request=request,
-        model=_optional(str, json.loads(request).get("model")),
+        model=_optional(str, read_json(request).get("model")),
         prompt_token_ids=_prompt_token_ids(reply, choices),
         choices=[_read_choice(choice) for choice in choices],
         response={key: value for key, value in reply.items() if key not in _READ and value is not None},
