@@ -427,7 +427,8 @@ class LightningStore:
         A rollout that was restarted and finished again comes again, with its new end only.
 
         Args:
-            cursor: `cursor` of the previous read; 0 for the beginning.
+            cursor: `cursor` of the previous read; 0 for the beginning; -1 answers at once, with nothing but the cursor
+                behind all that has finished.
             limit: The most to return; at least 1.
             wait: Seconds to wait when nothing finished since. The store wakes the caller; it does not poll.
         """

@@ -18,6 +18,7 @@ _FINISHED: Final = f"""
     FROM rollouts r LEFT JOIN attempts a ON a.rollout_id = r.rollout_id AND a.attempt_id = r.latest_attempt_id
     WHERE r.finish_position > ? ORDER BY r.finish_position LIMIT ?
 """
+_LAST_FINISHED: Final = "SELECT COALESCE(MAX(finish_position), 0) FROM rollouts"
 _SPANS: Final = f"SELECT position, {SPAN} FROM spans WHERE position > ? AND position <= ? ORDER BY position LIMIT ?"
 # The index alone tells which spans come next; only those are read.
 _SPANS_OF_ROLLOUT: Final = f"""
@@ -40,7 +41,9 @@ def check_reading(cursor: Any, limit: Any) -> None:
 
 
 async def read_finished_rollouts(tx: Transaction, cursor: int, limit: int) -> FinishedRollouts:
-    """Return the rollouts that finished after the one at `cursor`, with their latest attempts."""
+    """Return the rollouts that finished after the one at `cursor`, with their latest attempts; for -1 the end alone."""
+    if cursor < 0:
+        return FinishedRollouts(items=[], cursor=(await tx.fetch(_LAST_FINISHED))[0][0])
     rows = await tx.fetch(_FINISHED, (cursor, limit))
     return FinishedRollouts.model_construct(
         items=[rollout_with_attempt_of(row[1:]) for row in rows], cursor=_end_of(rows, cursor)

@@ -440,7 +440,7 @@ class SqlLightningStore(LightningStore, ABC):
             while True:
                 watch.reset()
                 found = await self.read(lambda tx: feeds.read_finished_rollouts(tx, cursor, limit))
-                if found.items or time_is_up or not await watch.called(deadline):
+                if found.items or cursor < 0 or time_is_up or not await watch.called(deadline):
                     return found
 
     async def read_spans(self, *, rollout_id: str | None = None, cursor: int = 0, limit: int = 1000) -> SpanBatch:

@@ -41,6 +41,17 @@ async def finished_rollouts_come_in_the_order_of_their_ends(store: LightningStor
 
 
 @law
+async def feed_can_be_joined_where_it_is_now(store: LightningStore) -> None:
+    assert await store.read_finished_rollouts(cursor=-1, wait=60) == FinishedRollouts(items=[], cursor=0)
+    before, after = [await running(store) for _ in range(2)]
+    await store.update_attempt(before.rollout_id, "latest", status="succeeded")
+    joined = await store.read_finished_rollouts(cursor=-1, wait=60)
+    assert joined == FinishedRollouts(items=[], cursor=(await store.read_finished_rollouts()).cursor)
+    await store.update_attempt(after.rollout_id, "latest", status="succeeded")
+    assert _ids(await store.read_finished_rollouts(cursor=joined.cursor)) == [after.rollout_id]
+
+
+@law
 async def restarted_rollout_leaves_the_feed_until_it_finishes_again(store: LightningStore) -> None:
     restarted, other, requeued = [await running(store) for _ in range(3)]
     for claim in (restarted, other, requeued):
