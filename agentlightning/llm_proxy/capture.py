@@ -8,11 +8,13 @@ from dataclasses import replace
 from typing import Any, Final
 
 from agentlightning import semconv
+from agentlightning._internal.json_text import read_json
 from agentlightning.llm_proxy.dialects.chat import read_reply
-from agentlightning.llm_proxy.dialects.chat_stream import merge_chunks
+from agentlightning.llm_proxy.dialects.chat_stream import MergedChunks
 from agentlightning.llm_proxy.events import EVENTS_PATH, event_fields, read_event
 from agentlightning.llm_proxy.exchange import Exchange
-from agentlightning.llm_proxy.sse import read_stream
+from agentlightning.llm_proxy.pace import Pace
+from agentlightning.llm_proxy.sse import read_slices
 from agentlightning.types import Attributes, OtelResource, Span, SpanContext, TraceStatus
 from agentlightning.types.llm_call_span import (
     BACKEND,
@@ -28,22 +30,26 @@ logger = logging.getLogger(__name__)
 
 _NANOSECONDS: Final = 1_000_000_000
 _RESOURCE = OtelResource(attributes={"service.name": "agentlightning.gateway"}, schema_url="")
-_OTHER_FORM: Final = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
-"""What reading an answer raises that is not of the expected form: a backend may answer anything."""
 
 Json = dict[str, Any]
 
+_OTHER_FORM: Final = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
+"""What reading an answer raises that is not of the expected form: a backend may answer anything."""
 
-def to_span(exchange: Exchange, sequence_id: int) -> Span:
-    """Return the one span of a call or an event; a call that failed or cannot be read has status ERROR."""
+
+async def to_span(exchange: Exchange, pace: Pace) -> Span:
+    """Return the one span of a call or an event; a call that failed or cannot be read has status ERROR.
+
+    It has no sequence id yet. A stream of thousands of tokens takes a while, so it is read at this pace.
+    """
     if exchange.path == EVENTS_PATH:
         fields = event_fields(*read_event(exchange.request))
-        return _span(exchange, sequence_id, fields.name, fields.status, fields.attributes)
-    call, status = _read(exchange)
+        return _span(exchange, fields.name, fields.status, fields.attributes)
+    call, status = await _read(exchange, pace)
     if exchange.asked:
         sent = exchange.request.decode(errors="replace")
         call = replace(call, client_request=sent, protocol=exchange.path.removeprefix("/"))
-    return _span(exchange, sequence_id, semconv.AGL_LLM_CALL, status, encode_call(call) | _transport(exchange))
+    return _span(exchange, semconv.AGL_LLM_CALL, status, encode_call(call) | _transport(exchange))
 
 
 def _transport(exchange: Exchange) -> Attributes:
@@ -59,12 +65,12 @@ def _transport(exchange: Exchange) -> Attributes:
     return attributes | {key: value for key, value in optional.items() if value is not None}
 
 
-def _span(exchange: Exchange, sequence_id: int, name: str, status: TraceStatus, attributes: Attributes) -> Span:
+def _span(exchange: Exchange, name: str, status: TraceStatus, attributes: Attributes) -> Span:
     # Nothing in here comes from outside the two bodies, and validating thousands of token ids is slow.
     return Span.model_construct(
         rollout_id=exchange.rollout_id,
         attempt_id=exchange.attempt_id,
-        sequence_id=sequence_id,
+        sequence_id=0,
         trace_id=exchange.trace_id,
         span_id=exchange.span_id,
         parent_id=None,
@@ -83,38 +89,53 @@ def _span(exchange: Exchange, sequence_id: int, name: str, status: TraceStatus, 
     )
 
 
-def _read(exchange: Exchange) -> tuple[CapturedCall, TraceStatus]:
+async def _read(exchange: Exchange, pace: Pace) -> tuple[CapturedCall, TraceStatus]:
     request = (exchange.asked or exchange.request).decode(errors="replace")
     failed = CapturedCall(request=request, streamed=exchange.streamed)
     if exchange.status >= 400:
         return failed, _error(f"HTTP {exchange.status}: {exchange.response.decode(errors='replace')[:1000]}")
     try:
         if exchange.streamed:
-            return _read_stream(exchange, request)
-        return read_reply(request, json.loads(exchange.response)), TraceStatus(status_code="OK")
+            return await _read_stream(exchange, request, pace)
+        return read_reply(request, read_json(exchange.response)), TraceStatus(status_code="OK")
     except _OTHER_FORM as error:
         # The agent got the answer as it is; here it counts as a failed call.
         return failed, _error(f"the answer has not the form of OpenAI's: {type(error).__name__}: {error}")
 
 
-def _read_stream(exchange: Exchange, request: str) -> tuple[CapturedCall, TraceStatus]:
-    chunks = read_stream(exchange.response)
+async def _read_stream(exchange: Exchange, request: str, pace: Pace) -> tuple[CapturedCall, TraceStatus]:
+    merged, error = MergedChunks(), None
+    for chunks in read_slices(exchange.response):
+        error = error or next((chunk["error"] for chunk in chunks if chunk.get("error")), None)
+        merged.add(_slim(chunk) for chunk in chunks if not chunk.get("error"))
+        await pace.rest()
     first = exchange.first_byte_ns
     call = replace(
-        read_reply(request, merge_chunks(chunk for chunk in chunks if not chunk.get("error"))),
+        read_reply(request, merged.whole()),
         streamed=True,
         time_to_first_token=None if first is None else (first - exchange.start_ns) / _NANOSECONDS,
     )
-    failure = _stream_failure(exchange, call, chunks)
+    failure = _stream_failure(exchange, call, error)
     if failure is not None:
         partial = [choice.message for choice in call.choices]
         return replace(call, choices=[], partial=partial), _error(failure)
     return _without_gaps(call), TraceStatus(status_code="OK")
 
 
-def _stream_failure(exchange: Exchange, call: CapturedCall, chunks: list[Json]) -> str | None:
+def _slim(chunk: Json) -> Json:
+    """Return a chunk with the log-probabilities as plain numbers, as completions have them.
+
+    Ten thousand tokens, each with its text, its bytes and its rivals, would keep the garbage collector busy.
+    """
+    for choice in chunk.get("choices") or ():
+        logprobs: Json = choice.get("logprobs") or {}
+        if tokens := logprobs.get("content"):
+            choice["logprobs"] = {"token_logprobs": [token["logprob"] for token in tokens]}
+    return chunk
+
+
+def _stream_failure(exchange: Exchange, call: CapturedCall, error: Any) -> str | None:
     """Say why a stream holds no whole answer; None if it does, even if nobody waited for what follows the answer."""
-    error = next((chunk["error"] for chunk in chunks if chunk.get("error")), None)
     if error is not None:
         return f"the backend failed in the middle of its answer: {json.dumps(error)[:1000]}"
     expected = json.loads(call.request).get("n") or 1

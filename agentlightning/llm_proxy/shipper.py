@@ -12,7 +12,9 @@ from agentlightning.errors import InvalidValue, NotFound
 from agentlightning.llm_proxy.capture import to_span
 from agentlightning.llm_proxy.exchange import Exchange
 from agentlightning.llm_proxy.journal import Journal, Segment
+from agentlightning.llm_proxy.pace import Pace
 from agentlightning.store.base import LightningStore
+from agentlightning.types import Span
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +128,9 @@ class Shipper:
         exchanges = self._read(segment)
         if exchanges is None:
             return
-        await self._write_until_taken(exchanges, await self._take_sequence_ids(segment))
+        pace = Pace()
+        spans = [await to_span(exchange, pace) for exchange in exchanges]
+        await self._write_until_taken(spans, await self._take_sequence_ids(segment))
         try:
             segment.delete()
         except OSError as error:
@@ -153,34 +157,34 @@ class Shipper:
         ids = {span_id: await future for span_id, future in futures.items()}
         return {span_id: sequence_id for span_id, sequence_id in ids.items() if sequence_id is not None}
 
-    async def _write_until_taken(self, exchanges: list[Exchange], sequence_ids: dict[str, int]) -> None:
+    async def _write_until_taken(self, spans: list[Span], sequence_ids: dict[str, int]) -> None:
         delay = 0.05
         while True:
             try:
-                return await self._write(exchanges, sequence_ids)
+                return await self._write(spans, sequence_ids)
             except Exception as error:  # noqa: BLE001  # any store may fail in any way; the calls are safe meanwhile
-                logger.warning(
-                    "%d model calls wait for the store, next try in %.2f s: %r", len(exchanges), delay, error
-                )
+                logger.warning("%d model calls wait for the store, next try in %.2f s: %r", len(spans), delay, error)
             await asyncio.sleep(delay)
             delay = min(delay * 2, _LONGEST_DELAY_SECONDS)
 
-    async def _write(self, exchanges: list[Exchange], sequence_ids: dict[str, int]) -> None:
+    async def _write(self, spans: list[Span], sequence_ids: dict[str, int]) -> None:
         """Write calls, or those among them that the store takes: what it refuses now it refuses always."""
         store = self._get_store()
         try:
-            missing = [exchange for exchange in exchanges if exchange.span_id not in sequence_ids]
+            missing = [span for span in spans if span.span_id not in sequence_ids]
             if missing:
-                attempts = [(exchange.rollout_id, exchange.attempt_id) for exchange in missing]
+                attempts = [(span.rollout_id, span.attempt_id) for span in missing]
                 reserved = await store.get_many_span_sequence_ids(attempts)
-                sequence_ids.update(zip((exchange.span_id for exchange in missing), reserved, strict=True))
-            await store.add_many_spans([to_span(each, sequence_ids[each.span_id]) for each in exchanges])
+                sequence_ids.update(zip((span.span_id for span in missing), reserved, strict=True))
+            for span in spans:
+                span.sequence_id = sequence_ids[span.span_id]
+            await store.add_many_spans(spans)
         except (NotFound, InvalidValue) as error:
-            if len(exchanges) == 1:
+            if len(spans) == 1:
                 logger.error("a model call or event is dropped, for the store refuses it: %s", error)
                 return
-            for exchange in exchanges:
-                await self._write([exchange], sequence_ids)
+            for span in spans:
+                await self._write([span], sequence_ids)
 
     def _recount(self, segment: Segment) -> bool:
         """Count what an earlier process left in a segment; False if that cannot be read."""

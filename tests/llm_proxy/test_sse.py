@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import example, given, strategies as st
 
-from agentlightning.llm_proxy.sse import EventSplitter, read_stream, split_events
+from agentlightning.errors import InvalidAnswer
+from agentlightning.llm_proxy.sse import EventSplitter, read_slices, read_stream, split_events
 
 events = st.sampled_from(
     [b'data: {"a": 1}\n\n', b'data: {"b": "\\n\\n"}\r\n\r\n', b": comment\n\n", b"id: 7\ndata: {}\n\n", b"\n"]
@@ -66,3 +67,20 @@ def test_a_huge_event_in_many_pieces_is_put_together_once() -> None:
         assert splitter.feed(piece) == b""
     assert len(splitter.feed(b"\n\nrest")) == 20_000_002
     assert splitter.rest == b"rest"
+
+
+def test_an_event_without_end_is_refused() -> None:
+    splitter = EventSplitter(largest=1000)
+    for _ in range(100):
+        assert splitter.feed(b"data: {}\n\n" * 100)  # many small ones are no large one
+    splitter.feed(b"x" * 1000)
+    with pytest.raises(InvalidAnswer, match="more than 1000 bytes"):
+        splitter.feed(b"x")
+
+
+@given(st.lists(st.dictionaries(st.text(max_size=4), st.integers(), max_size=2), min_size=1, max_size=5))
+def test_slices_hold_the_same_objects(objects: list[dict[str, int]]) -> None:
+    body = "".join(f"data: {json.dumps(each)}\n\n" for each in objects * 2000).encode()
+    slices = list(read_slices(body))
+    assert [each for part in slices for each in part] == objects * 2000
+    assert max(map(len, slices)) < 20_000

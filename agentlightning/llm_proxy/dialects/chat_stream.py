@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from agentlightning.llm_proxy.sse import read_stream, split_events
@@ -36,15 +37,78 @@ def merge_chunks(chunks: Iterable[Json]) -> Json:
         KeyError: See there.
         AttributeError: See there.
     """
-    reply: Json = {}
-    choices: dict[int, Json] = {}
-    for chunk in chunks:
-        for key, value in chunk.items():
-            if key != "choices" and value is not None and (key == "usage" or key not in reply):
-                reply[key] = value
-        for piece in chunk.get("choices") or ():
-            _merge(choices.setdefault(piece["index"], {}), piece)
-    return reply | {"choices": [_whole(choices[index]) for index in sorted(choices)]}
+    merged = MergedChunks()
+    merged.add(chunks)
+    return merged.whole()
+
+
+class MergedChunks:
+    """The answer that a stream amounts to, as far as it has been added."""
+
+    def __init__(self) -> None:
+        self._reply: Json = {}
+        self._choices: dict[int, Json] = {}
+        self._texts: list[tuple[Json, str]] = []
+
+    def add(self, chunks: Iterable[Json]) -> None:
+        """Go on with the next chunks; raises what `merge_chunks` raises."""
+        reply = self._reply
+        for chunk in chunks:
+            for key, value in chunk.items():
+                if key != "choices" and value is not None and (key == "usage" or key not in reply):
+                    reply[key] = value
+            for piece in chunk.get("choices") or ():
+                self._merge(self._choices.setdefault(piece["index"], {}), piece)
+
+    def whole(self) -> Json:
+        """Return the answer; nothing can be added any more."""
+        for holder, key in self._texts:
+            if isinstance(text := holder[key], _Text):
+                holder[key] = "".join(text.pieces)
+        return self._reply | {"choices": [_whole(self._choices[index]) for index in sorted(self._choices)]}
+
+    def _merge(self, target: Json, piece: Json) -> None:
+        """Continue texts and lists, merge objects, and let all else replace what was there."""
+        for key, value in piece.items():
+            if value is None:
+                target.setdefault(key, None)
+            elif isinstance(value, str) and key not in _NEVER_IN_PIECES:
+                self._continue_text(target, key, value)
+            elif isinstance(value, dict):
+                target[key] = target.get(key) or {}
+                self._merge(target[key], cast("Json", value))
+            elif isinstance(value, list):
+                target[key] = target.get(key) or []
+                self._continue_list(target[key], cast("list[Any]", value))
+            else:
+                target[key] = value
+
+    def _continue_text(self, target: Json, key: str, more: str) -> None:
+        if text := target.get(key):
+            text.pieces.append(more)
+        else:
+            target[key] = _Text([more])
+            self._texts.append((target, key))
+
+    def _continue_list(self, items: list[Any], more: list[Any]) -> None:
+        """Append items, but for those whose index says that they go on with an earlier one, as tool calls do."""
+        for item in more:
+            piece = cast("Json", item) if isinstance(item, dict) else None
+            index = None if piece is None else piece.get("index")
+            if piece is None or index is None:
+                items.append(item)
+                continue
+            earlier = next((each for each in items if each.get("index") == index), None)
+            if earlier is None:
+                items.append(earlier := dict[str, Any]())
+            self._merge(earlier, piece)
+
+
+@dataclass(slots=True)
+class _Text:
+    """A text whose pieces are put together once, at the end."""
+
+    pieces: list[str]
 
 
 def _is_usage_chunk(event: bytes) -> bool:
@@ -53,37 +117,6 @@ def _is_usage_chunk(event: bytes) -> bool:
     except ValueError:
         return False  # not ours to judge: it goes on to the client
     return any(chunk.get("choices") == [] and chunk.get("usage") for chunk in chunks)
-
-
-def _merge(target: Json, piece: Json) -> None:
-    """Continue texts and lists, merge objects, and let all else replace what was there."""
-    for key, value in piece.items():
-        if value is None:
-            target.setdefault(key, None)
-        elif isinstance(value, str) and key not in _NEVER_IN_PIECES:
-            target[key] = (target.get(key) or "") + value
-        elif isinstance(value, dict):
-            target[key] = target.get(key) or {}
-            _merge(target[key], cast("Json", value))
-        elif isinstance(value, list):
-            target[key] = target.get(key) or []
-            _continue_list(target[key], cast("list[Any]", value))
-        else:
-            target[key] = value
-
-
-def _continue_list(items: list[Any], more: list[Any]) -> None:
-    """Append items, but for those whose index says that they go on with an earlier one, as tool calls do."""
-    for item in more:
-        piece = cast("Json", item) if isinstance(item, dict) else None
-        index = None if piece is None else piece.get("index")
-        if piece is None or index is None:
-            items.append(item)
-            continue
-        earlier = next((each for each in items if each.get("index") == index), None)
-        if earlier is None:
-            items.append(earlier := dict[str, Any]())
-        _merge(earlier, piece)
 
 
 def _whole(choice: Json) -> Json:
