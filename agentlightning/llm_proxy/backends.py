@@ -58,8 +58,8 @@ class Backend:
 
     model: str
     api_base: str
-    api_key: str | None
-    litellm: dict[str, Any] | None = None
+    api_key: str | None = field(repr=False)
+    litellm: dict[str, Any] | None = field(default=None, repr=False)
     health: Health = field(default_factory=Health)
     nameless_forms: set[tuple[str, bool]] = field(default_factory=set[tuple[str, bool]])
     identity: bytes = field(init=False)

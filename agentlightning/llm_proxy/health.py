@@ -102,7 +102,7 @@ class Prober:
 
     async def _watch(self, backend: Backend) -> None:
         health = backend.health
-        logger.warning("%s failed %d times in a row: calls go elsewhere", backend.name, health.failures)
+        logger.warning("%s does not answer: calls go elsewhere, if they can", backend.name)
         while health.out and self._is_served(backend):
             await self._sleep(self._seconds(health.outages))
             if not health.out:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -51,8 +52,10 @@ def _retry_after(headers: Mapping[str, str], now: float) -> float | None:
     lowered = {key.lower(): value for key, value in headers.items()}
     try:
         if "retry-after-ms" in lowered:  # OpenAI's, and finer
-            return float(lowered["retry-after-ms"]) / 1000
-        text = lowered.get("retry-after", "")
-        return float(text) if text[:1].isdigit() else parsedate_to_datetime(text).timestamp() - now
-    except ValueError:
-        return None  # it says nothing that is a time
+            seconds = float(lowered["retry-after-ms"]) / 1000
+        else:
+            text = lowered.get("retry-after", "")
+            seconds = float(text) if text[:1].isdigit() else parsedate_to_datetime(text).timestamp() - now
+    except (ValueError, OverflowError):
+        return None  # it names no time
+    return None if math.isnan(seconds) else seconds
