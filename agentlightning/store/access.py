@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from agentlightning.errors import Forbidden
 from agentlightning.serving import is_loopback
 from agentlightning.store.operations import Operation, Role
+from agentlightning.store.span_json import SpansOnTheWire
 from agentlightning.store.tokens import ADMIN, Caller, check_secret, presented_in, verify
 
 _RANK: Final[dict[Role, int]] = {"agent": 0, "runner": 1, "admin": 2}
@@ -91,8 +92,11 @@ def _attempts_in(arguments: Mapping[str, Any]) -> Iterator[tuple[str, str | None
     if "rollout_id" in arguments:
         yield arguments["rollout_id"], arguments.get("attempt_id")
     yield from arguments.get("rollout_attempt_ids", ())
-    spans = [arguments["span"]] if "span" in arguments else arguments.get("spans", ())
-    for span in spans:
+    spans = arguments.get("spans", ())
+    if isinstance(spans, SpansOnTheWire):
+        yield from ((values["rollout_id"], values["attempt_id"]) for values in spans.values)
+        return
+    for span in [arguments["span"]] if "span" in arguments else spans:
         yield span.rollout_id, span.attempt_id
 
 

@@ -11,6 +11,7 @@ from typing import Final
 from pydantic import TypeAdapter
 from pydantic_core import to_json
 
+from agentlightning.store.span_json import SpansOnTheWire
 from agentlightning.types import Span
 
 HEADER: Final = "prefer"
@@ -20,9 +21,10 @@ _ENTRIES: Final = TypeAdapter(list[tuple[int, bool]])
 
 def encode_brief(stored: Sequence[Span], sent: Sequence[Span]) -> bytes:
     """Return what stands for the stored ones among the spans that were sent."""
-    by_object = {id(span): number for number, span in enumerate(sent)}
-    if all(id(span) in by_object for span in stored):  # as a store in this process returns them, unless they were late
-        return to_json([(by_object[id(span)], False) for span in stored])
+    by_object = {id(span): number for number, span in enumerate(_unbuilt(sent))}
+    numbers = [by_object.get(id(span)) for span in _unbuilt(stored)]
+    if None not in numbers:  # as a store in this process returns them, unless they were late
+        return to_json([(number, False) for number in numbers])
     by_key = {_key(span): number for number, span in reversed(list(enumerate(sent)))}
     return to_json([(by_key[_key(span)], _is_late(span)) for span in stored])
 
@@ -39,6 +41,10 @@ def decode_brief(body: bytes, sent: Sequence[Span]) -> list[Span] | None:
         return [_as_stored(sent[number], late) for number, late in _ENTRIES.validate_json(body)]
     except IndexError as error:
         raise ValueError(f"it names spans that were not sent: {error}") from error
+
+
+def _unbuilt(spans: Sequence[Span]) -> Sequence[object]:
+    return spans.values if isinstance(spans, SpansOnTheWire) else spans
 
 
 def _as_stored(span: Span, late: bool) -> Span:

@@ -13,6 +13,7 @@ from starlette.types import Receive
 
 from agentlightning.errors import InvalidValue, StoreError, TooBusy, TooLarge
 from agentlightning.store.listening import ClientLeft
+from agentlightning.store.span_json import SpansOnTheWire
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +136,7 @@ def check_items(arguments: Mapping[str, Any], most: int) -> None:
         TooLarge: One has more than `most` items.
     """
     for name, value in arguments.items():
-        if isinstance(value, (list, tuple)) and len(value) > most:  # pyright: ignore[reportUnknownArgumentType]
+        if isinstance(value, (list, tuple, SpansOnTheWire)) and len(value) > most:  # pyright: ignore[reportUnknownArgumentType]
             raise TooLarge(f"{name} has more than {most} items: send them in parts")
 
 

@@ -5,7 +5,9 @@ Their form is checked, what their attributes hold is not: that would change what
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeAlias
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from typing import Annotated, Any, Final, TypeAlias, overload
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, with_config
 from typing_extensions import TypedDict  # pydantic reads no other below Python 3.12
@@ -31,6 +33,39 @@ def span_of(values: dict[str, Any]) -> Span:
     values["parent"] = _context_of(values["parent"])
     values["resource"] = construct(OtelResource, values["resource"])
     return construct(Span, values)
+
+
+class SpansOnTheWire(Sequence[Span]):
+    """The spans of a request, built when somebody looks at them: a store that keeps their JSON need not.
+
+    Attributes:
+        values: The fields of each, as they came; nobody may change them.
+    """
+
+    def __init__(self, values: list[dict[str, Any]]) -> None:
+        self.values: Final = values
+        self._spans: list[Span] | None = None
+
+    @overload
+    def __getitem__(self, index: int) -> Span: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Span]: ...
+
+    def __getitem__(self, index: int | slice) -> Span | Sequence[Span]:
+        return self._built[index]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __iter__(self) -> Iterator[Span]:
+        return iter(self._built)
+
+    @property
+    def _built(self) -> list[Span]:
+        if self._spans is None:
+            self._spans = [span_of(values) for values in deepcopy(self.values)]
+        return self._spans
 
 
 _FORM = ConfigDict(strict=True, extra="allow")
@@ -85,6 +120,9 @@ class _Span(TypedDict):
 
 SpanOnTheWire: TypeAlias = Annotated[_Span, AfterValidator(span_of)]
 """A span in a JSON schema: read with its form checked, it becomes a `Span`."""
+
+SpansOfRequest: TypeAlias = Annotated[list[_Span], AfterValidator(SpansOnTheWire)]
+"""Spans in the JSON schema of a request: read with their form checked, they become `SpansOnTheWire`."""
 
 SpanOfStore: TypeAlias = Annotated[Any, AfterValidator(span_of)]
 """A span in the JSON of a store, which checked its form when it was written."""

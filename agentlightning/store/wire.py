@@ -19,7 +19,7 @@ from agentlightning.errors import InvalidValue
 from agentlightning.store.base import UNSET
 from agentlightning.store.operations import Operation
 from agentlightning.store.polls import waiting_parameter
-from agentlightning.store.span_json import SpanOfStore, SpanOnTheWire, values_of
+from agentlightning.store.span_json import SpanOfStore, SpanOnTheWire, SpansOfRequest, SpansOnTheWire, values_of
 from agentlightning.store.sql.checks import (
     check_integer,
     check_optional_text,
@@ -189,6 +189,8 @@ def plain(value: Any, name: str) -> Any:
         return value
     if isinstance(value, Span):
         return values_of(value)
+    if isinstance(value, SpansOnTheWire):
+        return value.values
     if isinstance(value, EnqueueRolloutRequest):
         return {key: plain(item, f"{name}.{key}") for key, item in value}
     if isinstance(value, Resource):
@@ -213,6 +215,8 @@ def on_the_wire(annotation: Any, span: Any = SpanOnTheWire) -> Any:
     origin: Any = get_origin(annotation)
     if origin is None or origin is Literal:
         return annotation
+    if annotation == Sequence[Span] and span is SpanOnTheWire:
+        return SpansOfRequest
     inner: tuple[Any, ...] = tuple(on_the_wire(argument, span) for argument in get_args(annotation))
     return _union_of(inner) if _is_union(origin) else origin[inner]
 
@@ -293,8 +297,8 @@ def _plain_answer(answer: Any) -> Any:
         page = cast("PaginatedResult[Any]", answer)
         items = [_plain_answer(item) for item in page.items]
         return {"items": items, "limit": page.limit, "offset": page.offset, "total": page.total}
-    if isinstance(answer, list):
-        return [_plain_answer(item) for item in cast("list[Any]", answer)]
+    if isinstance(answer, (list, SpansOnTheWire)):
+        return [_plain_answer(item) for item in cast("Sequence[Any]", answer)]
     if isinstance(answer, BaseModel) and isinstance(answer.__dict__.get("items"), list):
         return answer.__dict__ | {"items": [_plain_answer(item) for item in answer.__dict__["items"]]}
     return answer

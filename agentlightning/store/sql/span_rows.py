@@ -6,11 +6,12 @@ say, and long lists of numbers are packed beside it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple, cast
 
 from pydantic_core import from_json
 
-from agentlightning.store.span_json import span_of, values_of
+from agentlightning.store.span_json import SpansOnTheWire, span_of, values_of
 from agentlightning.store.sql.checks import (
     are_plain,
     check_integer,
@@ -44,11 +45,32 @@ _LARGEST_SEQUENCE_ID: Final = 2**53 - 1
 
 
 class EncodedSpan(NamedTuple):
-    """A span, its key and its columns but for `late`."""
+    """A span, its key and its columns but for `late`.
 
-    span: Span
+    Attributes:
+        source: What was encoded: the span, or its fields.
+    """
+
+    source: Span | dict[str, Any]
     key: tuple[str, str]
     columns: tuple[Any, ...]
+
+    @property
+    def span_id(self) -> str:
+        """The span's id."""
+        return self.columns[2]
+
+    @property
+    def sequence_id(self) -> int:
+        """The span's number."""
+        return self.columns[3]
+
+
+def encode_spans(spans: Sequence[Span]) -> list[EncodedSpan]:
+    """Encode spans for their rows; see `encode_span`."""
+    if isinstance(spans, SpansOnTheWire):
+        return [_encode(values, values.copy()) for values in spans.values]
+    return [encode_span(span) for span in spans]
 
 
 def encode_span(span: Span) -> EncodedSpan:
@@ -57,15 +79,19 @@ def encode_span(span: Span) -> EncodedSpan:
     Raises:
         InvalidValue: An attribute has no JSON form, or a number is out of range.
     """
-    values = values_of(span)
-    rollout_id, attempt_id, span_id, sequence_id, trace_id, parent_id, name, end_time = map(values.pop, _SAID)
+    return _encode(span, values_of(span))
+
+
+def _encode(source: Span | dict[str, Any], values: dict[str, Any]) -> EncodedSpan:
+    """Encode a span, and use up its fields."""
+    said = rollout_id, attempt_id, span_id, sequence_id, trace_id, parent_id, name, end_time = [
+        values.pop(field) for field in _SAID
+    ]
     if not are_plain(rollout_id, attempt_id, span_id, trace_id, name, "" if parent_id is None else parent_id):
-        _check_texts(span)
+        _check_texts(dict(zip(_SAID, said, strict=True)))
     check_integer(sequence_id, "sequence_id", _LARGEST_SEQUENCE_ID)
-    check_optional_time(values["start_time"], "start_time")
     end_time = check_optional_time(end_time, "end_time")
-    start_time_ns = _start_time_ns(span)
-    check_integer(start_time_ns, "start_time")
+    start_time_ns = _start_time_ns(values)
     _leave_out_the_usual(values, trace_id, span_id)
     numbers = None
     if isinstance(values.get("attributes"), dict):  # nobody may have validated the span
@@ -84,7 +110,7 @@ def encode_span(span: Span) -> EncodedSpan:
         body,
         numbers,
     )
-    return EncodedSpan(span, (rollout_id, attempt_id), columns)
+    return EncodedSpan(source, (rollout_id, attempt_id), columns)
 
 
 def span_of_row(row: Row) -> Span:
@@ -102,10 +128,10 @@ def span_of_row(row: Row) -> Span:
     return span_of(values)
 
 
-def _check_texts(span: Span) -> None:
+def _check_texts(said: dict[str, Any]) -> None:
     for name in ("rollout_id", "attempt_id", "span_id", "trace_id", "name"):
-        check_text(getattr(span, name), name)
-    check_optional_text(span.parent_id, "parent_id")
+        check_text(said[name], name)
+    check_optional_text(said["parent_id"], "parent_id")
 
 
 def _leave_out_the_usual(values: dict[str, Any], trace_id: str, span_id: str) -> None:
@@ -113,11 +139,14 @@ def _leave_out_the_usual(values: dict[str, Any], trace_id: str, span_id: str) ->
     for name, usual in _USUAL.items():
         if values.get(name, ...) == usual:
             del values[name]
-    context, resource = values.get("context"), values.get("resource")
-    if isinstance(context, SpanContext) and values_of(context) == _usual_context(trace_id, span_id):
+    if _plain(values.get("context")) == _usual_context(trace_id, span_id):
         del values["context"]
-    if isinstance(resource, OtelResource) and values_of(resource) == _usual_resource():
+    if _plain(values.get("resource")) == _usual_resource():
         del values["resource"]
+
+
+def _plain(part: Any) -> Any:
+    return values_of(part) if isinstance(part, (SpanContext, OtelResource)) else part
 
 
 def _usual_context(trace_id: str, span_id: str) -> dict[str, Any]:
@@ -128,11 +157,14 @@ def _usual_resource() -> dict[str, Any]:
     return {"attributes": {}, "schema_url": ""}
 
 
-def _start_time_ns(span: Span) -> int:
-    if span.start_time_ns is not None:
-        return span.start_time_ns
-    if span.start_time is None:
-        return _WITHOUT_START
-    nanoseconds = span.start_time * 1e9
-    check_optional_time(nanoseconds, "start_time")
-    return round(nanoseconds)
+def _start_time_ns(values: dict[str, Any]) -> int:
+    start_time, start_time_ns = values["start_time"], values.get("start_time_ns")
+    check_optional_time(start_time, "start_time")
+    if start_time_ns is None:
+        if start_time is None:
+            return _WITHOUT_START
+        nanoseconds = start_time * 1e9
+        check_optional_time(nanoseconds, "start_time")
+        start_time_ns = round(nanoseconds)
+    check_integer(start_time_ns, "start_time")
+    return start_time_ns

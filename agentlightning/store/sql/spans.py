@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from pydantic_core import to_json
 
@@ -43,8 +43,8 @@ _HELD: Final = """
 """
 
 
-async def add_many_spans(tx: Transaction, spans: Sequence[EncodedSpan]) -> list[Span]:
-    """Write spans; returns the new ones."""
+async def add_many_spans(tx: Transaction, spans: Sequence[EncodedSpan]) -> list[Any]:
+    """Write spans; returns the new ones, or their fields where these were given."""
     groups: dict[tuple[str, str], list[EncodedSpan]] = {}
     for span in spans:
         groups.setdefault(span.key, []).append(span)
@@ -53,15 +53,19 @@ async def add_many_spans(tx: Transaction, spans: Sequence[EncodedSpan]) -> list[
     return [span for key, group in groups.items() for span in await _add_to_attempt(tx, key, group)]
 
 
-async def _add_to_attempt(tx: Transaction, key: tuple[str, str], spans: list[EncodedSpan]) -> list[Span]:
+async def _add_to_attempt(tx: Transaction, key: tuple[str, str], spans: list[EncodedSpan]) -> list[Any]:
     rollout, attempt = await existing_attempt(tx, *key)
     is_over = attempt.attempt_id != rollout.latest_attempt_id or rollout.status in FINISHED
     late = attempt.status in ENDED or (attempt.status == "unresponsive" and is_over)
     new = await (_insert_one if len(spans) == 1 else _insert)(tx, key, spans, late)
     if not new:
         return []
-    await _note(tx, rollout, attempt, max(span.span.sequence_id for span in new), late=late)
-    return [span.span.model_copy(update={"late": True}) if late else span.span for span in new]
+    await _note(tx, rollout, attempt, max(span.sequence_id for span in new), late=late)
+    return [_late(span.source) if late else span.source for span in new]
+
+
+def _late(source: Span | dict[str, Any]) -> Span | dict[str, Any]:
+    return source | {"late": True} if isinstance(source, dict) else source.model_copy(update={"late": True})
 
 
 async def _insert_one(tx: Transaction, key: tuple[str, str], spans: list[EncodedSpan], late: bool) -> list[EncodedSpan]:
@@ -72,10 +76,10 @@ async def _insert_one(tx: Transaction, key: tuple[str, str], spans: list[Encoded
 
 async def _insert(tx: Transaction, key: tuple[str, str], spans: list[EncodedSpan], late: bool) -> list[EncodedSpan]:
     """Write and return the first of each span id that the attempt does not hold yet."""
-    first = {span.span.span_id: span for span in reversed(spans)}
+    first = {span.span_id: span for span in reversed(spans)}
     for (span_id,) in await tx.fetch(_HELD, (*key, to_json(list(first)).decode())):
         del first[span_id]
-    new = spans if len(first) == len(spans) else [span for span in spans if first.get(span.span.span_id) is span]
+    new = spans if len(first) == len(spans) else [span for span in spans if first.get(span.span_id) is span]
     await tx.execute_many(INSERT, [(*span.columns, int(late)) for span in new])
     return new
 

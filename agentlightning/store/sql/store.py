@@ -16,6 +16,7 @@ from agentlightning.store.base import UNSET, LightningStore, LightningStoreCapab
 from agentlightning.store.events import Signals
 from agentlightning.store.looks import Looks
 from agentlightning.store.polls import check_wait
+from agentlightning.store.span_json import SpansOnTheWire
 from agentlightning.store.sql import (
     attempts,
     export,
@@ -42,7 +43,7 @@ from agentlightning.store.sql.claims import Claim, undo_claims
 from agentlightning.store.sql.codec import rollout_of
 from agentlightning.store.sql.filters import Conditions, Paging
 from agentlightning.store.sql.idempotency import Request, RequestKeys, check_key, withdraw
-from agentlightning.store.sql.span_rows import encode_span
+from agentlightning.store.sql.span_rows import encode_spans
 from agentlightning.store.sql.transaction import Transaction
 from agentlightning.types import (
     Attempt,
@@ -204,10 +205,11 @@ class SqlLightningStore(LightningStore, ABC):
 
     async def add_many_spans(self, spans: Sequence[Span]) -> Sequence[Span]:
         """See `LightningStore.add_many_spans`."""
-        encoded = [encode_span(span) for span in spans]
+        encoded = encode_spans(spans)
         if not encoded:
             return []
-        return await self.write(lambda tx: traces.add_many_spans(tx, encoded), small=len(encoded) <= _FEW)
+        new = await self.write(lambda tx: traces.add_many_spans(tx, encoded), small=len(encoded) <= _FEW)
+        return SpansOnTheWire(new) if isinstance(spans, SpansOnTheWire) else new
 
     async def get_many_span_sequence_ids(self, rollout_attempt_ids: Sequence[tuple[str, str]]) -> Sequence[int]:
         """See `LightningStore.get_many_span_sequence_ids`."""
