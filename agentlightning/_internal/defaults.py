@@ -8,3 +8,7 @@ PORT: Final = 4747
 """Of a store's server."""
 NAMESPACE: Final = "agentlightning"
 """Of a PostgreSQL database."""
+GATEWAY_PORT: Final = 4748
+"""Of a gateway that is a process of its own."""
+INFERENCE_PORT: Final = 8000
+"""Of a model's server; vLLM's is the same."""

@@ -11,6 +11,8 @@ import typer
 import agentlightning
 from agentlightning.cli.demo import demo
 from agentlightning.cli.doctor import doctor
+from agentlightning.cli.proxy import proxy
+from agentlightning.cli.serve import serve_model
 from agentlightning.cli.store import store
 from agentlightning.errors import AgentLightningError
 
@@ -25,6 +27,8 @@ app = typer.Typer(
 )
 app.command()(demo)
 app.command()(doctor)
+app.command()(proxy)
+app.command("serve")(serve_model)
 app.add_typer(store, name="store")
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import signal
 from collections.abc import Callable
 from enum import StrEnum
 from functools import partial
@@ -13,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from agentlightning._internal.defaults import NAMESPACE, PORT
-from agentlightning.cli.interrupt import INTERRUPTED, ignore_interrupts, interrupt_exits_at_once
+from agentlightning.cli.interrupt import interrupt_exits_at_once
+from agentlightning.cli.serving import checked_level, run_server, secret_for, termination
 from agentlightning.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -80,17 +79,13 @@ def serve(
         typer.echo("--tracker has no effect: the store keeps no metrics of its own", err=True)
     with interrupt_exits_at_once():  # for imports, which take a while
         from agentlightning.logging import setup_logging
-        from agentlightning.serving import check_address, is_loopback
+        from agentlightning.serving import check_address
         from agentlightning.store import LightningStoreServer
         from agentlightning.store.server import ONE_PROCESS
-        from agentlightning.store.tokens import check_secret, generate_token, token_given
 
-        setup_logging(_checked_level(log_level))
-        given = token_given(token)
-        secret = given or (None if is_loopback(host) else generate_token())
+        setup_logging(checked_level(log_level))
         # All that can be wrong is looked at before a file is made.
-        if secret is not None:
-            check_secret(secret)
+        secret, new_token = secret_for(host, token)
         if n_workers > 1:
             raise ConfigurationError(ONE_PROCESS)
         if mongo_uri is not None:
@@ -100,11 +95,7 @@ def serve(
     server_of = partial(
         LightningStoreServer, host=host, port=port, cors_allow_origins=cors_origin, launch_mode="asyncio", token=secret
     )
-    try:
-        asyncio.run(_serve(opened, server_of, None if given else secret))
-    except KeyboardInterrupt:
-        ignore_interrupts()
-        raise typer.Exit(INTERRUPTED) from None
+    run_server(_serve(opened, server_of, new_token))
 
 
 async def _serve(
@@ -112,8 +103,7 @@ async def _serve(
     server_of: Callable[[LightningStore], LightningStoreServer],
     new_token: str | None,
 ) -> None:
-    asked_to_stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asked_to_stop.set)
+    asked_to_stop = termination()
     store, place = opened()
     try:
         server = server_of(store)
@@ -154,9 +144,3 @@ def _greeting(endpoint: str, place: str, new_token: str | None) -> str:
     if new_token is not None:
         lines.append(f"Their token, made for this run: AGL_TOKEN={new_token}")
     return "\n".join([*lines, "Ctrl+C stops it."])
-
-
-def _checked_level(level: str) -> str:
-    if level.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"):
-        raise ConfigurationError(f"--log-level is {level}: use DEBUG, INFO, WARNING or ERROR")
-    return level.upper()

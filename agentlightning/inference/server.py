@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from agentlightning.errors import AgentLightningError, PromptTooLong
+from agentlightning.inference.api_key import ApiKeyGuard
 from agentlightning.inference.chat import render_prompt
 from agentlightning.inference.chunks import ChunkWriter, Parts
 from agentlightning.inference.interleave import interleave
@@ -69,6 +70,7 @@ class InferenceServer:
         host: Address to bind; loopback by default.
         port: Port to bind; 0 picks a free one.
         tool_parser: The form of the model's tool calls; see `register_tool_parser`.
+        api_key: What clients must present as `Authorization: Bearer`; None lets everybody in who reaches the address.
 
     Raises:
         ConfigurationError: There is no such tool parser.
@@ -83,8 +85,10 @@ class InferenceServer:
         port: int = 0,
         *,
         tool_parser: str = "hermes",
+        api_key: str | None = None,
     ) -> None:
-        self._server = EmbeddedServer(create_app(sampler, tokenizer, model_name, tool_parser=tool_parser), host, port)
+        app = create_app(sampler, tokenizer, model_name, tool_parser=tool_parser)
+        self._server = EmbeddedServer(ApiKeyGuard(app, api_key) if api_key else app, host, port)
 
     @property
     def url(self) -> str:

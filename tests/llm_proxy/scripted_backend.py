@@ -25,6 +25,7 @@ class ScriptedBackend:
         self.requests: list[Json] = []
         self.headers: list[dict[str, str]] = []
         self.paths: list[str] = []
+        self.models: list[str] | None = None
         self.script: Callable[[Json], Response] | None = None
         self.gate = asyncio.Event()
         self.gate.set()
@@ -43,6 +44,8 @@ class ScriptedBackend:
     async def _serve(self, request: Request) -> Response:
         self.headers.append(dict(request.headers))
         self.paths.append(request.url.path)
+        if request.method == "GET" and self.models is not None and request.url.path == "/v1/models":
+            return JSONResponse({"object": "list", "data": [{"id": name} for name in self.models]})
         if request.method == "GET":
             return JSONResponse({"path": request.url.path, "query": request.url.query})
         payload = json.loads(await request.body())
