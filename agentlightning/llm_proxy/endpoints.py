@@ -164,7 +164,8 @@ class Endpoints:
             path=EVENTS_PATH,
             request=body,
         )
-        recorder.take(Reply(200, b""))
+        if not recorder.take(Reply(200, b"")):
+            return response_of(refusal(507, "the gateway's journal takes no more, its log says why", "journal_full"))
         identity = {"event_type": event_type, "rollout_id": rollout_id, "attempt_id": attempt_id}
         return JSONResponse({**identity, "timestamp": time.time(), "data": data})
 
@@ -175,7 +176,11 @@ class Endpoints:
             return response_of(refusal(400, "deadline must be a number of seconds, 0 or more", "invalid_deadline"))
         rollout_id, attempt_id = request.path_params["rollout_id"], request.path_params["attempt_id"]
         if await self._shipper.flush(rollout_id, attempt_id, deadline):
-            return JSONResponse({"status": "ok"})
+            lost = self._shipper.losses.of((rollout_id, attempt_id))
+            if lost == 0:
+                return JSONResponse({"status": "ok"})
+            message = f"{lost} calls of attempt {attempt_id} are lost: they were answered and could not be recorded"
+            return response_of(refusal(507, message, "calls_lost"))
         message = (
             f"calls of attempt {attempt_id} are not in the store after {deadline:g} s; they are safe in the journal"
         )

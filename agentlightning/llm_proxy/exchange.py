@@ -82,7 +82,7 @@ class Exchange:
             "broken": self.broken,
             "sizes": [len(body) for body in self._bodies],
         }
-        head |= {name: value for name in _RARE if (value := getattr(self, name))}
+        head |= {name: value for name in _RARE if (value := getattr(self, name)) not in (None, 0)}
         return b"".join((json.dumps(head).encode(), b"\n", *self._bodies))
 
     @property

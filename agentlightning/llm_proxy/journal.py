@@ -12,6 +12,8 @@ from agentlightning.llm_proxy.exchange import Exchange, read_exchanges
 
 _SEGMENT_BYTES: Final = 1 << 20
 _SUFFIX: Final = ".journal"
+LIMIT_BYTES: Final = 2 << 30
+"""What a journal holds if nobody says otherwise: hundreds of thousands of calls, or a store's absence of an hour."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,22 +31,6 @@ class Segment:
         """
         return list(read_exchanges(self.path.read_bytes()))
 
-    def delete(self) -> None:
-        """Forget it: the store has its calls.
-
-        Raises:
-            OSError: The file cannot be deleted.
-        """
-        self.path.unlink(missing_ok=True)
-
-    def set_aside(self) -> Path:
-        """Rename it, so that no later journal stumbles over it; returns the new path.
-
-        Raises:
-            OSError: The file cannot be renamed.
-        """
-        return self.path.rename(self.path.with_name(self.path.name + ".bad"))
-
 
 class Journal:
     """Appends calls to files in a directory; each append is one write and survives the death of the process.
@@ -54,14 +40,20 @@ class Journal:
 
     Args:
         directory: Made when it is missing. It belongs to one gateway at a time.
+        limit: The bytes that it holds at most.
+
+    Attributes:
+        size: The bytes that it holds.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, limit: int = LIMIT_BYTES) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory
+        self._limit = limit
         self._sealed = [Segment(path) for path in sorted(directory.glob(f"*{_SUFFIX}"))]
+        self._sizes = {segment: segment.path.stat().st_size for segment in self._sealed}
         self._open: tuple[Segment, int] | None = None
-        self._size = 0
+        self.size = sum(self._sizes.values())
 
     def append(self, exchange: Exchange) -> Segment:
         """Write a call; when this returns, killing the process does not lose it.
@@ -70,16 +62,22 @@ class Journal:
             The segment that will hold it.
 
         Raises:
-            OSError: The disk takes no more.
+            OSError: The disk takes no more, or the journal is full.
         """
         data = exchange.to_bytes()
+        if self.size + len(data) > self._limit:
+            raise OSError(
+                f"the gateway's journal in {self._directory} is full with {self.size} bytes: "
+                "the store does not take calls as fast as they come"
+            )
         segment, descriptor = self._opened()
         written = os.write(descriptor, data)
-        self._size += written
+        self.size += written
+        self._sizes[segment] += written
         if written < len(data):
             self._end_segment()  # what follows must not stand behind half a record
             raise OSError(f"the gateway's journal in {self._directory} took {written} of {len(data)} bytes: disk full?")
-        if self._size >= _SEGMENT_BYTES:
+        if self._sizes[segment] >= _SEGMENT_BYTES:
             self._end_segment()
         return segment
 
@@ -89,12 +87,33 @@ class Journal:
         sealed, self._sealed = self._sealed, []
         return sealed
 
+    def delete(self, segment: Segment) -> None:
+        """Forget a segment: the store has its calls.
+
+        Raises:
+            OSError: The file cannot be deleted.
+        """
+        segment.path.unlink(missing_ok=True)
+        self._forget(segment)
+
+    def set_aside(self, segment: Segment) -> None:
+        """Rename the file of a segment, so that no later journal stumbles over it.
+
+        Raises:
+            OSError: The file cannot be renamed.
+        """
+        self._forget(segment)
+        segment.path.rename(segment.path.with_name(segment.path.name + ".bad"))
+
+    def _forget(self, segment: Segment) -> None:
+        self.size -= self._sizes.pop(segment, 0)
+
     def _opened(self) -> tuple[Segment, int]:
         if self._open is None:
             self._directory.mkdir(parents=True, exist_ok=True)  # cleaners of temporary files take idle ones away
             path = self._directory / f"{time.time_ns():020d}-{os.getpid()}{_SUFFIX}"
             self._open = Segment(path), os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600)
-            self._size = 0
+            self._sizes[self._open[0]] = 0
         return self._open
 
     def _end_segment(self) -> None:

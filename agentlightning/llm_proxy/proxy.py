@@ -16,7 +16,7 @@ from agentlightning.llm_proxy.backends import ModelConfig
 from agentlightning.llm_proxy.dispatch import Dispatcher
 from agentlightning.llm_proxy.health import Prober
 from agentlightning.llm_proxy.hold import Gate
-from agentlightning.llm_proxy.journal import Journal
+from agentlightning.llm_proxy.journal import LIMIT_BYTES, Journal
 from agentlightning.llm_proxy.local_control import LocalControl
 from agentlightning.llm_proxy.overrides import SamplingOverrides
 from agentlightning.llm_proxy.routing import RoutingTable
@@ -55,6 +55,8 @@ class LLMProxy(LocalControl):
         host: Address to bind; loopback by default.
         journal_dir: Where calls wait for the store, replayed at the next start if the process dies. By default a
             temporary directory, which `stop` removes when the store has everything. One gateway at a time may use it.
+        journal_bytes: How much may wait there. When it is full, calls are answered and not recorded; the log and the
+            flush that ends an attempt say so.
         timeout: Seconds within which a call is answered, with its retries; of a stream, the longest silence.
         num_retries: How often a call that a backend refused for now (408, 409, 429, 5xx), or that nobody answered, is
             made again. A call is never made again once its stream has begun.
@@ -76,6 +78,7 @@ class LLMProxy(LocalControl):
         host: str | None = None,
         *,
         journal_dir: str | Path | None = None,
+        journal_bytes: int = LIMIT_BYTES,
         timeout: float = 600.0,
         num_retries: int = 2,
         sampling_overrides: Mapping[RolloutMode, Mapping[str, Any]] | None = None,
@@ -87,6 +90,7 @@ class LLMProxy(LocalControl):
         self._store = store
         self._table = RoutingTable(model_list or ())
         self._journal_dir = Path(journal_dir) if journal_dir is not None else None
+        self._journal_bytes = journal_bytes
         self._timeout = timeout
         self._num_retries = num_retries
         self._overrides = SamplingOverrides(sampling_overrides or {}, self._required_store)
@@ -144,6 +148,7 @@ class LLMProxy(LocalControl):
             self._required_store,
             address,
             self._journal_dir,
+            self._journal_bytes,
             self._timeout,
             self._num_retries,
             self._overrides,
@@ -224,6 +229,7 @@ class _Running:
         get_store: Callable[[], LightningStore],
         address: tuple[str, int],
         journal_dir: Path | None,
+        journal_bytes: int,
         timeout: float,
         num_retries: int,
         overrides: SamplingOverrides,
@@ -231,7 +237,7 @@ class _Running:
     ) -> None:
         self._temporary = journal_dir is None
         self._journal_dir = journal_dir or Path(tempfile.mkdtemp(prefix="agentlightning-gateway-"))
-        self._shipper = Shipper(Journal(self._journal_dir), get_store)
+        self._shipper = Shipper(Journal(self._journal_dir, journal_bytes), get_store)
         self._sequences = SequenceReserver(get_store)
         self._upstream = Upstream(timeout)
         self._prober = Prober(self._upstream.is_alive, lambda backend: backend in get_table().backends)

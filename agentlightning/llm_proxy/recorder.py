@@ -50,9 +50,9 @@ class Recorder:
     trace_id: str = field(default_factory=lambda: generate_id(32))
     start_ns: int = field(default_factory=time.time_ns)
 
-    def take(self, reply: Reply) -> None:
-        """Journal an answer."""
-        self._add(reply, reply.body, None, "failed" if reply.status >= 400 else "answered")
+    def take(self, reply: Reply) -> bool:
+        """Journal an answer; False if it is lost."""
+        return self._add(reply, reply.body, None, "failed" if reply.status >= 400 else "answered")
 
     def take_stream(self, stream: EventStream, received: Received) -> None:
         """Journal an answer that came piece by piece."""
@@ -61,7 +61,7 @@ class Recorder:
             outcome = "left" if (received.broken or "").startswith(_CLIENT_LEFT) else "failed"
         self._add(stream, b"".join(received.pieces), received, outcome)
 
-    def _add(self, reply: Reply | EventStream, body: bytes, received: Received | None, outcome: Outcome) -> None:
+    def _add(self, reply: Reply | EventStream, body: bytes, received: Received | None, outcome: Outcome) -> bool:
         exchange = Exchange(
             rollout_id=self.rollout_id,
             attempt_id=self.attempt_id,
@@ -82,7 +82,7 @@ class Recorder:
             backend_request_id=_backend_id(reply.headers),
             supersedes=self._repeated(outcome),
         )
-        self.shipper.add(exchange, self.sequence_id)
+        return self.shipper.add(exchange, self.sequence_id)
 
     def _repeated(self, outcome: Outcome) -> str | None:
         if self.repetition is None:

@@ -12,6 +12,7 @@ from agentlightning.errors import InvalidValue, NotFound
 from agentlightning.llm_proxy.capture import to_span
 from agentlightning.llm_proxy.exchange import Exchange
 from agentlightning.llm_proxy.journal import Journal, Segment
+from agentlightning.llm_proxy.losses import Losses
 from agentlightning.llm_proxy.pace import Pace
 from agentlightning.store.base import LightningStore
 from agentlightning.types import Span
@@ -47,6 +48,10 @@ class Shipper:
     Args:
         journal: Where calls are kept until then; what it holds from an earlier process is shipped first.
         get_store: Returns the store to write to.
+
+    Attributes:
+        losses: Counts the calls that never reach the store.
+        waiting: How many calls wait for it.
     """
 
     def __init__(self, journal: Journal, get_store: Callable[[], LightningStore]) -> None:
@@ -54,25 +59,33 @@ class Shipper:
         self._get_store = get_store
         self._backlogs: dict[tuple[str, str], _Backlog] = {}
         self._waiting: defaultdict[Segment, _Waiting] = defaultdict(_Waiting)
+        self.losses = Losses()
+        self.waiting = 0
         self._arrived = asyncio.Event()
         self._urgent = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def journal_bytes(self) -> int:
+        """What the calls that wait take on disk."""
+        return self._journal.size
 
     def start(self) -> None:
         """Begin, with what an earlier process left."""
         leftover = [segment for segment in self._journal.seal() if self._recount(segment)]
         self._task = asyncio.create_task(self._run(leftover), name="agl-gateway-shipper")
 
-    def add(self, exchange: Exchange, sequence_id: SequenceFuture) -> None:
-        """Journal a call; it reaches the store later.
-
-        Raises:
-            OSError: The journal's disk takes no more.
-        """
-        segment = self._journal.append(exchange)
+    def add(self, exchange: Exchange, sequence_id: SequenceFuture) -> bool:
+        """Journal a call, which reaches the store later; False if it is lost, for the journal takes no more."""
+        try:
+            segment = self._journal.append(exchange)
+        except OSError as error:
+            self.losses.add_unwritten((exchange.rollout_id, exchange.attempt_id), error)
+            return False
         self._waiting[segment].sequence_ids[exchange.span_id] = sequence_id
         self._count(segment, exchange)
         self._arrived.set()
+        return True
 
     def expect(self, rollout_id: str, attempt_id: str) -> Callable[[], None]:
         """Let flushes of an attempt wait for a call whose answer is still coming; returns what ends that."""
@@ -81,7 +94,10 @@ class Shipper:
         return lambda: self._shrink(attempt, 1)
 
     async def flush(self, rollout_id: str, attempt_id: str, deadline: float) -> bool:
-        """Wait until the calls of an attempt are in the store; False if `deadline` seconds were not enough."""
+        """Wait until the calls of an attempt are in the store; False if `deadline` seconds were not enough.
+
+        What is lost is not waited for: see `losses`.
+        """
         backlog = self._backlogs.get((rollout_id, attempt_id))
         return backlog is None or await self._wait_empty([backlog], deadline)
 
@@ -132,7 +148,7 @@ class Shipper:
         spans = [await to_span(exchange, pace) for exchange in exchanges]
         await self._write_until_taken(spans, await self._take_sequence_ids(segment))
         try:
-            segment.delete()
+            self._journal.delete(segment)
         except OSError as error:
             logger.warning("%s stays, though the store has its calls: %r", segment.path, error)
         self._uncount(segment)
@@ -143,11 +159,16 @@ class Shipper:
             return segment.read()
         except (OSError, ValueError) as error:
             lost = self._uncount(segment)
+            for attempt, count in lost.items():
+                self.losses.add(attempt, count)
             logger.error(
-                "%s is set aside, its model calls (%d known) do not reach the store: %r", segment.path, lost, error
+                "%s is set aside, its model calls (%d known) do not reach the store: %r",
+                segment.path,
+                lost.total(),
+                error,
             )
         try:
-            segment.set_aside()
+            self._journal.set_aside(segment)
         except OSError as error:
             logger.warning("%s could not be renamed: %r", segment.path, error)
         return None
@@ -181,6 +202,7 @@ class Shipper:
             await store.add_many_spans(spans)
         except (NotFound, InvalidValue) as error:
             if len(spans) == 1:
+                self.losses.add((spans[0].rollout_id, spans[0].attempt_id))
                 logger.error("a model call or event is dropped, for the store refuses it: %s", error)
                 return
             for span in spans:
@@ -196,14 +218,16 @@ class Shipper:
     def _count(self, segment: Segment, exchange: Exchange) -> None:
         attempt = exchange.rollout_id, exchange.attempt_id
         self._waiting[segment].attempts[attempt] += 1
+        self.waiting += 1
         self._grow(attempt)
 
-    def _uncount(self, segment: Segment) -> int:
-        """Nobody shall wait for a segment's calls any more; returns how many were waited for."""
+    def _uncount(self, segment: Segment) -> Counter[tuple[str, str]]:
+        """Nobody shall wait for a segment's calls any more; returns how many of whom were waited for."""
         attempts = self._waiting.pop(segment, _Waiting()).attempts
+        self.waiting -= attempts.total()
         for attempt, size in attempts.items():
             self._shrink(attempt, size)
-        return attempts.total()
+        return attempts
 
     def _grow(self, attempt: tuple[str, str]) -> None:
         self._backlogs.setdefault(attempt, _Backlog()).size += 1

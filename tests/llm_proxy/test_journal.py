@@ -25,6 +25,11 @@ exchanges = st.builds(
     first_byte_ns=st.none() | st.integers(0, 2**62),
     broken=st.none() | st.text(),
     asked=st.binary(),
+    backend=st.none() | st.text(),
+    retries=st.integers(0, 9),
+    request_id=st.none() | st.text(),
+    backend_request_id=st.none() | st.text(),
+    supersedes=st.none() | st.text(),
 )
 
 
@@ -75,7 +80,7 @@ def test_sealed_segments_come_once_and_go_when_deleted(tmp_path: Path) -> None:
     (segment,) = journal.seal()
     assert [exchange.response for exchange in segment.read()] == [b"1", b"2"]
     assert journal.seal() == []
-    segment.delete()
+    journal.delete(segment)
     assert list((tmp_path / "new").iterdir()) == []
 
 
@@ -92,3 +97,28 @@ def test_the_next_journal_finds_what_was_left(tmp_path: Path) -> None:
     Journal(tmp_path).append(make_exchange(b"left"))
     (segment,) = Journal(tmp_path).seal()
     assert segment.read() == [make_exchange(b"left")]
+
+
+def test_a_full_journal_takes_no_more_until_something_left(tmp_path: Path) -> None:
+    record = len(make_exchange(b"x").to_bytes())
+    journal = Journal(tmp_path, limit=3 * record)
+    for _ in range(2):
+        journal.append(make_exchange(b"x"))
+    (first,) = journal.seal()
+    journal.append(make_exchange(b"x"))
+    assert journal.size == sum(path.stat().st_size for path in tmp_path.iterdir()) == 3 * record
+    with pytest.raises(OSError, match="is full"):
+        journal.append(make_exchange(b""))
+    journal.delete(first)
+    assert journal.size == record
+    journal.append(make_exchange(b"x"))
+    assert sum(len(segment.read()) for segment in journal.seal()) == 2
+
+
+def test_what_was_left_counts(tmp_path: Path) -> None:
+    Journal(tmp_path).append(make_exchange(b"left"))
+    journal = Journal(tmp_path, limit=1)
+    assert journal.size == len(make_exchange(b"left").to_bytes())
+    (segment,) = journal.seal()
+    journal.set_aside(segment)
+    assert journal.size == 0

@@ -18,6 +18,7 @@ from agentlightning._internal.ids import generate_id
 from agentlightning.llm_proxy import LLMProxy, flush_captures
 from agentlightning.llm_proxy.exchange import Exchange
 from agentlightning.llm_proxy.journal import Journal
+from agentlightning.llm_proxy.losses import Losses
 from agentlightning.llm_proxy.sequence import SequenceReserver
 from agentlightning.llm_proxy.shipper import Shipper
 from agentlightning.store import InMemoryLightningStore
@@ -241,3 +242,60 @@ async def test_no_reply_waits_for_the_store(
             assert reply.status == 200
         assert await response_ids(store, attempted) == ["chatcmpl-1"]
         await proxy.stop()
+
+
+async def test_a_full_journal_fails_no_call_and_says_what_is_missing(
+    store: TroubledStore,
+    attempted: AttemptedRollout,
+    backend: ScriptedBackend,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with asyncio.timeout(30), aiohttp.ClientSession() as session:
+        proxy = LLMProxy(model_list=[backend.model_config], store=store, journal_bytes=1000)
+        await proxy.start()
+        endpoint = proxy.as_resource(*ids(attempted)).endpoint
+        root = proxy.as_resource().endpoint.removesuffix("/v1")
+        store.gate.clear()
+        for _ in range(4):
+            async with session.post(f"{endpoint}/chat/completions", json={"model": "policy"}) as reply:
+                assert (reply.status, len(await reply.read()) > 100) == (200, True)
+        event = {"event_type": "note", "data": {"text": "x" * 1000}}
+        events = f"{root}/api/rollouts/{ids(attempted)[0]}/attempt/{ids(attempted)[1]}/events"
+        async with session.post(events, json=event) as reply:
+            assert (reply.status, (await reply.json())["error"]["code"]) == (507, "journal_full")
+        store.gate.set()
+        async with session.post(endpoint.removesuffix("/v1") + "/flush") as reply:
+            error = (await reply.json())["error"]
+            assert (reply.status, error["code"]) == (507, "calls_lost")
+        assert len(said := [each for each in caplog.records if "not recorded" in each.message]) == 1
+        assert "is full" in said[0].message
+        recorded = len(await response_ids(store, attempted))
+        assert 0 < recorded < 4
+        assert error["message"].startswith(f"{4 + 1 - recorded} calls")
+        async with session.post(f"{endpoint}/chat/completions", json={"model": "policy"}) as reply:
+            assert reply.status == 200
+        await flush_captures({"llm": proxy.as_resource()}, *ids(attempted))
+        assert "calls_lost" in caplog.text
+        assert len(await response_ids(store, attempted)) == recorded + 1
+        await proxy.stop()
+
+
+def test_losses_are_said_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    now = 0.0
+    losses = Losses(lambda: now)
+    for second in range(120):
+        now = float(second)
+        losses.add_unwritten(("r", "a"), OSError("the disk is full"))
+    assert [each.message for each in caplog.records] == [
+        f"model calls are answered and not recorded, {count} so far, the last of rollout r: the disk is full"
+        for count in (1, 61)
+    ]
+    assert (losses.total, losses.journal_full, losses.of(("r", "a")), losses.of(("r", "b"))) == (120, 120, 120, 0)
+
+
+def test_losses_of_many_attempts_are_forgotten_the_oldest_first() -> None:
+    losses = Losses()
+    for number in range(10_001):
+        losses.add(("r", str(number)))
+    assert [losses.of(("r", name)) for name in ("0", "1", "10000")] == [0, 1, 1]
+    assert losses.total == 10_001
