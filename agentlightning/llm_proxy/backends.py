@@ -6,9 +6,10 @@ import os
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from importlib.util import find_spec
-from typing import Any, Final, TypedDict
+from typing import Any, Final, NotRequired, TypedDict
 
 from agentlightning.errors import ConfigurationError, MissingExtra
+from agentlightning.llm_proxy.capabilities import Capabilities, read_capabilities
 from agentlightning.llm_proxy.health import Health
 
 _OPENAI_SHAPED: Final = ("openai/", "hosted_vllm/")
@@ -36,10 +37,13 @@ class ModelConfig(TypedDict):
         litellm_params: `model` (the name the backend knows, perhaps behind `openai/` or `hosted_vllm/`), `api_base`
             (the backend's base URL, usually ending in `/v1`; OpenAI's own for `openai/`) and optionally `api_key`.
             Calls to other providers (`anthropic/…`, `bedrock/…`), or with more parameters, are made by LiteLLM's SDK.
+        model_info: May hold `return_token_ids` and `logprobs`: whether the backend is asked for the exact tokens and
+            their log-probabilities. OpenAI-shaped ones are if nothing is said, until they refuse.
     """
 
     model_name: str
     litellm_params: dict[str, Any]
+    model_info: NotRequired[dict[str, Any]]
 
 
 @dataclass(slots=True, eq=False)
@@ -52,8 +56,7 @@ class Backend:
         api_key: The key to send; None passes on what the agent sent.
         litellm: What LiteLLM's SDK needs for a call; None for a server that is OpenAI-shaped and asked directly.
         health: What its last calls say.
-        nameless_forms: The paths, and whether with a stream, for which it refuses the fields that ask for token ids;
-            learned from its answers.
+        capabilities: What it may be asked for beyond what agents ask for.
     """
 
     model: str
@@ -61,7 +64,7 @@ class Backend:
     api_key: str | None = field(repr=False)
     litellm: dict[str, Any] | None = field(default=None, repr=False)
     health: Health = field(default_factory=Health)
-    nameless_forms: set[tuple[str, bool]] = field(default_factory=set[tuple[str, bool]])
+    capabilities: Capabilities = field(default_factory=Capabilities)
     identity: bytes = field(init=False)
 
     def __post_init__(self) -> None:
@@ -74,12 +77,10 @@ class Backend:
 
     def is_like(self, other: Backend) -> bool:
         """Whether both are asked in the same way."""
-        return (self.model, self.api_base, self.api_key, self.litellm) == (
-            other.model,
-            other.api_base,
-            other.api_key,
-            other.litellm,
-        )
+        return self._asked_as() == other._asked_as()
+
+    def _asked_as(self) -> tuple[object, ...]:
+        return self.model, self.api_base, self.api_key, self.litellm, self.capabilities.unwanted
 
 
 def read_backend(entry: ModelConfig) -> Backend:
@@ -97,12 +98,14 @@ def read_backend(entry: ModelConfig) -> Backend:
     if not base and provider == "openai" and rest:
         base, parameters["api_key"] = _OPENAI, parameters.get("api_key") or os.environ.get("OPENAI_API_KEY")
     reason = _why_litellm(parameters, provider, base)
+    own_names = f"{provider}/" in _OPENAI_SHAPED
+    capabilities = read_capabilities(name, entry.get("model_info", {}), names_tokens=reason is None or own_names)
     if reason is None:
-        direct = rest if f"{provider}/" in _OPENAI_SHAPED else model
-        return Backend(direct, str(base).rstrip("/"), parameters.get("api_key"))
+        direct = rest if own_names else model
+        return Backend(direct, str(base).rstrip("/"), parameters.get("api_key"), capabilities=capabilities)
     if find_spec("litellm") is None:
         raise MissingExtra("litellm", "litellm", f"model {name!r}: {reason}, which")
-    return Backend(model, str(base or "").rstrip("/"), None, litellm=parameters)
+    return Backend(model, str(base or "").rstrip("/"), None, litellm=parameters, capabilities=capabilities)
 
 
 def _why_litellm(parameters: dict[str, Any], provider: str, base: object) -> str | None:

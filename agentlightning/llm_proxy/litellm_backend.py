@@ -18,7 +18,6 @@ _FUNCTIONS: Final = {
     "/completions": "atext_completion",
     "/embeddings": "aembedding",
 }
-_OWN_TOKENS: Final = ("openai/", "hosted_vllm/")
 _REQUEST: Final = frozenset(
     """
     audio best_of chat_template_kwargs dimensions echo encoding_format frequency_penalty function_call functions input
@@ -33,11 +32,6 @@ _CLOSE_SECONDS: Final = 2.0
 _KEPT_HEADERS: Final = ("retry-after", "retry-after-ms", "x-request-id")
 
 Json = dict[str, Any]
-
-
-def names_tokens(backend: Backend) -> bool:
-    """Whether it makes sense to ask a backend for token ids and log-probabilities."""
-    return backend.litellm is None or backend.model.startswith(_OWN_TOKENS)
 
 
 class LiteLLM:

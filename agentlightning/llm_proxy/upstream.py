@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 import aiohttp
 
 from agentlightning.errors import BackendTimeout, BackendUnreachable, ModelError
 from agentlightning.llm_proxy.backends import Backend
-from agentlightning.llm_proxy.dialects.chat import wanted_fields
+from agentlightning.llm_proxy.capabilities import named_in
+from agentlightning.llm_proxy.litellm_backend import LiteLLM
+from agentlightning.llm_proxy.reply import EventStream, Reply
 
 logger = logging.getLogger(__name__)
 
@@ -24,79 +24,22 @@ _CONNECT_SECONDS: Final = 10.0
 _PROBE_SECONDS: Final = 5.0
 # Headers that concern one connection only, or the body's encoding, which aiohttp has undone.
 _OWN_HEADERS: Final = frozenset(
-    {"connection", "content-encoding", "content-length", "date", "keep-alive", "server", "transfer-encoding"}
+    {
+        "connection",
+        "content-encoding",
+        "content-length",
+        "date",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "server",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """A whole answer.
-
-    Attributes:
-        status: HTTP status.
-        body: The body.
-        headers: The headers that concern the client.
-        backend: The base URL of the backend that gave it, or that was asked in vain; None if none was asked.
-        retries: How often a backend was asked again before.
-    """
-
-    status: int
-    body: bytes
-    headers: Mapping[str, str] = field(default_factory=dict[str, str])
-    backend: str | None = None
-    retries: int = 0
-
-
-class EventStream(ABC):
-    """An answer that comes piece by piece.
-
-    Args:
-        status: HTTP status.
-        headers: The headers that concern the client.
-        backend: The backend's base URL.
-
-    Attributes:
-        status: HTTP status.
-        headers: The headers that concern the client.
-        backend: The backend's base URL.
-        retries: How often a backend was asked again before.
-        on_end: Told that the backend has sent all, or why it has not.
-    """
-
-    def __init__(self, status: int, headers: Mapping[str, str], backend: str) -> None:
-        self.status = status
-        self.headers = headers
-        self.backend: str | None = backend
-        self.retries = 0
-        self.on_end: Callable[[ModelError | None], None] | None = None
-
-    async def read(self) -> bytes:
-        """Return what has come, waiting for it if need be; nothing at the end.
-
-        Raises:
-            BackendUnreachable: The stream broke off.
-            BackendTimeout: The backend is silent for too long.
-        """
-        try:
-            piece = await self._next()
-        except ModelError as error:
-            self._end(error)
-            raise
-        if not piece:
-            self._end(None)
-        return piece
-
-    @abstractmethod
-    async def _next(self) -> bytes: ...
-
-    @abstractmethod
-    def close(self) -> None:
-        """Close the connection, whether or not the backend is done."""
-
-    def _end(self, failure: ModelError | None) -> None:
-        on_end, self.on_end = self.on_end, None
-        if on_end is not None:
-            on_end(failure)
 
 
 class _HttpStream(EventStream):
@@ -124,6 +67,7 @@ class Upstream:
 
     def __init__(self, timeout: float) -> None:
         self._timeout = timeout
+        self._litellm = LiteLLM(timeout)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_SECONDS),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS, sock_read=timeout),
@@ -133,6 +77,7 @@ class Upstream:
 
     async def close(self) -> None:
         """Close all connections."""
+        await self._litellm.close()
         await self._session.close()
 
     async def ask(
@@ -145,22 +90,18 @@ class Upstream:
             BackendTimeout: No answer in time.
         """
         wanted = {**payload, "model": backend.model}
-        added = wanted_fields(path, payload)
-        form = path, bool(payload.get("stream"))
-        if not added or form in backend.nameless_forms:
-            return await self.send(backend, "POST", path, _encode(wanted), headers)
-        reply = await self.send(backend, "POST", path, _encode(wanted | added), headers)
-        if (
-            isinstance(reply, EventStream)
-            or reply.status != 400
-            or not any(key.encode() in reply.body for key in added)
-        ):
-            return reply
-        plain = await self.send(backend, "POST", path, _encode(wanted), headers)
-        if plain.status != 400:
-            backend.nameless_forms.add(form)
-            logger.warning("%s%s refuses %s: its calls cannot be trained on", backend.api_base, path, sorted(added))
-        return plain
+        added = backend.capabilities.fields(path, payload)
+        refused: set[str] = set()
+        while True:
+            reply = await self.send(backend, "POST", path, _encode(wanted | added), headers)
+            body = reply.body if isinstance(reply, Reply) else b""
+            if not added or not (named := named_in(reply.status, body, added)):
+                break
+            refused |= named
+            added = {key: value for key, value in added.items() if key not in named}
+        if refused and reply.status < 400:
+            backend.capabilities.learn(path, payload, refused, backend.name)
+        return reply
 
     async def send(
         self, backend: Backend, method: str, path: str, body: bytes, headers: Mapping[str, str]
@@ -171,6 +112,8 @@ class Upstream:
             BackendUnreachable: Nobody answers.
             BackendTimeout: No answer in time.
         """
+        if backend.litellm is not None:
+            return await self._litellm.send(backend, method, path, body)
         if backend.api_key is not None:
             headers = {**headers, "Authorization": f"Bearer {backend.api_key}"}
         url = backend.api_base + path
@@ -182,7 +125,9 @@ class Upstream:
                 return Reply(answer.status, await answer.read(), _kept_headers(answer), backend.api_base)
 
     async def is_alive(self, backend: Backend) -> bool:
-        """Whether a backend answers a small question at all."""
+        """Whether a backend answers a small question at all; those of LiteLLM, of whom none is known, do."""
+        if backend.litellm is not None:
+            return True
         try:
             async with asyncio.timeout(_PROBE_SECONDS):
                 answer = await self.send(backend, "GET", "/models", b"", {})
@@ -208,7 +153,10 @@ def _named_errors(url: str, timeout: float) -> Generator[None]:
 
 
 def _kept_headers(answer: aiohttp.ClientResponse) -> dict[str, str]:
-    return {key: value for key, value in answer.headers.items() if key.lower() not in _OWN_HEADERS}
+    own = _OWN_HEADERS
+    if "connection" in answer.headers:
+        own = own.union(name.strip().lower() for name in answer.headers["connection"].split(","))
+    return {key: value for key, value in answer.headers.items() if key.lower() not in own}
 
 
 def _encode(payload: dict[str, Any]) -> bytes:
