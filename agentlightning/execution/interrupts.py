@@ -62,34 +62,40 @@ def interrupts_cancel(loop: asyncio.AbstractEventLoop, cancel: Callable[[], None
 
 
 @contextmanager
-def terminations_raise() -> Generator[None]:
-    """Let SIGTERM raise `SystemExit(143)` inside the block, as Ctrl+C raises KeyboardInterrupt.
+def interrupts_raise() -> Generator[None]:
+    """Let Ctrl+C raise KeyboardInterrupt inside the block, which holds an event loop up, and SIGTERM `SystemExit(143)`.
 
-    Outside the main thread, or where the program handles the signals itself, nothing is changed.
+    A handler of the loop, such as that of `asyncio.run`, could do nothing there. Outside the main thread nothing is
+    changed.
     """
 
     def on_signal(number: int, _frame: object) -> None:
         _raise_for(number)
 
-    with _handled(on_signal):
+    with _handled(on_signal, also=signal.SIGINT):
         yield
 
 
 @contextmanager
-def _handled(handler: Callable[[int, object], None]) -> Generator[None]:
-    """Give the two signals to a handler, where the program leaves them to Python."""
+def _handled(handler: Callable[[int, object], None], also: int | None = None) -> Generator[None]:
+    """Give the two signals to a handler, where the program leaves them to Python; `also` in any case."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     defaults = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
-    ours = {number: default for number, default in defaults.items() if signal.getsignal(number) is default}
+    before = {number: signal.getsignal(number) for number in defaults}
+    ours = {
+        number: former
+        for number, former in before.items()
+        if former is defaults[number] or (number == also and callable(former))
+    }
     for number in ours:
         signal.signal(number, handler)
     try:
         yield
     finally:
-        for number, default in ours.items():
-            signal.signal(number, default)
+        for number, former in ours.items():
+            signal.signal(number, former)
 
 
 def _raise_for(number: int) -> NoReturn:

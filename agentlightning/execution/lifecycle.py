@@ -6,8 +6,10 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
+from agentlightning._internal.threads import run_in_thread
 from agentlightning.errors import ExecutionError
 from agentlightning.execution.events import ThreadingEvent
 from agentlightning.execution.loop_thread import Cancellable, CoroutineFactory, LoopThread, run_blocking
@@ -51,7 +53,8 @@ class Lifecycle:
         async def end_runners() -> None:
             if self.main == "algorithm":  # else they have ended: theirs is the thread that is cancelled first
                 side.cancel()
-                await asyncio.to_thread(side.join, self.join_timeout)
+                # Not in an executor's thread, for which the end of the loop would wait.
+                await run_in_thread(partial(side.join, self.join_timeout), "agl-side-join")
 
         def end_main() -> None:
             event.set()

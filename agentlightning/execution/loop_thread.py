@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
-from agentlightning.execution.interrupts import interrupts_cancel, terminations_raise
+from agentlightning.execution.interrupts import interrupts_cancel, interrupts_raise
+
+ResultT = TypeVar("ResultT")
 
 CoroutineFactory: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 
@@ -97,6 +99,17 @@ def run_in_this_thread(coroutine: Cancellable) -> None:
         runner.run(coroutine.run())
 
 
+def run_to_result(work: Coroutine[Any, Any, ResultT]) -> ResultT:
+    """Run a coroutine to its end, also where an event loop runs already, and return its result."""
+    results: list[ResultT] = []
+
+    async def run() -> None:
+        results.append(await work)
+
+    run_blocking(Cancellable(run))
+    return results[0]
+
+
 def run_blocking(coroutine: Cancellable) -> None:
     """Run the coroutine and block until it ends, also where an event loop runs already (a notebook).
 
@@ -107,7 +120,7 @@ def run_blocking(coroutine: Cancellable) -> None:
         return
     thread = LoopThread(coroutine, "agl-main")
     thread.start()
-    with terminations_raise():
+    with interrupts_raise():
         try:
             thread.join()
         except (KeyboardInterrupt, SystemExit):
