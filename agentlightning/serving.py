@@ -211,7 +211,8 @@ class _Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         """Put the gatherer between uvicorn and the connection."""
-        super().connection_made(cast("asyncio.Transport", _Gathering(transport, self.loop)))
+        self._gathering = _Gathering(transport, self.loop)
+        super().connection_made(cast("asyncio.Transport", self._gathering))
         self._expect_head(_FIRST_HEAD_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -245,6 +246,11 @@ class _Protocol(HttpToolsProtocol):
         """End a request."""
         self._bytes_without_use = 0
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """End an answer, which need not wait for the end of the step."""
+        self._gathering.flush()
+        super().on_response_complete()
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no request, or too large a head."""
@@ -280,17 +286,17 @@ class _Gathering:
 
     def write(self, data: bytes) -> None:
         if not self._held:
-            self._loop.call_soon(self._send)
+            self._loop.call_soon(self.flush)
         self._held.append(data)
 
     def close(self) -> None:
-        self._send()
+        self.flush()
         self._transport.close()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
 
-    def _send(self) -> None:
+    def flush(self) -> None:
         if self._held:
             data, self._held = b"".join(self._held), []
             self._transport.write(data)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Self
@@ -151,10 +152,15 @@ class LightningStoreClient(ForwardingStore):
             operation.verb,
             URL(url, encoded=True),
             body,
-            key=secrets.token_hex(16) if operation.keyed else None,
+            key=_new_key() if operation.keyed else None,
             brief=operation.echoes is not None,
             withdrawn=operation.keyed and operation.role != "agent",  # an agent claims nothing
         )
+
+
+def _new_key() -> str:
+    """Return a key that no other request has; in the order of time, so that the store writes new ones side by side."""
+    return f"{time.time_ns():016x}{secrets.token_hex(8)}"
 
 
 def _checked(address: str) -> str:

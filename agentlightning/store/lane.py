@@ -37,7 +37,7 @@ _PULSE: Final = 0.5
 """How often a thread that waits for a deadline looks whether it was away, for nothing tells it so."""
 _ABSENCE: Final = 0.5
 """How late it is then at the least: what is less may be a machine that is busy."""
-_ALONE_SECONDS: Final = 0.001
+_ALONE_SECONDS: Final = 0.003
 """How long a caller that was alone is taken to stay so: a turn of the loop costs a third of a small write."""
 _UPKEEP_EVERY: Final = 64
 """Commits between two times that the lane's thread looks after its database."""

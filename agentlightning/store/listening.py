@@ -30,6 +30,7 @@ class Listening:
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
         self._reason: StoreError | None = None
+        self._listener: asyncio.Task[None] | None = None
 
     def interrupt(self, reason: StoreError) -> None:
         """End the block now."""
@@ -41,15 +42,20 @@ class Listening:
         task = asyncio.current_task()
         assert task is not None
         self._task = task
-        self._listener = asyncio.ensure_future(self._listen())
+        self._begin = task.get_loop().call_soon(self._begin_listening)  # a block that waits for nothing costs no task
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._listener.cancel()
+        self._begin.cancel()
+        if self._listener is not None:
+            self._listener.cancel()
         if self._reason is not None and self._task.uncancel() == 0 and kind is asyncio.CancelledError:
             raise self._reason from None
+
+    def _begin_listening(self) -> None:
+        self._listener = asyncio.ensure_future(self._listen())
 
     async def _listen(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":

@@ -47,6 +47,7 @@ _INSERT: Final = f"""
     INSERT INTO rollouts ({", ".join(ROLLOUT_FIELDS)}, queue_position, latest_attempt_id)
     VALUES ({", ".join("?" for _ in ROLLOUT_FIELDS)}, ?, ?)
 """
+_DEFAULT_CONFIG: Final = RolloutConfig().model_dump_json().encode()
 _SORTABLE: Final = {
     "rollout_id": "r.rollout_id",
     "start_time": "r.start_time",
@@ -85,7 +86,7 @@ def encode_task(
         input=encode_input(input, "input"),
         mode=_checked_mode(mode),
         resources_id=resources_id,
-        config=_encode_config(RolloutConfig() if config is None else config),
+        config=_DEFAULT_CONFIG if config is None else _encode_config(config),
         metadata=encode_mapping(metadata or {}, "metadata"),
     )
 
