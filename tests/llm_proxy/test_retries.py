@@ -136,7 +136,7 @@ async def test_no_answer_in_time_is_an_error_whatever_retries_are_left() -> None
         await asyncio.Event().wait()
         raise AssertionError
 
-    script.work = hang  # type: ignore[method-assign]
+    script.work = hang
     with pytest.raises(BackendTimeout, match=r"http://b0/v1 gave no answer within 0\.01 s"):
         await script.run()
     assert script.trail.mark(Reply(504, b"own")).backend == "http://b0/v1"
@@ -156,7 +156,7 @@ async def test_a_client_that_leaves_ends_the_retries() -> None:
         waits.set()
         await asyncio.Event().wait()
 
-    script._sleep = sleep  # type: ignore[method-assign]
+    script._sleep = sleep
     script.dispatcher = Dispatcher(script.prober, 60, 2, sleep=sleep)
     task = asyncio.create_task(script.run())
     await waits.wait()
@@ -214,7 +214,7 @@ async def test_answers_tell_how_a_backend_is() -> None:
         seen.append(backend.health.failures)
         return await work(backend)
 
-    script.work = watching  # type: ignore[method-assign]
+    script.work = watching
     for _ in range(2):
         await script.run()
     assert seen == [0, 1, 2, 0, 1, 0]
