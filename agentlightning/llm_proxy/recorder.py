@@ -10,11 +10,11 @@ from typing import Final
 
 from agentlightning._internal.ids import generate_id
 from agentlightning.llm_proxy.exchange import Exchange, span_id_of
+from agentlightning.llm_proxy.reply import EventStream, Reply
 from agentlightning.llm_proxy.sequence import SequenceReserver
 from agentlightning.llm_proxy.shipper import Shipper
 from agentlightning.llm_proxy.stream import Received
 from agentlightning.llm_proxy.superseded import IDENTIFYING, Outcome, Repetitions, Sent
-from agentlightning.llm_proxy.upstream import EventStream, Reply
 
 _ID_HEADER: Final = b"x-request-id"
 _BACKEND_IDS: Final = ("x-request-id", "request-id")
