@@ -4,13 +4,25 @@ from typing import TYPE_CHECKING, Any
 
 from agentlightning.algorithm.base import Algorithm, FastAlgorithm
 from agentlightning.algorithm.baseline import Baseline
+from agentlightning.algorithm.context import AlgorithmContext
 from agentlightning.algorithm.decorator import FunctionalAlgorithm, algo
+from agentlightning.algorithm.rounds import Outcome, Round
 from agentlightning.extras import needed_for
 
 if TYPE_CHECKING:
     from agentlightning.algorithm.grpo import GRPO
 
-__all__ = ["GRPO", "Algorithm", "Baseline", "FastAlgorithm", "FunctionalAlgorithm", "algo"]
+__all__ = [
+    "GRPO",
+    "Algorithm",
+    "AlgorithmContext",
+    "Baseline",
+    "FastAlgorithm",
+    "FunctionalAlgorithm",
+    "Outcome",
+    "Round",
+    "algo",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -7,6 +7,7 @@ from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from agentlightning.adapter import TraceAdapter
+from agentlightning.algorithm.context import AlgorithmContext
 from agentlightning.errors import ConfigurationError
 from agentlightning.store import LightningStore
 from agentlightning.types import Dataset, NamedResources
@@ -30,6 +31,7 @@ class Algorithm:
     _adapter: TraceAdapter[Any] | None = None
     _llm_proxy: LLMProxy | None = None
     _initial_resources: NamedResources | None = None
+    _context: AlgorithmContext | None = None
 
     def run(
         self, train_dataset: Dataset[Any] | None = None, val_dataset: Dataset[Any] | None = None
@@ -89,6 +91,16 @@ class Algorithm:
     def get_initial_resources(self) -> NamedResources | None:
         """Return the resources to begin with, or None."""
         return self._initial_resources
+
+    def set_context(self, context: AlgorithmContext) -> None:
+        """Set what the run gives this algorithm."""
+        self._context = context
+
+    def get_context(self) -> AlgorithmContext:
+        """Return what the run gives; without a run, a context of the store that keeps nothing on disk."""
+        if self._context is None:
+            self._context = AlgorithmContext(self.get_store())
+        return self._context
 
 
 class FastAlgorithm(Algorithm):

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 from agentlightning.algorithm.base import FastAlgorithm
 from agentlightning.emitter import find_final_reward
 from agentlightning.errors import ConfigurationError
-from agentlightning.types import Dataset, EnqueueRolloutRequest, Rollout, RolloutMode, Span
+from agentlightning.types import Dataset, Rollout, RolloutMode, Span
 
 logger = logging.getLogger(__name__)
-
-_AT_ONCE: Final = 1000
-"""How many tasks are enqueued with one request: a store's server takes so many only."""
 
 
 class Baseline(FastAlgorithm):
@@ -54,24 +50,15 @@ class Baseline(FastAlgorithm):
             train_dataset: Tasks to run in mode `train`.
             val_dataset: Tasks to run in mode `val`.
         """
-        resources = await self.get_store().update_resources("default", self.get_initial_resources() or {})
+        store, context = self.get_store(), self.get_context()
+        resources = await store.update_resources("default", self.get_initial_resources() or {})
         datasets: dict[RolloutMode, Dataset[Any] | None] = {"train": train_dataset, "val": val_dataset}
-        requests = [
-            EnqueueRolloutRequest(input=task, mode=mode, resources_id=resources.resources_id)
-            for mode, dataset in datasets.items()
-            for task in _items(dataset)
-        ]
-        for _ in range(self.n_epochs):
-            rollouts: list[Rollout] = []
-            for start in range(0, len(requests), _AT_ONCE):
-                rollouts += await self.get_store().enqueue_many_rollouts(requests[start : start + _AT_ONCE])
-            await asyncio.gather(*(self._report_when_finished(rollout.rollout_id) for rollout in rollouts))
-
-    async def _report_when_finished(self, rollout_id: str) -> None:
-        store = self.get_store()
-        (rollout,) = await store.wait_for_rollouts(rollout_ids=[rollout_id])
-        spans = await store.query_spans(rollout_id, "latest")
-        self._report(rollout, list(spans))
+        for epoch in range(self.n_epochs):
+            for mode, dataset in datasets.items():
+                tasks = [] if dataset is None else [dataset[index] for index in range(len(dataset))]
+                key = f"{mode}-{epoch}"
+                async for outcome in context.rollouts(tasks, mode=mode, resources_id=resources.resources_id, key=key):
+                    self._report(outcome.rollout, list(outcome.spans))
 
     def _report(self, rollout: Rollout, spans: list[Span]) -> None:
         logger.info(
@@ -86,7 +73,3 @@ class Baseline(FastAlgorithm):
         for span in spans:
             shown = span.attributes if self.span_verbosity == "key_values" else sorted(span.attributes)
             logger.info("  %d %s %s", span.sequence_id, span.name, shown)
-
-
-def _items(dataset: Dataset[Any] | None) -> list[Any]:
-    return [] if dataset is None else [dataset[index] for index in range(len(dataset))]

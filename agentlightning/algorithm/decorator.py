@@ -14,7 +14,8 @@ from agentlightning.types import Dataset
 class FunctionalAlgorithm(Algorithm):
     """An algorithm that is a function; it gets, by parameter name, what it asks for.
 
-    The names are `store`, `adapter`, `llm_proxy`, `initial_resources`, `train_dataset` and `val_dataset`.
+    The names are `store`, `adapter`, `llm_proxy`, `initial_resources`, `train_dataset`, `val_dataset` and `context`, an
+    `AlgorithmContext`.
     """
 
     def __init__(self, function: Callable[..., Awaitable[None] | None]) -> None:
@@ -47,6 +48,7 @@ class FunctionalAlgorithm(Algorithm):
             "adapter": self.get_adapter,
             "llm_proxy": self.get_llm_proxy,
             "initial_resources": self.get_initial_resources,
+            "context": self.get_context,
             "train_dataset": lambda: train_dataset,
             "val_dataset": lambda: val_dataset,
         }

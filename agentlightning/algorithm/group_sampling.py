@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
 from agentlightning.adapter import Trajectories, calls_to_train, merge_calls
-from agentlightning.emitter import find_final_reward
-from agentlightning.store import LightningStore, is_finished
-from agentlightning.types import EnqueueRolloutRequest, LLMCall, Rollout, RolloutMode
-
-logger = logging.getLogger(__name__)
+from agentlightning.algorithm.context import AlgorithmContext
+from agentlightning.algorithm.rounds import Outcome
+from agentlightning.types import LLMCall, Rollout, RolloutMode
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +43,10 @@ class RolloutSample:
 
 
 async def sample_groups(
-    store: LightningStore,
+    context: AlgorithmContext,
     tasks: Sequence[Any],
     *,
+    key: str,
     group_size: int,
     mode: RolloutMode,
     resources_id: str,
@@ -63,8 +60,9 @@ async def sample_groups(
     cancelled.
 
     Args:
-        store: Where the rollouts go.
+        context: What the run gives.
         tasks: What to run.
+        key: Names this among the run's samplings, so that a resumed run finds what was done.
         group_size: Rollouts per task.
         mode: The mode of the rollouts.
         resources_id: The resources they run with.
@@ -75,56 +73,21 @@ async def sample_groups(
     Returns:
         One list per task, in order, of its `group_size` samples.
     """
-    requests = [
-        EnqueueRolloutRequest(input=task, mode=mode, resources_id=resources_id)
-        for task in tasks
-        for _ in range(group_size)
-    ]
-    ids = [rollout.rollout_id for rollout in await store.enqueue_many_rollouts(requests)]
-    try:
-        finished = await store.wait_for_rollouts(rollout_ids=ids, timeout=timeout)
-    except asyncio.CancelledError:
-        await _cancel_unfinished(store, ids)
-        raise
-    if len(finished) < len(ids):
-        logger.warning(
-            "%d of %d rollouts had not finished after %g s and were cancelled; give the agent a timeout of its own",
-            len(ids) - len(finished),
-            len(ids),
-            timeout,
-        )
-        await _cancel_unfinished(store, ids)
-        finished = await store.wait_for_rollouts(rollout_ids=ids)
-    samples = [await _sample(store, rollout, model, agent_match) for rollout in finished]
-    return [samples[start : start + group_size] for start in range(0, len(samples), group_size)]
+    sampled = context.rollouts(
+        tasks, mode=mode, resources_id=resources_id, samples=group_size, key=key, timeout=timeout
+    )
+    return [[_sample(outcome, model, agent_match) for outcome in group] for group in await sampled.gather()]
 
 
-async def _sample(store: LightningStore, rollout: Rollout, model: str, agent_match: str | None) -> RolloutSample:
-    spans = await store.query_spans(rollout.rollout_id, "latest")
-    error = None if rollout.status == "succeeded" else await _error_of(store, rollout)
-    reward = find_final_reward(spans.items) if error is None else None
-    calls = [call for call in calls_to_train(spans.items, agent_match) if call.model == model]
-    return RolloutSample(rollout, reward, error, merge_calls(calls), any(map(_truncated, calls)))
+def _sample(outcome: Outcome, model: str, agent_match: str | None) -> RolloutSample:
+    calls = [call for call in calls_to_train(outcome.spans, agent_match) if call.model == model]
+    truncated = any(map(_truncated, calls))
+    return RolloutSample(outcome.rollout, outcome.reward, outcome.error, merge_calls(calls), truncated)
 
 
 def _truncated(call: LLMCall) -> bool:
     top_p, top_k = call.sampling.get("top_p"), call.sampling.get("top_k")
     return top_p not in (None, 1) or top_k not in (None, 0, -1)
-
-
-async def _error_of(store: LightningStore, rollout: Rollout) -> str:
-    if rollout.status == "cancelled":
-        return "it was cancelled before it ended"
-    attempt = await store.get_latest_attempt(rollout.rollout_id)
-    metadata = (attempt.metadata if attempt else None) or {}
-    error: dict[str, str] = metadata.get("error", {})
-    return f"{error.get('type', rollout.status)}: {error.get('message', 'no reason was recorded')}"
-
-
-async def _cancel_unfinished(store: LightningStore, rollout_ids: list[str]) -> None:
-    rollouts = await store.query_rollouts(rollout_id_in=rollout_ids)
-    unfinished = [rollout.rollout_id for rollout in rollouts if not is_finished(rollout)]
-    await asyncio.gather(*(store.update_rollout(rollout_id, status="cancelled") for rollout_id in unfinished))
 
 
 def describe_groups(groups: Sequence[Sequence[RolloutSample]], seconds: float) -> dict[str, Any]:

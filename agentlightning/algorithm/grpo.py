@@ -8,8 +8,10 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -17,8 +19,8 @@ from agentlightning._internal.heap import settled_heap
 from agentlightning._internal.threads import run_to_its_end
 from agentlightning.adapter.selection import check_expression
 from agentlightning.algorithm.base import Algorithm
+from agentlightning.algorithm.checkpoints import Checkpoint
 from agentlightning.algorithm.group_sampling import RolloutSample, describe_groups, sample_groups
-from agentlightning.algorithm.metrics_log import MetricsListener, MetricsLog
 from agentlightning.algorithm.policy_evaluation import Evaluation, evaluate_policy
 from agentlightning.algorithm.policy_server import MODEL_NAME, PolicyServer
 from agentlightning.errors import ConfigurationError, ExecutionError
@@ -29,12 +31,17 @@ from agentlightning.learner import (
     group_advantages,
     load_model,
     load_tokenizer,
+    load_training_state,
     save_checkpoint,
+    write_checkpoint,
 )
 from agentlightning.types import Dataset, TrainingRow
 
 FailurePolicy: TypeAlias = Literal["zero", "drop"]
 """What a failed rollout does to its group: it counts as reward 0, or the whole group is left out."""
+
+CHECKPOINT_FOLDER: Final = "checkpoint"
+"""Where in a run's folder the trained policy is."""
 
 _CANARY_ROWS = 8
 
@@ -68,8 +75,10 @@ class GRPO(Algorithm):
         agent_match: Regular expression that finds the names of the agents to train, of several that share the model;
             None trains them all. Calls made to compute a reward are never trained on.
         seed: Order of the tasks. Rollouts run at once, so runs with one seed are alike, not equal.
-        output: Folder for `metrics.jsonl` and `checkpoint/`; None writes neither.
-        on_metrics: Called with each record of the metrics.
+        checkpoint_every: Steps between the checkpoints that a resumed run goes on from. What it repeats since the last
+            one is learning only: rollouts that had succeeded are not run again.
+
+    A run with a folder (`Trainer(run_dir=…)`) leaves the trained policy there, in `checkpoint/`.
 
     Attributes:
         evaluations: What the validation tasks gave, in order; filled by `run`.
@@ -100,11 +109,10 @@ class GRPO(Algorithm):
         max_batch_size: int = 64,
         agent_match: str | None = None,
         seed: int = 0,
-        output: str | Path | None = None,
-        on_metrics: MetricsListener | None = None,
+        checkpoint_every: int = 10,
     ) -> None:
-        if steps < 0 or batch_size < 1:
-            raise ConfigurationError("steps must be at least 0 and batch_size at least 1")
+        if steps < 0 or batch_size < 1 or checkpoint_every < 1:
+            raise ConfigurationError("steps must be at least 0, batch_size and checkpoint_every at least 1")
         if group_size < 2:
             raise ConfigurationError(f"group_size must be at least 2 (a group is compared within), not {group_size}")
         if temperature <= 0:
@@ -133,8 +141,7 @@ class GRPO(Algorithm):
         self._rollout_timeout = rollout_timeout
         self._max_batch_size = max_batch_size
         self._seed = seed
-        self._output = Path(output) if output is not None else None
-        self._on_metrics = on_metrics
+        self._checkpoint_every = checkpoint_every
         self.evaluations: list[Evaluation] = []
 
     async def run(self, train_dataset: Dataset[Any] | None = None, val_dataset: Dataset[Any] | None = None) -> None:
@@ -151,34 +158,54 @@ class GRPO(Algorithm):
         """
         if self._steps and not train_dataset:
             raise ConfigurationError("GRPO needs tasks: fit(agent, train_dataset)")
-        learner, served, tokenizer = await asyncio.to_thread(self._load)
-        metrics_path = self._output / "metrics.jsonl" if self._output else None
-        with settled_heap(), MetricsLog(metrics_path, self._on_metrics) as metrics:
+        context = self.get_context()
+        checkpoint = context.latest_checkpoint()
+        learner, served, tokenizer = await asyncio.to_thread(self._load, checkpoint)
+        done = 0
+        with settled_heap():
             server = PolicyServer(served, tokenizer, self.get_store(), self.get_llm_proxy(), self._max_batch_size)
             async with server:
-                await self._evaluate(server, val_dataset, metrics)
+                if checkpoint is None:
+                    await self._evaluate(server, val_dataset)
+                else:
+                    done = checkpoint.step
+                    self.evaluations = [Evaluation(**each) for each in checkpoint.state["evaluations"]]
+                    await server.update(learner.state_dict(), learner.version)
                 try:
-                    await self._train(server, learner, train_dataset, metrics)
+                    await self._train(server, learner, tokenizer, train_dataset or [], done)
                 finally:
                     await self._save(learner, tokenizer)
-                await self._evaluate(server, val_dataset, metrics)
+                await self._evaluate(server, val_dataset)
 
-    def _load(self) -> tuple[Learner, PreTrainedModel, PreTrainedTokenizerBase]:
+    def _load(self, checkpoint: Checkpoint | None) -> tuple[Learner, PreTrainedModel, PreTrainedTokenizerBase]:
         """Return the learner, a copy of its model to serve, and the tokenizer."""
-        model = load_model(self._model, self._device)
         tokenizer = self._tokenizer or load_tokenizer(str(self._model))
-        return Learner(model, **self._learner_options), copy.deepcopy(model), tokenizer
+        model = load_model(self._model, self._device)
+        if checkpoint is not None:  # into the model that was given, which is trained in place
+            model.load_state_dict(load_model(checkpoint.folder, self._device).state_dict())
+        learner = Learner(model, **self._learner_options)
+        if checkpoint is not None:
+            load_training_state(checkpoint.folder, learner)
+        return learner, copy.deepcopy(model), tokenizer
 
     async def _train(
-        self, server: PolicyServer, learner: Learner, dataset: Dataset[Any] | None, metrics: MetricsLog
+        self,
+        server: PolicyServer,
+        learner: Learner,
+        tokenizer: PreTrainedTokenizerBase,
+        dataset: Dataset[Any],
+        done: int,
     ) -> None:
-        batches = _batches(dataset or [], self._batch_size, random.Random(self._seed))
+        """Make the steps that are not done yet."""
+        context = self.get_context()
+        batches = islice(_batches(dataset, self._batch_size, random.Random(self._seed)), done, None)
         resources_id = await server.publish(self._sampling(self._temperature))
-        for step in range(1, self._steps + 1):
+        for step in range(done + 1, self._steps + 1):
             started = time.monotonic()
             groups = await sample_groups(
-                self.get_store(),
+                context,
                 next(batches),
+                key=f"step-{step}",
                 group_size=self._group_size,
                 mode="train",
                 resources_id=resources_id,
@@ -190,7 +217,11 @@ class GRPO(Algorithm):
             learned = await self._learn(server, learner, groups)
             record = {"kind": "step", "step": step, "steps": self._steps} | describe_groups(groups, sampled - started)
             record["learning_seconds"] = time.monotonic() - sampled
-            metrics.write(record | (asdict(learned) if learned else {}))
+            context.log(record | (asdict(learned) if learned else {}))
+            if step % self._checkpoint_every == 0 or step == self._steps:
+                state = {"evaluations": [asdict(evaluation) for evaluation in self.evaluations]}
+                write = partial(write_checkpoint, learner=learner, tokenizer=tokenizer)
+                await run_to_its_end(context.save_checkpoint, step, write, state)
 
     async def _learn(
         self, server: PolicyServer, learner: Learner, groups: list[list[RolloutSample]]
@@ -224,13 +255,13 @@ class GRPO(Algorithm):
             return groups
         return [group for group in groups if all(sample.error is None for sample in group)]
 
-    async def _evaluate(self, server: PolicyServer, dataset: Dataset[Any] | None, metrics: MetricsLog) -> None:
+    async def _evaluate(self, server: PolicyServer, dataset: Dataset[Any] | None) -> None:
         if not dataset:
             return
         tasks = [dataset[index] for index in range(len(dataset))]
         for temperature in self._evaluate_temperatures:
             evaluation = await evaluate_policy(
-                self.get_store(),
+                self.get_context(),
                 tasks,
                 version=server.engine.weights_version,
                 temperature=temperature,
@@ -239,11 +270,12 @@ class GRPO(Algorithm):
                 timeout=self._rollout_timeout,
             )
             self.evaluations.append(evaluation)
-            metrics.write(evaluation.record())
+            self.get_context().log(evaluation.record())
 
     async def _save(self, learner: Learner, tokenizer: PreTrainedTokenizerBase) -> None:
-        if self._output is not None:
-            await run_to_its_end(save_checkpoint, self._output / "checkpoint", learner, tokenizer)
+        run_dir = self.get_context().run_dir
+        if run_dir is not None:
+            await run_to_its_end(save_checkpoint, run_dir / CHECKPOINT_FOLDER, learner, tokenizer)
 
     def _sampling(self, temperature: float) -> dict[str, Any]:
         sampling: dict[str, Any] = {"temperature": temperature}

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeAlias
 
 MetricsListener: TypeAlias = Callable[[Mapping[str, Any]], None]
@@ -13,33 +12,43 @@ MetricsListener: TypeAlias = Callable[[Mapping[str, Any]], None]
 
 
 class MetricsLog:
-    """Appends records to a JSON Lines file and tells a listener about each.
+    """Appends records to a JSON Lines file, which the first of them makes, and tells listeners about each.
 
     Args:
         path: The file; None writes nowhere.
-        listener: Called with each record.
+        listeners: Called with each record.
     """
 
-    def __init__(self, path: Path | None, listener: MetricsListener | None = None) -> None:
-        self._listener = listener
+    def __init__(self, path: Path | None, listeners: Sequence[MetricsListener] = ()) -> None:
+        self._path = path
+        self._listeners = tuple(listeners)
         self._file = None
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("a", encoding="utf-8")
+
+    @property
+    def size(self) -> int:
+        """How many bytes the file has."""
+        return self._path.stat().st_size if self._path is not None and self._path.exists() else 0
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Write one record; it is in the file when this returns."""
-        if self._file is not None:
+        if self._path is not None:
+            if self._file is None:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._file = self._path.open("a", encoding="utf-8")
             self._file.write(json.dumps(record) + "\n")
             self._file.flush()
-        if self._listener is not None:
-            self._listener(record)
+        for listener in self._listeners:
+            listener(record)
 
-    def __enter__(self) -> MetricsLog:
-        return self
+    def cut(self, size: int) -> None:
+        """Take back what stands behind the first `size` bytes."""
+        if self._path is not None and self.size > size:
+            self.close()
+            with self._path.open("r+b") as file:
+                file.truncate(size)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Close the file; a later record opens it again."""
         if self._file is not None:
             self._file.close()
+            self._file = None

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
 
+from agentlightning.algorithm.context import AlgorithmContext
 from agentlightning.algorithm.group_sampling import sample_groups
-from agentlightning.store import LightningStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Evaluation:
 
 
 async def evaluate_policy(
-    store: LightningStore,
+    context: AlgorithmContext,
     tasks: Sequence[Any],
     *,
     version: int,
@@ -59,7 +59,7 @@ async def evaluate_policy(
     """Run every task once, in mode `val`.
 
     Args:
-        store: Where the rollouts go.
+        context: What the run gives.
         tasks: What to run.
         version: Version of the weights that `resources_id` leads to.
         temperature: The temperature that `resources_id` asks for.
@@ -69,7 +69,14 @@ async def evaluate_policy(
     """
     started = time.monotonic()
     groups = await sample_groups(
-        store, tasks, group_size=1, mode="val", resources_id=resources_id, model=model, timeout=timeout
+        context,
+        tasks,
+        key=f"evaluation-{version}-{temperature:g}",
+        group_size=1,
+        mode="val",
+        resources_id=resources_id,
+        model=model,
+        timeout=timeout,
     )
     samples = [group[0] for group in groups]
     return Evaluation(

@@ -18,6 +18,9 @@ def demo(
     from_scratch: Annotated[
         bool, typer.Option("--from-scratch", help="Build tokenizer and policy anew; takes about half a minute more.")
     ] = False,
+    resume: Annotated[
+        Path | None, typer.Option(help="Folder of an earlier run to go on with, as it was begun.", metavar="RUN")
+    ] = None,
 ) -> None:
     """Watch a small tool-using agent learn on this machine, without a GPU or a key.
 
@@ -28,10 +31,13 @@ def demo(
     with interrupt_exits_at_once(), needed_for("the demo"):  # these take seconds
         from rich.console import Console
 
-        from agentlightning.demo.options import DemoOptions, new_folder
+        from agentlightning.demo.options import DemoOptions, new_folder, saved_options
         from agentlightning.demo.run import describe_kept, run_demo
 
-    options = DemoOptions(seed=seed, steps=steps, output=output or new_folder(), from_scratch=from_scratch)
+    if resume is not None:
+        options = saved_options(resume)
+    else:
+        options = DemoOptions(seed=seed, steps=steps, output=output or new_folder(), from_scratch=from_scratch)
     console = Console()
     try:
         run_demo(options, console)

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import datetime
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Final
+
+from agentlightning.errors import ConfigurationError
+
+_FILE: Final = "demo.json"
 
 
 def new_folder() -> Path:
@@ -17,7 +23,8 @@ class DemoOptions:
     """The demo's options.
 
     Attributes:
-        output: The run's folder; it must not hold a run yet.
+        output: The run's folder; it must not hold a run yet, unless it goes on.
+        resume: Whether the run in the folder goes on.
         seed: Order of the tasks; with `from_scratch` also the policy. Runs with one seed are alike, not equal:
             rollouts run at once.
         steps: Updates of the policy.
@@ -27,8 +34,28 @@ class DemoOptions:
     """
 
     output: Path
+    resume: bool = False
     seed: int = 0
     steps: int = 40
     from_scratch: bool = False
     n_runners: int = 8
     concurrency: int = 8
+
+    def save(self) -> None:
+        """Write them into the run's folder, for whoever goes on with it."""
+        chosen = asdict(self)
+        del chosen["output"], chosen["resume"]
+        (self.output / _FILE).write_text(json.dumps(chosen, indent=2) + "\n", encoding="utf-8")
+
+
+def saved_options(folder: Path) -> DemoOptions:
+    """Return the options of the run in a folder, to go on with it.
+
+    Raises:
+        ConfigurationError: The folder holds no run of the demo.
+    """
+    try:
+        chosen = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"{folder} holds no run of the demo: there is no {_FILE} in it") from error
+    return DemoOptions(output=folder, resume=True, **chosen)

@@ -21,7 +21,6 @@ from agentlightning.demo.report import describe_summary, plot_rewards, read_rewa
 from agentlightning.demo.world import test_tasks, train_tasks
 from agentlightning.errors import ConfigurationError
 from agentlightning.runner import LitAgentRunner
-from agentlightning.store import SqliteLightningStore
 from agentlightning.tracer import OtelTracer
 from agentlightning.trainer import Trainer
 
@@ -41,7 +40,8 @@ def run_demo(options: DemoOptions, console: Console) -> dict[str, Any]:
         KeyboardInterrupt: Ctrl+C; what was done so far is in the folder.
     """
     started = time.monotonic()
-    _prepare(options.output)
+    if not options.resume:
+        _prepare(options)
     console.print(
         "Training a 0.5 M parameter policy behind a tool-using agent. The test set's 200 tasks use names that "
         "occur nowhere in training (the two parts of a name do occur).",
@@ -59,12 +59,14 @@ def run_demo(options: DemoOptions, console: Console) -> dict[str, Any]:
     return summary
 
 
-def _prepare(folder: Path) -> None:
+def _prepare(options: DemoOptions) -> None:
+    folder = options.output
     if folder.exists() and not folder.is_dir():
         raise ConfigurationError(f"{folder} is a file; choose another --output")
     if (folder / "store.db").exists():
-        raise ConfigurationError(f"{folder} holds a run already; choose another --output")
+        raise ConfigurationError(f"{folder} holds a run already; go on with it by --resume, or choose another --output")
     folder.mkdir(parents=True, exist_ok=True)
+    options.save()
 
 
 def _train(options: DemoOptions, console: Console) -> GRPO:
@@ -79,22 +81,26 @@ def _train(options: DemoOptions, console: Console) -> GRPO:
         steps=options.steps,
         evaluate_temperatures=(1.0, 0.0),
         seed=options.seed,
-        output=options.output,
-        on_metrics=display.show,
+        checkpoint_every=5,
     )
-    store = SqliteLightningStore(options.output / "store.db")
     trainer = Trainer(
         algorithm=algorithm,
         n_runners=options.n_runners,
-        store=store,
+        run_dir=options.output,
+        on_metrics=display.show,
         # The gateway sees each of the agent's calls, which are as short as what it would take to record them twice.
         runner=LitAgentRunner[Any](OtelTracer(instrument=None), max_concurrency=options.concurrency),
     )
     try:
         with display:
-            trainer.fit(load_agent(), train_tasks(options.seed), val_dataset=test_tasks())
+            trainer.fit(
+                load_agent(),
+                train_tasks(options.seed),
+                val_dataset=test_tasks(),
+                resume=options.output if options.resume else None,
+            )
     finally:
-        asyncio.run(store.close())  # from here on all of it is in the one file
+        asyncio.run(trainer.store.close())  # from here on all of it is in the one file
     return algorithm
 
 
@@ -112,7 +118,9 @@ def describe_folder(folder: Path) -> str:
             f"{folder}/",
             "  store.db       every rollout, attempt and span (SQLite)",
             "  checkpoint/    the trained policy, a Hugging Face folder",
+            "  checkpoints/   what a resumed run goes on from",
             "  metrics.jsonl  every step's figures",
+            "  run.json       what was run and how it ended",
             "  summary.json   before and after",
             "  reward.png     the curve of the reward",
         ]

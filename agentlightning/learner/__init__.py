@@ -1,7 +1,7 @@
 """Turns training rows and rewards into better weights: advantages, a clipped loss, one update a step."""
 
 from agentlightning.learner.advantage import Normalization, group_advantages, token_weights
-from agentlightning.learner.checkpoint import load_training_state, save_checkpoint
+from agentlightning.learner.checkpoint import load_training_state, save_checkpoint, write_checkpoint
 from agentlightning.learner.model import load_model, load_tokenizer
 from agentlightning.learner.step import Learner, StepMetrics
 
@@ -15,4 +15,5 @@ __all__ = [
     "load_training_state",
     "save_checkpoint",
     "token_weights",
+    "write_checkpoint",
 ]

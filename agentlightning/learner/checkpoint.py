@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any, Final, cast
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from agentlightning._internal.folders import whole_folder
 from agentlightning.errors import ConfigurationError
 from agentlightning.learner.step import Learner
 
@@ -16,21 +16,16 @@ _TRAINING_STATE: Final = "training_state.pt"
 
 
 def save_checkpoint(folder: str | Path, learner: Learner, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Write model, tokenizer and training state; the folder appears whole or not at all.
+    """Write model, tokenizer and training state; the folder appears whole or not at all, see `whole_folder`."""
+    with whole_folder(Path(folder)) as written:
+        write_checkpoint(written, learner, tokenizer)
 
-    A folder that exists is replaced. It is moved aside first, so a crash between the two renames leaves neither under
-    this name; write each step under its own name where that matters.
-    """
-    target = Path(folder).resolve()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as workspace:
-        written = Path(workspace) / "written"
-        for part in (learner.model, tokenizer):
-            cast("Any", part).save_pretrained(written)
-        torch.save({"learner": learner.training_state(), "rng": _rng_states()}, written / _TRAINING_STATE)
-        if target.exists():
-            target.rename(Path(workspace) / "replaced")
-        written.rename(target)
+
+def write_checkpoint(folder: Path, learner: Learner, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Write model, tokenizer and training state into a folder."""
+    for part in (learner.model, tokenizer):
+        cast("Any", part).save_pretrained(folder)
+    torch.save({"learner": learner.training_state(), "rng": _rng_states()}, folder / _TRAINING_STATE)
 
 
 def load_training_state(folder: str | Path, learner: Learner) -> None:

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, TypeVar
 
 from agentlightning.adapter import TraceAdapter, TracerTraceToTriplet
 from agentlightning.algorithm import Algorithm, Baseline, FastAlgorithm
+from agentlightning.algorithm.metrics_log import MetricsListener
+from agentlightning.algorithm.rounds import settle_leftovers
 from agentlightning.execution import ExecutionStrategy, SharedMemoryExecutionStrategy
+from agentlightning.execution.loop_thread import run_to_result
 from agentlightning.litagent import LitAgent
 from agentlightning.llm_proxy import LLMProxy
 from agentlightning.runner import LitAgentRunner, Runner
-from agentlightning.store import InMemoryLightningStore, LightningStore
+from agentlightning.store import InMemoryLightningStore, LightningStore, SqliteLightningStore
 from agentlightning.tracer import OtelTracer, Tracer
 from agentlightning.trainer import silence as silence_limit
 from agentlightning.trainer.bundles import AlgorithmWork, RunnerWork
 from agentlightning.trainer.components import ComponentSpec, OptionalDefaults, build_component, instantiate_component
 from agentlightning.trainer.deprecated import renamed, warn_of_flags
 from agentlightning.trainer.registry import ComponentKind, Registry
+from agentlightning.trainer.result import TrainingResult, describe, summarize
+from agentlightning.trainer.run_folder import STORE_FILE, RunFolder
 from agentlightning.types import Dataset, Hook, NamedResources
 
 logger = logging.getLogger(__name__)
@@ -53,6 +61,9 @@ class Trainer:
         daemon: Without effect.
         triplet_exporter: The old name of `adapter`, which wins.
         hooks: Called around every rollout.
+        run_dir: Folder that `fit` makes for its run: `run.json` (what was run and how it ended), `metrics.jsonl`, the
+            store (`store.db`) unless one is given, and what the algorithm leaves there. None keeps none.
+        on_metrics: Called with each record of the algorithm's metrics, in the algorithm's process.
 
     Raises:
         ConfigurationError: A component cannot be made.
@@ -79,6 +90,8 @@ class Trainer:
         daemon: bool = True,
         triplet_exporter: ComponentSpec[TraceAdapter[Any]] = None,
         hooks: Hook | Sequence[Hook] | None = None,
+        run_dir: str | Path | None = None,
+        on_metrics: MetricsListener | Sequence[MetricsListener] = (),
     ) -> None:
         warn_of_flags(dev, daemon)
         n_runners = renamed("n_runners", n_runners, "n_workers", n_workers)
@@ -93,10 +106,13 @@ class Trainer:
         self.algorithm = _optional("algorithm", algorithm, Algorithm)
         self.strategy = _strategy(strategy, n_runners, port)
         self.n_runners = self.strategy.n_runners
+        self._given_store = store is not None
         self.store: LightningStore = _needed("store", store, LightningStore, InMemoryLightningStore)
         self.runner = self._build_runner(runner)
         self.llm_proxy = _optional("llm_proxy", llm_proxy, LLMProxy, {"store": lambda: self.store})
         self.hooks = (hooks,) if isinstance(hooks, Hook) else tuple(hooks or ())
+        self.run_dir = Path(run_dir) if run_dir is not None else None
+        self.on_metrics = (on_metrics,) if callable(on_metrics) else tuple(on_metrics)
 
     def fit(
         self,
@@ -104,7 +120,8 @@ class Trainer:
         train_dataset: Dataset[Any] | None = None,
         *,
         val_dataset: Dataset[Any] | None = None,
-    ) -> None:
+        resume: str | Path | None = None,
+    ) -> TrainingResult:
         """Train: run the algorithm on the datasets while the runners run the agent; returns when it has ended.
 
         Works from a script and where an event loop runs already (a notebook).
@@ -113,13 +130,21 @@ class Trainer:
             agent: What to train.
             train_dataset: Tasks to learn from.
             val_dataset: Tasks to measure with.
+            resume: Folder of an earlier run, to go on where it ended however that was; agent, datasets and algorithm
+                should be the same. What had succeeded in it is not run again.
 
         Raises:
+            ConfigurationError: The run's folder holds a run already, or none to go on with, or is in use.
             KeyboardInterrupt: Ctrl+C, after everything was stopped; what was finished is in the store.
             Exception: Whatever the algorithm or a runner raised.
         """
         silence = silence_limit.SECONDS if self.strategy.supervises and not silence_limit.being_debugged() else None
-        self._run(agent, self.algorithm, silence, train_dataset, val_dataset)
+        folder = None
+        if resume is not None:
+            folder = RunFolder(Path(resume), resuming=True)
+        elif self.run_dir is not None:
+            folder = RunFolder(self.run_dir, resuming=False)
+        return self._run(agent, self.algorithm, silence, train_dataset, val_dataset, folder)
 
     def dev(
         self,
@@ -127,8 +152,8 @@ class Trainer:
         train_dataset: Dataset[Any] | None = None,
         *,
         val_dataset: Dataset[Any] | None = None,
-    ) -> None:
-        """Run the agent on the tasks without training, to see that everything fits together.
+    ) -> TrainingResult:
+        """Run the agent on the tasks without training, to see that everything fits together; keeps no run's folder.
 
         Args:
             agent: What to try.
@@ -144,7 +169,7 @@ class Trainer:
                 f"dev() runs a FastAlgorithm such as Baseline, not {type(algorithm).__name__}; "
                 "use fit(), or a trainer without algorithm"
             )
-        self._run(agent, algorithm, None, train_dataset, val_dataset)
+        return self._run(agent, algorithm, None, train_dataset, val_dataset, None)
 
     def _run(
         self,
@@ -153,19 +178,42 @@ class Trainer:
         silence: float | None,
         train_dataset: Dataset[Any] | None,
         val_dataset: Dataset[Any] | None,
-    ) -> None:
+        folder: RunFolder | None,
+    ) -> TrainingResult:
+        started = time.monotonic()
         agent.set_trainer(self)
-        work = AlgorithmWork(
-            self,
-            algorithm,
-            self.adapter,
-            self.llm_proxy,
-            self.initial_resources,
-            silence,
-            train_dataset,
-            val_dataset,
-        )
-        self.strategy.execute(work, RunnerWork(self.runner, agent, self.hooks), self.store)
+        with folder.running(self._components()) if folder else nullcontext():
+            self._open_store(folder)
+            work = AlgorithmWork(
+                self,
+                algorithm,
+                self.adapter,
+                self.llm_proxy,
+                self.initial_resources,
+                silence,
+                train_dataset,
+                val_dataset,
+                folder.path if folder else None,
+                folder is not None and folder.resuming,
+                self.on_metrics,
+            )
+            self.strategy.execute(work, RunnerWork(self.runner, agent, self.hooks), self.store)
+            result = summarize(self.store, work.context, time.monotonic() - started)
+            if folder is not None:
+                folder.record.metrics, folder.record.rollouts = dict(result.metrics), dict(result.rollouts)
+            return result
+
+    def _open_store(self, folder: RunFolder | None) -> None:
+        """Let a run with a folder have its store there, unless the trainer was given one."""
+        if folder is None or self._given_store:
+            return
+        self.store = SqliteLightningStore(folder.path / STORE_FILE)
+        if folder.resuming:  # whoever worked on this store is gone, for nobody else holds its folder
+            run_to_result(settle_leftovers(self.store))
+
+    def _components(self) -> dict[str, Any]:
+        parts = ("algorithm", "runner", "tracer", "adapter", "strategy", "store", "llm_proxy")
+        return {"n_runners": self.n_runners} | {part: describe(getattr(self, part)) for part in parts}
 
     def _build_runner(self, spec: ComponentSpec[Runner[Any]]) -> Runner[Any]:
         defaults: dict[str, Any] = {"tracer": lambda: self.tracer}

@@ -50,6 +50,6 @@ if __name__ == "__main__":
     from agentlightning.demo.policy import CHECKPOINT
 
     torch.set_num_threads(1)  # the model is tiny: a second thread costs more than it brings
-    algorithm = agl.GRPO(model=CHECKPOINT, steps=50, output="runs/pointer_lookup", on_metrics=print)
-    trainer = agl.Trainer(algorithm=algorithm, n_runners=8)
+    algorithm = agl.GRPO(model=CHECKPOINT, steps=50)
+    trainer = agl.Trainer(algorithm=algorithm, n_runners=8, run_dir="runs/pointer_lookup", on_metrics=print)
     trainer.fit(pointer_lookup, train_tasks(), val_dataset=val_tasks())

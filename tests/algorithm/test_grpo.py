@@ -56,14 +56,17 @@ def train(
     model: PreTrainedModel | None = None,
     val_dataset: list[int] | None = None,
     llm_proxy: agl.LLMProxy | None = None,
+    run_dir: Path | None = None,
     **options: Any,
 ) -> list[Mapping[str, Any]]:
     """Train for two steps of 2 x 2 rollouts, one at a time and so in order; returns what was reported."""
     records: list[Mapping[str, Any]] = []
     policy, tokenizer = load_policy()
     settings = {"steps": 2, "batch_size": 2, "group_size": 2, "device": "cpu", "learning_rate": 1e-3} | options
-    algorithm = agl.GRPO(model or policy, tokenizer=tokenizer, on_metrics=records.append, **settings)
-    agl.Trainer(algorithm=algorithm, llm_proxy=llm_proxy).fit(agent, [1, 2], val_dataset=val_dataset)
+    algorithm = agl.GRPO(model or policy, tokenizer=tokenizer, **settings)
+    trainer = agl.Trainer(algorithm=algorithm, llm_proxy=llm_proxy, run_dir=run_dir, on_metrics=records.append)
+    trainer.fit(agent, [1, 2], val_dataset=val_dataset)
+    asyncio.run(trainer.store.close())
     return records
 
 
@@ -104,7 +107,7 @@ def test_engine_that_serves_other_weights_ends_the_run(monkeypatch: pytest.Monke
 def test_checkpoint_loads_with_transformers_and_is_the_trained_policy(tmp_path: Path) -> None:
     trained, _ = load_policy()
     untrained = copy.deepcopy(trained)
-    train(make_agent(), trained, output=tmp_path)
+    train(make_agent(), trained, run_dir=tmp_path)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint", dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "checkpoint")
     token_ids_1L = torch.tensor([tokenizer.encode("What is the value of red-fox? The value is 42.")])
@@ -115,7 +118,7 @@ def test_checkpoint_loads_with_transformers_and_is_the_trained_policy(tmp_path: 
 
 
 def test_metrics_file_holds_what_was_reported_with_the_documented_fields(tmp_path: Path) -> None:
-    reported = train(make_agent(), val_dataset=[3, 4, 5], output=tmp_path)
+    reported = train(make_agent(), val_dataset=[3, 4, 5], run_dir=tmp_path)
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert records == reported
     assert [record["kind"] for record in records] == ["evaluation", "step", "step", "evaluation"]

@@ -41,7 +41,8 @@ def train(steps: int) -> Training:
     torch.set_num_threads(1)
     records: list[Mapping[str, Any]] = []
     trainer = agl.Trainer(
-        algorithm=agl.GRPO(CHECKPOINT, device="cpu", steps=steps, on_metrics=records.append),
+        algorithm=agl.GRPO(CHECKPOINT, device="cpu", steps=steps),
+        on_metrics=records.append,
         n_runners=8,
         runner=agl.LitAgentRunner(agl.OtelTracer(), max_concurrency=8),
     )

@@ -1,0 +1,141 @@
+"""A run's folder: what was run, how it ended, and what is needed to go on with it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import platform
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from agentlightning._internal.folders import write_whole
+from agentlightning.errors import ConfigurationError
+
+RunState = Literal["running", "succeeded", "failed", "interrupted"]
+
+RECORD_FILE: Final = "run.json"
+STORE_FILE: Final = "store.db"
+_LOCK_FILE: Final = ".lock"
+
+
+class RunRecord(BaseModel):
+    """What `run.json` holds.
+
+    Attributes:
+        state: `running` of a run whose process is gone says that it was killed.
+        started_at: Unix seconds of the first start.
+        ended_at: Unix seconds of the last end; None while it runs.
+        resumed: How often the run was gone on with.
+        pid: The process that runs it, or did.
+        versions: Of this package and of Python.
+        components: The class of each of the trainer's components, and how many runners there are.
+        error: What ended the run, if it failed.
+        metrics: The newest value of each metric.
+        rollouts: How many rollouts of the store are in each status.
+    """
+
+    model_config = ConfigDict(extra="ignore")
+
+    state: RunState
+    started_at: float
+    ended_at: float | None = None
+    resumed: int = 0
+    pid: int = Field(default_factory=os.getpid)
+    versions: dict[str, str] = Field(
+        default_factory=lambda: {"agentlightning": version("agentlightning"), "python": platform.python_version()}
+    )
+    components: dict[str, Any] = Field(default_factory=dict[str, Any])
+    error: str | None = None
+    metrics: dict[str, Any] = Field(default_factory=dict[str, Any])
+    rollouts: dict[str, int] = Field(default_factory=dict[str, int])
+
+
+def read_run(folder: Path) -> RunRecord:
+    """Read what a folder says of its run.
+
+    Raises:
+        ConfigurationError: It holds no run.
+    """
+    path = folder / RECORD_FILE
+    try:
+        return RunRecord.model_validate_json(path.read_bytes())
+    except FileNotFoundError as error:
+        raise ConfigurationError(f"{folder} holds no run: there is no {RECORD_FILE} in it") from error
+    except ValidationError as error:
+        raise ConfigurationError(f"{path} is not what a run writes: {error}") from error
+
+
+class RunFolder:
+    """Writes down a run in its folder.
+
+    Args:
+        path: The folder; made if it is missing.
+        resuming: Whether the run that it holds goes on; else it must hold none.
+    """
+
+    def __init__(self, path: Path, *, resuming: bool) -> None:
+        self.path = path
+        self.resuming = resuming
+        self.record = RunRecord(state="running", started_at=time.time())
+
+    @contextmanager
+    def running(self, components: dict[str, Any]) -> Generator[None]:
+        """Hold the folder for the block, and write down how it ends.
+
+        Args:
+            components: See `RunRecord`.
+
+        Raises:
+            ConfigurationError: It holds a run already, or none to go on with, or another process works in it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with _held(self.path):
+            self._begin(components)
+            try:
+                yield
+            except BaseException as error:
+                state = "failed" if isinstance(error, Exception) else "interrupted"
+                self._end(state, f"{type(error).__name__}: {error}")
+                raise
+            self._end("succeeded", None)
+
+    def _begin(self, components: dict[str, Any]) -> None:
+        if self.resuming:
+            before = read_run(self.path)
+            self.record = self.record.model_copy(
+                update={"started_at": before.started_at, "resumed": before.resumed + 1, "metrics": before.metrics}
+            )
+        elif (self.path / RECORD_FILE).exists():
+            raise ConfigurationError(
+                f"{self.path} holds a run already: go on with it by fit(…, resume={str(self.path)!r}), "
+                "or choose another folder"
+            )
+        self.record.components = components
+        self._write()
+
+    def _end(self, state: RunState, error: str | None) -> None:
+        self.record.state, self.record.error, self.record.ended_at = state, error, time.time()
+        self._write()
+
+    def _write(self) -> None:
+        write_whole(self.path / RECORD_FILE, self.record.model_dump_json(indent=2) + "\n")
+
+
+@contextmanager
+def _held(folder: Path) -> Generator[None]:
+    """Hold a folder, which the system gives free when the process ends, however it does."""
+    descriptor = os.open(folder / _LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigurationError(f"another process works in {folder}: wait for its end, or stop it") from error
+        yield
+    finally:
+        os.close(descriptor)
