@@ -17,7 +17,7 @@ from agentlightning.errors import (
     InvalidRequest,
     ModelError,
 )
-from agentlightning.llm_proxy.upstream import EventStream, Reply
+from agentlightning.llm_proxy.reply import EventStream, Reply
 from agentlightning.serving import CLIENT_LEFT, while_connected
 
 _CODES: Final[dict[type[ModelError], str]] = {

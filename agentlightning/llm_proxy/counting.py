@@ -9,7 +9,8 @@ from typing import Any
 
 from agentlightning.errors import InvalidAnswer
 from agentlightning.llm_proxy.backends import Backend
-from agentlightning.llm_proxy.upstream import EventStream, Reply, Upstream
+from agentlightning.llm_proxy.reply import EventStream, Reply
+from agentlightning.llm_proxy.upstream import Upstream
 from agentlightning.types.chat_shape import mapping
 
 Json = dict[str, Any]

@@ -11,8 +11,8 @@ from agentlightning.errors import BackendTimeout, BackendUnreachable, ModelError
 from agentlightning.llm_proxy.backends import Backend
 from agentlightning.llm_proxy.health import Prober
 from agentlightning.llm_proxy.replicas import Replicas
+from agentlightning.llm_proxy.reply import EventStream, Reply
 from agentlightning.llm_proxy.retries import Backoff, is_passing
-from agentlightning.llm_proxy.upstream import EventStream, Reply
 
 Work = Callable[[Backend], Awaitable[Reply | EventStream]]
 

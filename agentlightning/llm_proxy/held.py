@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 from agentlightning.errors import CallHeld
 from agentlightning.llm_proxy.answers import code_of, refusal
 from agentlightning.llm_proxy.hold import Gate
-from agentlightning.llm_proxy.upstream import Reply
+from agentlightning.llm_proxy.reply import Reply
 from agentlightning.serving import CLIENT_LEFT, while_connected
 
 KEEPALIVE_SECONDS: Final = 2.0

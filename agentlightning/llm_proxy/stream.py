@@ -16,8 +16,8 @@ from agentlightning.errors import ModelError
 from agentlightning.llm_proxy.answers import code_of
 from agentlightning.llm_proxy.dialects.call import View
 from agentlightning.llm_proxy.dialects.chat_stream import holds_end
+from agentlightning.llm_proxy.reply import EventStream, Reply
 from agentlightning.llm_proxy.sse import EventSplitter
-from agentlightning.llm_proxy.upstream import EventStream, Reply
 from agentlightning.serving import while_connected
 
 

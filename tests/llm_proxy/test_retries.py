@@ -13,8 +13,8 @@ from agentlightning.llm_proxy.backends import Backend
 from agentlightning.llm_proxy.dispatch import Dispatcher, Trail
 from agentlightning.llm_proxy.health import Prober
 from agentlightning.llm_proxy.replicas import Replicas
+from agentlightning.llm_proxy.reply import EventStream, Reply
 from agentlightning.llm_proxy.retries import Backoff, is_passing
-from agentlightning.llm_proxy.upstream import EventStream, Reply
 
 NOW = 1_800_000_000.0
 OK = Reply(200, b"{}", backend="http://b0/v1")

@@ -11,7 +11,7 @@ from agentlightning.errors import InvalidRequest
 from agentlightning.llm_proxy.dialects.memory import Memory
 from agentlightning.llm_proxy.dialects.messages import MessagesCall, refusal
 from agentlightning.llm_proxy.dialects.responses import ResponsesCall
-from agentlightning.llm_proxy.upstream import Reply
+from agentlightning.llm_proxy.reply import Reply
 
 Json = dict[str, Any]
 

@@ -16,8 +16,8 @@ from agentlightning.llm_proxy.dialects.memory import Memory
 from agentlightning.llm_proxy.dialects.messages import MessagesCall
 from agentlightning.llm_proxy.dialects.messages_reply import input_of
 from agentlightning.llm_proxy.dialects.responses import ResponsesCall
+from agentlightning.llm_proxy.reply import Reply
 from agentlightning.llm_proxy.sse import EventSplitter, read_stream
-from agentlightning.llm_proxy.upstream import Reply
 
 Json = dict[str, Any]
 

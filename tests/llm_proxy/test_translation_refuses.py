@@ -14,7 +14,7 @@ from agentlightning.llm_proxy.dialects.call import Call
 from agentlightning.llm_proxy.dialects.memory import Memory
 from agentlightning.llm_proxy.dialects.messages import MessagesCall
 from agentlightning.llm_proxy.dialects.responses import ResponsesCall
-from agentlightning.llm_proxy.upstream import Reply
+from agentlightning.llm_proxy.reply import Reply
 
 Json = dict[str, Any]
 

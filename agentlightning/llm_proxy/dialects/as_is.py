@@ -6,8 +6,8 @@ from typing import Any
 
 from agentlightning.llm_proxy.dialects.chat import wants_usage
 from agentlightning.llm_proxy.dialects.chat_stream import without_usage_chunk
+from agentlightning.llm_proxy.reply import Reply
 from agentlightning.llm_proxy.sse import error_event
-from agentlightning.llm_proxy.upstream import Reply
 
 Json = dict[str, Any]
 

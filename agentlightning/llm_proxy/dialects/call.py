@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from agentlightning.llm_proxy.upstream import Reply
+from agentlightning.llm_proxy.reply import Reply
 
 Json = dict[str, Any]
 

@@ -12,7 +12,7 @@ from agentlightning.llm_proxy.dialects.messages_reply import MessageStream, from
 from agentlightning.llm_proxy.dialects.messages_request import to_chat, written_as
 from agentlightning.llm_proxy.dialects.refusals import said_by
 from agentlightning.llm_proxy.dialects.translated_view import OTHER_FORM, TranslatedView
-from agentlightning.llm_proxy.upstream import Reply
+from agentlightning.llm_proxy.reply import Reply
 
 Json = dict[str, Any]
 

@@ -9,7 +9,7 @@ from agentlightning.llm_proxy.dialects import chat, messages, responses
 from agentlightning.llm_proxy.dialects.as_is import PlainCall
 from agentlightning.llm_proxy.dialects.call import Call
 from agentlightning.llm_proxy.dialects.memory import Attempt, Memory
-from agentlightning.llm_proxy.upstream import Reply
+from agentlightning.llm_proxy.reply import Reply
 
 PATHS: Final = (*chat.PATHS, messages.PATH, responses.PATH)
 

@@ -13,7 +13,7 @@ from agentlightning.llm_proxy.dialects.responses_reply import from_chat
 from agentlightning.llm_proxy.dialects.responses_request import input_messages, to_chat
 from agentlightning.llm_proxy.dialects.responses_stream import ResponseStream
 from agentlightning.llm_proxy.dialects.translated_view import OTHER_FORM, TranslatedView
-from agentlightning.llm_proxy.upstream import Reply
+from agentlightning.llm_proxy.reply import Reply
 
 Json = dict[str, Any]
 
