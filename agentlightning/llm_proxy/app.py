@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from starlette.applications import Starlette
@@ -11,19 +11,18 @@ from starlette.routing import Route
 
 from agentlightning.llm_proxy.answers import on_fault
 from agentlightning.llm_proxy.base_urls import ATTEMPT, BelowBases
-from agentlightning.llm_proxy.control_routes import ControlEndpoints
 from agentlightning.llm_proxy.dialects import messages
 from agentlightning.llm_proxy.dialects.protocols import PATHS
 from agentlightning.llm_proxy.dispatch import Dispatcher
 from agentlightning.llm_proxy.endpoints import Endpoints
 from agentlightning.llm_proxy.hold import Gate
+from agentlightning.llm_proxy.metrics import Meter
 from agentlightning.llm_proxy.overrides import SamplingOverrides
 from agentlightning.llm_proxy.routing import RoutingTable
 from agentlightning.llm_proxy.sequence import SequenceReserver
 from agentlightning.llm_proxy.shipper import Shipper
 from agentlightning.llm_proxy.upstream import Upstream
 from agentlightning.serving import answer_nobody
-from agentlightning.store.access import Access
 from agentlightning.store.base import LightningStore
 
 _COUNT: Final = messages.PATH + "/count_tokens"
@@ -40,9 +39,11 @@ def create_app(
     get_store: Callable[[], LightningStore],
     gate: Gate,
     overrides: SamplingOverrides,
+    meter: Meter,
+    routes: Sequence[Route],
 ) -> Starlette:
-    """Return the gateway's ASGI app."""
-    endpoints = Endpoints(get_table, upstream, dispatcher, sequences, shipper, get_store, gate, overrides)
+    """Return the gateway's ASGI app; `routes` are for those who run it."""
+    endpoints = Endpoints(get_table, upstream, dispatcher, sequences, shipper, get_store, gate, overrides, meter)
     calls = {path: endpoints.call_at(path) for path in PATHS} | {_COUNT: endpoints.count_tokens}
     return Starlette(
         routes=[
@@ -50,7 +51,7 @@ def create_app(
             Route(f"{ATTEMPT}/flush", endpoints.flush, methods=["POST"]),
             Route(_EVENTS, endpoints.event, methods=["POST"]),
             Route("/health", endpoints.health),
-            *ControlEndpoints(gate, Access(None)).routes(),
+            *routes,
             BelowBases(_METHODS, lambda base, below: endpoints.pass_through if base else None),
         ],
         exception_handlers={ClientDisconnect: answer_nobody, Exception: on_fault},

@@ -10,13 +10,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from agentlightning.errors import ConfigurationError, Forbidden, Unauthorized
+from agentlightning.errors import ConfigurationError, Forbidden
 from agentlightning.llm_proxy.answers import refusal, response_of
 from agentlightning.llm_proxy.control import check_hold
 from agentlightning.llm_proxy.held import RETRY_SECONDS
 from agentlightning.llm_proxy.hold import LEASE_SECONDS, PATIENCE_SECONDS, Gate
-from agentlightning.store.access import Access, check_role
+from agentlightning.store.access import Access
 
+_PAUSE, _RENEW, _RESUME, _DRAIN, _STATE = (f"/proxy/{name}" for name in ("pause", "renew", "resume", "drain", "state"))
+CONTROL_PATHS: Final = frozenset({_PAUSE, _RENEW, _RESUME, _DRAIN, _STATE})
 _NOBODY: Final = "somebody"
 """The owner where none is named, as v1.0's trainers do."""
 _DRAIN_SECONDS: Final = 60.0
@@ -29,28 +31,29 @@ class ControlEndpoints:
 
     Args:
         gate: Where calls wait.
-        access: Says who may: administrators.
+        access: Says who may where tokens do not; None where they do, see `TokenCheck`.
     """
 
-    def __init__(self, gate: Gate, access: Access) -> None:
+    def __init__(self, gate: Gate, access: Access | None) -> None:
         self._gate = gate
         self._access = access
 
     def routes(self) -> list[Route]:
         """Return the routes."""
-        posts = {"pause": self._pause, "renew": self._renew, "resume": self._resume, "drain": self._drain}
+        acts = {_PAUSE: self._pause, _RENEW: self._renew, _RESUME: self._resume, _DRAIN: self._drain}
         return [
-            *(Route(f"/proxy/{name}", self._guarded(act), methods=["POST"]) for name, act in posts.items()),
-            Route("/proxy/state", self._guarded(self._state), methods=["GET"]),
+            *(Route(path, self._guarded(act), methods=["POST"]) for path, act in acts.items()),
+            Route(_STATE, self._guarded(self._state), methods=["GET"]),
         ]
 
     def _guarded(self, act: Callable[[Json], Awaitable[Json]]) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
             try:
-                check_role(self._access.caller_of(dict(request.scope["headers"])), "admin", request.url.path)
+                if self._access is not None:
+                    self._access.caller_of(dict(request.scope["headers"]))
                 answer = await act(_json_object(await request.body()))
-            except (Unauthorized, Forbidden) as error:
-                return response_of(refusal(error.status, str(error), type(error).__name__.lower()))
+            except Forbidden as error:
+                return response_of(refusal(error.status, str(error), "forbidden"))
             except ConfigurationError as error:
                 return response_of(refusal(400, str(error), "invalid_request"))
             return JSONResponse(answer)

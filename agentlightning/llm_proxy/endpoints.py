@@ -26,15 +26,18 @@ from agentlightning.llm_proxy.dispatch import Dispatcher, Trail, Work
 from agentlightning.llm_proxy.events import EVENTS_PATH, event_fields, read_event
 from agentlightning.llm_proxy.held import HeldStream, waited
 from agentlightning.llm_proxy.hold import Gate
+from agentlightning.llm_proxy.metrics import Meter
 from agentlightning.llm_proxy.overrides import SamplingOverrides
 from agentlightning.llm_proxy.recorder import Recorder, Recorders
 from agentlightning.llm_proxy.replicas import Replicas
+from agentlightning.llm_proxy.reply import EventStream, Reply
 from agentlightning.llm_proxy.restore import Restorer
 from agentlightning.llm_proxy.routing import RoutingTable
 from agentlightning.llm_proxy.sequence import SequenceReserver
 from agentlightning.llm_proxy.shipper import Shipper
 from agentlightning.llm_proxy.stream import FailedStream, Received, StreamedResponse
-from agentlightning.llm_proxy.upstream import EventStream, Reply, Upstream
+from agentlightning.llm_proxy.upstream import Upstream
+from agentlightning.llm_proxy.watch import Watch
 from agentlightning.store.base import LightningStore
 
 _FLUSH_SECONDS: Final = 10.0
@@ -56,6 +59,7 @@ class Endpoints:
         get_store: Returns the store, where they end.
         gate: Where calls wait while somebody holds them.
         overrides: What is set in calls, whatever they ask for.
+        meter: Counts calls.
     """
 
     def __init__(
@@ -68,6 +72,7 @@ class Endpoints:
         get_store: Callable[[], LightningStore],
         gate: Gate,
         overrides: SamplingOverrides,
+        meter: Meter,
     ) -> None:
         self._get_table = get_table
         self._upstream = upstream
@@ -76,6 +81,7 @@ class Endpoints:
         self._shipper = shipper
         self._gate = gate
         self._overrides = overrides
+        self._meter = meter
         self._recorders = Recorders(shipper, sequences)
         self._memory = Memory()
         self._restorer = Restorer(get_store, shipper, self._memory)
@@ -91,7 +97,9 @@ class Endpoints:
             try:
                 call = call_of(path, payload, attempt, self._memory)
             except InvalidRequest as error:
-                return _refused(path, refusal(error.status, str(error), code_of(error)), recorder)
+                reply = refusal(error.status, str(error), code_of(error))
+                self._watch(request, path, None).answered(reply)
+                return _refused(path, reply, recorder)
             overrides = await self._overrides.of(request.scope["path"], attempt[0])
             call.request.update(overrides)
             if recorder is not None and (call.translated or overrides):
@@ -205,9 +213,11 @@ class Endpoints:
         refused: Reply | None = None,
         begun: bool = False,
     ) -> Response:
+        watch = self._watch(request, path, call.request.get("model"))
         reply = refused or await self._answer(request, call)
         if isinstance(reply, EventStream):
-            return self._streamed(reply, call.view(), recorder, begun=begun)
+            return self._streamed(reply, call.view(), self._at_end(reply, recorder, watch), begun=begun)
+        watch.answered(reply)
         if recorder is not None:
             recorder.take(reply)
         return FailedStream(reply, call.view()) if begun else _answered(path, call, reply)
@@ -240,9 +250,14 @@ class Endpoints:
                 self._gate.leave()
         return trail.mark(answer)
 
-    def _streamed(self, stream: EventStream, view: View, recorder: Recorder | None, *, begun: bool = False) -> Response:
+    def _streamed(
+        self, stream: EventStream, view: View, on_end: Callable[[Received], None] | None, *, begun: bool = False
+    ) -> Response:
+        return StreamedResponse(stream, view, on_end, self._gate.leave, begun=begun)
+
+    def _at_end(self, stream: EventStream, recorder: Recorder | None, watch: Watch) -> Callable[[Received], None]:
         if recorder is None:
-            return StreamedResponse(stream, view, None, self._gate.leave, begun=begun)
+            return partial(watch.ended, stream)
         recorded = self._shipper.expect(recorder.rollout_id, recorder.attempt_id)
 
         def record(received: Received) -> None:
@@ -250,8 +265,13 @@ class Endpoints:
                 recorder.take_stream(stream, received)
             finally:
                 recorded()
+            watch.ended(stream, received)
 
-        return StreamedResponse(stream, view, record, self._gate.leave, begun=begun)
+        return record
+
+    def _watch(self, request: Request, path: str, model: object) -> Watch:
+        name = model if isinstance(model, str) and model in self._get_table().names else "unknown"
+        return Watch(self._meter.of(name, path), path, _attempt(request))
 
     def _recorder(self, request: Request, path: str, body: bytes) -> Recorder | None:
         """Return what takes a call down; None for a call of no attempt, which is served and not recorded."""

@@ -10,14 +10,19 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from starlette.routing import Route
+
 from agentlightning.errors import ConfigurationError
 from agentlightning.llm_proxy.app import create_app
 from agentlightning.llm_proxy.backends import ModelConfig
+from agentlightning.llm_proxy.control_routes import ControlEndpoints
 from agentlightning.llm_proxy.dispatch import Dispatcher
+from agentlightning.llm_proxy.exposition import Exposition, gauges_of
 from agentlightning.llm_proxy.health import Prober
 from agentlightning.llm_proxy.hold import Gate
 from agentlightning.llm_proxy.journal import LIMIT_BYTES, Journal
 from agentlightning.llm_proxy.local_control import LocalControl
+from agentlightning.llm_proxy.metrics import Meter
 from agentlightning.llm_proxy.overrides import SamplingOverrides
 from agentlightning.llm_proxy.routing import RoutingTable
 from agentlightning.llm_proxy.sequence import SequenceReserver
@@ -25,6 +30,7 @@ from agentlightning.llm_proxy.shipper import Shipper
 from agentlightning.llm_proxy.tokens import TokenCheck
 from agentlightning.llm_proxy.upstream import Upstream
 from agentlightning.serving import EmbeddedServer
+from agentlightning.store.access import Access
 from agentlightning.store.base import LightningStore
 from agentlightning.store.tokens import agent_token, required_token, runner_token
 from agentlightning.types import LLM, ProxyLLM, RolloutMode
@@ -243,8 +249,20 @@ class _Running:
         self._prober = Prober(self._upstream.is_alive, lambda backend: backend in get_table().backends)
         dispatcher = Dispatcher(self._prober, timeout, num_retries)
         self.gate = Gate()
+        meter = Meter()
+        control = ControlEndpoints(self.gate, Access(None) if token is None else None)
+        exposition = Exposition(meter, self.gate, gauges_of(self._shipper))
         app = create_app(
-            get_table, self._upstream, dispatcher, self._sequences, self._shipper, get_store, self.gate, overrides
+            get_table,
+            self._upstream,
+            dispatcher,
+            self._sequences,
+            self._shipper,
+            get_store,
+            self.gate,
+            overrides,
+            meter,
+            routes=[*control.routes(), Route("/metrics", exposition.metrics)],
         )
         guarded = app if token is None else TokenCheck(app, token)
         self.server = EmbeddedServer(guarded, *address, on_stop=self.gate.shut)

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from agentlightning.errors import AgentLightningError, Forbidden
 from agentlightning.llm_proxy.answers import refusal, response_of
+from agentlightning.llm_proxy.control_routes import CONTROL_PATHS
 from agentlightning.llm_proxy.dialects import messages
 from agentlightning.llm_proxy.dialects.protocols import refusal_in
 from agentlightning.store.access import check_role
@@ -19,7 +20,6 @@ from agentlightning.store.tokens import Caller, check_secret, presented_in, veri
 
 _ATTEMPT: Final = re.compile(r"(?:/proxy)?/rollout/([^/]+)/attempt/([^/]+)/|/api/rollouts/([^/]+)/attempt/([^/]+)/")
 _OPEN: Final = frozenset({"/health"})
-_CONTROL: Final = "/control/"
 _CREDENTIALS: Final = frozenset({b"authorization", b"x-api-key"})
 
 
@@ -59,8 +59,8 @@ def _check(caller: Caller, path: str) -> None:
     Raises:
         Forbidden: It is another's.
     """
-    if path.startswith(_CONTROL):
-        check_role(caller, "admin", "control")
+    if path in CONTROL_PATHS:
+        check_role(caller, "admin", path)
     if caller.role != "agent":
         return
     found = _ATTEMPT.match(path)

@@ -1,0 +1,98 @@
+"""What a gateway counts while it works: plain numbers, which become metrics when somebody asks for them."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0)
+"""The upper bounds of a histogram's buckets."""
+
+_LAST_PIECES: Final = 8
+_LONGEST_USAGE: Final = 1000
+_USAGE: Final = re.compile(rb'"(prompt|completion)_tokens"\s*:\s*(\d+)')
+
+
+class Histogram:
+    """How often values fell between the bounds.
+
+    Attributes:
+        counts: Of values up to each bound and above the one before; last, of those above all.
+        total: The sum of all values.
+    """
+
+    __slots__ = ("counts", "total")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(SECONDS) + 1)
+        self.total = 0.0
+
+    def add(self, value: float) -> None:
+        """Count a value."""
+        self.counts[bisect_left(SECONDS, value)] += 1
+        self.total += value
+
+
+@dataclass(slots=True)
+class Series:
+    """What is counted of the calls for one model that came by one API.
+
+    Attributes:
+        statuses: How many were answered with each HTTP status.
+        latency: Seconds from the moment a call could go on until its answer was complete.
+        first_token: Seconds until a stream's first piece was there.
+        prompt_tokens: What the models read, as far as backends say it.
+        completion_tokens: What they wrote.
+        retries: How often backends were asked again.
+    """
+
+    statuses: Counter[int] = field(default_factory=Counter[int])
+    latency: Histogram = field(default_factory=Histogram)
+    first_token: Histogram = field(default_factory=Histogram)
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    retries: int = 0
+
+    def count(self, status: int, seconds: float, pieces: Sequence[bytes], retries: int) -> None:
+        """Count an answer, whole or in the pieces in which it came."""
+        self.statuses[status] += 1
+        self.latency.add(seconds)
+        self.retries += retries
+        prompt, completion = tokens_in(pieces)
+        self.prompt_tokens += prompt
+        self.completion_tokens += completion
+
+
+class Meter:
+    """Counts a gateway's calls.
+
+    Attributes:
+        series: By model and path. Models are those that are served: what agents make up is not ours to remember.
+    """
+
+    def __init__(self) -> None:
+        self.series: dict[tuple[str, str], Series] = {}
+
+    def of(self, model: str, path: str) -> Series:
+        """Return where the calls of a model by an API are counted."""
+        series = self.series.get((model, path))
+        if series is None:
+            series = self.series[model, path] = Series()
+        return series
+
+
+def tokens_in(pieces: Sequence[bytes]) -> tuple[int, int]:
+    """Return how many tokens an answer says that it read and wrote, without reading all of it.
+
+    The usage stands near the end. No text can be taken for it: in a text all quotes are escaped.
+    """
+    end = b"".join(pieces[-_LAST_PIECES:])
+    start = end.rfind(b'"usage"', 0, max(end.rfind(b'"prompt_tokens"'), 0))
+    if start < 0:
+        return 0, 0
+    found = {name: int(count) for name, count in _USAGE.findall(end, start, start + _LONGEST_USAGE)}
+    return found.get(b"prompt", 0), found.get(b"completion", 0)
