@@ -13,7 +13,7 @@ SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 """The upper bounds of a histogram's buckets."""
 
 _LAST_PIECES: Final = 8
-_LONGEST_USAGE: Final = 1000
+_LONGEST_USAGE: Final = 400
 _USAGE: Final = re.compile(rb'"(prompt|completion)_tokens"\s*:\s*(\d+)')
 
 
