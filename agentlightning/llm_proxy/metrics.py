@@ -13,8 +13,9 @@ SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 """The upper bounds of a histogram's buckets."""
 
 _LAST_PIECES: Final = 8
-_LONGEST_USAGE: Final = 400
-_USAGE: Final = re.compile(rb'"(prompt|completion)_tokens"\s*:\s*(\d+)')
+_PROMPT: Final = b'"prompt_tokens"'
+_COMPLETION: Final = b'"completion_tokens"'
+_NUMBER: Final = re.compile(rb"\s*:\s*(\d+)")
 
 
 class Histogram:
@@ -91,8 +92,10 @@ def tokens_in(pieces: Sequence[bytes]) -> tuple[int, int]:
     The usage stands near the end. No text can be taken for it: in a text all quotes are escaped.
     """
     end = b"".join(pieces[-_LAST_PIECES:])
-    start = end.rfind(b'"usage"', 0, max(end.rfind(b'"prompt_tokens"'), 0))
-    if start < 0:
-        return 0, 0
-    found = {name: int(count) for name, count in _USAGE.findall(end, start, start + _LONGEST_USAGE)}
-    return found.get(b"prompt", 0), found.get(b"completion", 0)
+    return _number_after(_PROMPT, end), _number_after(_COMPLETION, end)
+
+
+def _number_after(key: bytes, text: bytes) -> int:
+    position = text.rfind(key)
+    found = _NUMBER.match(text, position + len(key)) if position >= 0 else None
+    return int(found[1]) if found else 0
