@@ -1,7 +1,13 @@
-"""What the gateway costs per model call: `python benchmarks/gateway.py [--store file] [--clients 16]`.
+"""What the gateway costs: `python benchmarks/gateway.py [calls|streams|memory|rollouts] [--store file] [--clients 16]`.
 
-A mock backend (0 ms), the gateway and the load generator run in a process each; the reply has 256 prompt and 64
-sampled tokens. Peers on two cores at 16 clients: agent-lightning v0.3 27 req/s, v1.0 286 req/s.
+A mock backend, the gateway with its store, a pass-through that keeps nothing, and the load run in a process each; all
+is measured in one run, the pass-through and the gateway in turn.
+
+calls: CPU per call, and the time that it adds; 256 prompt and 64 sampled tokens. Peers on two cores at 16 clients:
+agent-lightning v0.3 27 req/s, v1.0 286 req/s.
+streams: CPU per chunk, and the time that is added to the first token's.
+memory: the gateway's resident memory over 100,000 calls.
+rollouts: 1,000 rollouts at once with 5 calls each; the store is asked afterwards whether it has each where it belongs.
 """
 
 from __future__ import annotations
@@ -9,168 +15,194 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import resource
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from agentlightning.llm_proxy import LLMProxy, flush_captures
-from agentlightning.serving import EmbeddedServer
-from agentlightning.store import InMemoryLightningStore, SqliteLightningStore
+from gateway_load import Answer, body_of, converse, load
+
+from agentlightning.llm_proxy import flush_captures
 from agentlightning.types import ProxyLLM
 
-ATTEMPTS = 64
-REPLY: dict[str, Any] = {
-    "id": "chatcmpl-mock",
-    "object": "chat.completion",
-    "created": 1,
-    "model": "mock",
-    "prompt_token_ids": list(range(1000, 1256)),
-    "choices": [
-        {
-            "index": 0,
-            "finish_reason": "stop",
-            "token_ids": list(range(2000, 2064)),
-            "message": {"role": "assistant", "content": "The answer is forty two. " * 10},
-            "logprobs": {"content": [{"token": "tok", "logprob": -0.25, "bytes": [116], "top_logprobs": []}] * 64},
-        }
-    ],
-    "usage": {"prompt_tokens": 256, "completion_tokens": 64, "total_tokens": 320},
-}
-REQUEST = {
-    "model": "mock",
-    "messages": [
-        {"role": "system", "content": "You are helpful. " * 8},
-        {"role": "user", "content": "What is six times seven? " * 20},
-    ],
-    "temperature": 1.0,
-    "max_tokens": 64,
-}
+ROUNDS = 5
+CHUNKS = 200
+OPEN_FILES = 8192
 
 
-async def serve_backend() -> None:
-    payload = json.dumps(REPLY).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(payload)).encode())]
+class Child:
+    """A process of `gateway_processes.py`."""
 
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        while (await receive()).get("more_body"):
-            pass
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": payload})
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+        self.urls: list[str] = self._read()
 
-    server = EmbeddedServer(app)
-    await server.start()
-    print(server.url, flush=True)
-    await asyncio.to_thread(sys.stdin.read)
-    await server.stop()
+    def ask(self, question: str = "usage") -> Any:
+        assert self._process.stdin
+        self._process.stdin.write(question + "\n")
+        self._process.stdin.flush()
+        return self._read()
 
-
-async def serve_gateway(backend: str, store_kind: str) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        in_memory = store_kind == "memory"
-        store = InMemoryLightningStore() if in_memory else SqliteLightningStore(str(Path(folder) / "store.db"))
-        model = {"model_name": "mock", "litellm_params": {"model": "mock", "api_base": f"{backend}/v1"}}
-        proxy = LLMProxy(model_list=[model], store=store)
-        await proxy.start()
-        attempts = [await store.start_rollout(input=i) for i in range(ATTEMPTS)]
-        urls = [proxy.as_resource(each.rollout_id, each.attempt.attempt_id).endpoint for each in attempts]
-        print(json.dumps(urls), flush=True)
-        while await asyncio.to_thread(sys.stdin.readline):
-            print(json.dumps([time.process_time(), (await store.statistics()).get("total_spans")]), flush=True)
-        await proxy.stop()
-        await store.close()
+    def _read(self) -> Any:
+        assert self._process.stdout
+        return json.loads(self._process.stdout.readline())
 
 
-async def client(urls: list[str], body: bytes, budget: list[int], latencies: list[float]) -> None:
-    """Send requests over one connection until the budget is used up; raw sockets, so that the load costs little."""
-    host, _, port = urls[0].split("/")[2].partition(":")
-    reader, writer = await asyncio.open_connection(host, int(port))
-    while budget[0] > 0:
-        budget[0] -= 1
-        path = "/" + urls[budget[0] % len(urls)].split("/", 3)[3] + "/chat/completions"
-        head = (
-            f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-        )
-        start = time.perf_counter()
-        writer.write(head.encode() + body)
-        answer = (await reader.readuntil(b"\r\n\r\n")).lower()
-        await reader.readexactly(int(answer.split(b"content-length:")[1].split(b"\r\n")[0]))
-        latencies.append(time.perf_counter() - start)
-        assert b" 200 " in answer[:20], answer
-    writer.close()
-    await writer.wait_closed()
+@contextmanager
+def child(role: str, **options: Any) -> Generator[Child]:
+    named = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+    command = [sys.executable, str(Path(__file__).with_name("gateway_processes.py")), role, *named]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        yield Child(process)
+    finally:
+        process.communicate(timeout=60)
 
 
-async def load(urls: list[str], clients: int, requests: int) -> tuple[float, list[float]]:
-    budget, latencies, body = [requests], [], json.dumps(REQUEST).encode()
-    start = time.perf_counter()
-    await asyncio.gather(*(client(urls, body, budget, latencies) for _ in range(clients)))
-    return time.perf_counter() - start, sorted(latencies)
+class Setup:
+    """Backend, pass-through and gateway, and what they cost under the same load in turn."""
+
+    def __init__(self, stack: ExitStack, store: str, attempts: int = 64, **backend_options: Any) -> None:
+        self.backend = stack.enter_context(child("backend", **backend_options))
+        self.bare = stack.enter_context(child("bare", backend=self.backend.urls[0]))
+        options = {"backend": self.backend.urls[0], "store": store, "attempts": attempts}
+        self.gateway = stack.enter_context(child("gateway", **options))
+
+    def through_gateway(self, clients: int, requests: int, body: bytes) -> tuple[float, list[Answer], float]:
+        """Return CPU seconds with the writing into the store, the answers, and wall seconds."""
+        before = self.gateway.ask()["cpu"]
+        wall, answers = asyncio.run(load(self.gateway.urls, clients, requests, body))
+        asyncio.run(flush_all(self.gateway.urls))
+        return self.gateway.ask()["cpu"] - before, answers, wall
+
+    def through_bare(self, clients: int, requests: int, body: bytes) -> tuple[float, list[Answer], float]:
+        before = self.bare.ask()["cpu"]
+        wall, answers = asyncio.run(load([f"{self.bare.urls[0]}/v1"], clients, requests, body))
+        return self.bare.ask()["cpu"] - before, answers, wall
+
+    def directly(self, clients: int, requests: int, body: bytes) -> list[Answer]:
+        return asyncio.run(load([f"{self.backend.urls[0]}/v1"], clients, requests, body))[1]
 
 
-def child(*arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, __file__, *arguments]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-
-def ask(process: subprocess.Popen[str]) -> tuple[float, int]:
-    assert process.stdin
-    assert process.stdout
-    process.stdin.write("\n")
-    process.stdin.flush()
-    cpu_seconds, spans = json.loads(process.stdout.readline())
-    return cpu_seconds, spans
-
-
-async def flush_all(urls: list[str]) -> float:
-    start = time.perf_counter()
+async def flush_all(urls: list[str]) -> None:
     for url in urls:
         root, _, rest = url.partition("/rollout/")
         rollout_id, _, attempt_id = rest.removesuffix("/v1").partition("/attempt/")
         model = ProxyLLM(endpoint=f"{root}/v1", model="mock")
         await flush_captures({"llm": model}, rollout_id, attempt_id)
-    return time.perf_counter() - start
 
 
-def measure(store: str, clients: int, requests: int) -> None:
-    backend = child("backend")
-    assert backend.stdout
-    gateway = child("gateway", "--backend", backend.stdout.readline().strip(), "--store", store)
-    assert gateway.stdout
-    urls = json.loads(gateway.stdout.readline())
-    asyncio.run(load(urls, clients, 200))
-    cpu_before, _ = ask(gateway)
-    wall, latencies = asyncio.run(load(urls, clients, requests))
-    flushed = asyncio.run(flush_all(urls))
-    cpu_after, spans = ask(gateway)
-    assert spans == requests + 200, f"{spans} spans of {requests + 200} calls"
+def median_ms(seconds: list[float]) -> float:
+    return statistics.median(seconds) * 1e3
+
+
+def measure_calls(store: str, clients: int, requests: int) -> None:
+    with ExitStack() as stack:
+        setup, body = Setup(stack, store), body_of()
+        setup.through_gateway(clients, 200, body)
+        setup.through_bare(clients, 200, body)
+        ours, bare, rates = list[float](), list[float](), list[float]()
+        many, one, direct = list[float](), list[float](), list[float]()
+        for _ in range(ROUNDS):
+            cpu, answers, wall = setup.through_gateway(clients, requests // ROUNDS, body)
+            ours.append(cpu / len(answers) * 1e3)
+            rates.append(len(answers) / wall)
+            many += [answer.last for answer in answers]
+            bare.append(setup.through_bare(clients, requests // ROUNDS, body)[0] / (requests // ROUNDS) * 1e3)
+            one += [answer.last for answer in setup.through_gateway(1, 100, body)[1]]
+            direct += [answer.last for answer in setup.directly(1, 100, body)]
+        spans, expected = setup.gateway.ask("spans"), 200 + ROUNDS * (requests // ROUNDS + 100)
+        assert spans == expected, f"{spans} spans of {expected} calls"
+    many.sort()
     print(
-        f"store={store} clients={clients}: {requests / wall:.0f} req/s, "
-        f"p50 {statistics.median(latencies) * 1e3:.2f} ms, p99 {latencies[int(len(latencies) * 0.99)] * 1e3:.2f} ms, "
-        f"gateway and store {(cpu_after - cpu_before) / requests * 1e3:.3f} CPU ms/call, "
-        f"{flushed / len(urls) * 1e3:.2f} ms a flush (agent-lightning v0.3: 27 req/s, v1.0: 286 req/s)"
+        f"calls, store={store} clients={clients}: {statistics.median(ours):.3f} CPU ms a call with the store "
+        f"(least {min(ours):.3f}; a bare pass-through {statistics.median(bare):.3f}, least {min(bare):.3f}), "
+        f"{statistics.median(rates):.0f} req/s (most {max(rates):.0f}), p50 {median_ms(many):.2f} ms, "
+        f"p99 {many[int(len(many) * 0.99)] * 1e3:.1f} ms; one client: "
+        f"p50 {median_ms(one):.2f} ms, directly {median_ms(direct):.2f} ms "
+        f"(agent-lightning v0.3: 27 req/s, v1.0: 286 req/s)"
     )
-    for process in (gateway, backend):
-        process.communicate(timeout=20)
+
+
+def measure_streams(store: str, clients: int) -> None:
+    with ExitStack() as stack:
+        setup, body = Setup(stack, store, gap_ms=10, chunks=CHUNKS), body_of(stream=True)
+        ours, bare = list[float](), list[float]()
+        first, first_bare, first_direct = list[float](), list[float](), list[float]()
+        for _ in range(ROUNDS):
+            for cost, through in ((ours, setup.through_gateway), (bare, setup.through_bare)):
+                cost.append(through(clients, 2 * clients, body)[0] / (2 * clients * CHUNKS) * 1e6)
+        for _ in range(ROUNDS):
+            first += [answer.first for answer in setup.through_gateway(1, 5, body)[1]]
+            first_bare += [answer.first for answer in setup.through_bare(1, 5, body)[1]]
+            first_direct += [answer.first for answer in setup.directly(1, 5, body)]
+    ratio = statistics.median(a / b for a, b in zip(ours, bare, strict=True))
+    print(
+        f"streams, store={store} clients={clients}: {statistics.median(ours):.0f} CPU µs a chunk with the store, "
+        f"a bare pass-through {statistics.median(bare):.0f}: {ratio:.2f} times; "
+        f"first byte after {median_ms(first):.2f} ms, through the "
+        f"pass-through {median_ms(first_bare):.2f}, directly {median_ms(first_direct):.2f}"
+    )
+
+
+def measure_memory(store: str, clients: int, requests: int) -> None:
+    samples: list[float] = []
+    with ExitStack() as stack:
+        setup, body = Setup(stack, store), body_of()
+        for _ in range(20):
+            setup.through_gateway(clients, requests // 20, body)
+            samples.append(setup.gateway.ask()["rss_mb"])
+        spans = setup.gateway.ask("spans")
+    assert spans == requests // 20 * 20, spans
+    said = ", ".join(f"{sample:.0f}" for sample in samples)
+    print(f"memory, store={store} clients={clients}: MB after each twentieth of {requests} calls: {said}")
+
+
+def measure_rollouts(store: str, rollouts: int, calls: int) -> None:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(OPEN_FILES, hard), hard))
+    with ExitStack() as stack:
+        setup = Setup(stack, store, attempts=rollouts)
+        start = time.perf_counter()
+        answers = asyncio.run(converse(setup.gateway.urls, calls, lambda index, call: f"rollout-{index}-call-{call}"))
+        wall = time.perf_counter() - start
+        asyncio.run(flush_all(setup.gateway.urls))
+        recorded: list[list[list[str]]] = setup.gateway.ask("recorded")
+    lost = wrong = 0
+    for index, (answered, spans) in enumerate(zip(answers, recorded, strict=True)):
+        made = [f"rollout-{index}-call-{call}" for call in range(calls)]
+        assert answered == made, answered
+        lost += sum([mark, mark] not in spans for mark in made)
+        wrong += sum(span not in [[mark, mark] for mark in made] for span in spans) or spans != [[m, m] for m in made]
+    print(
+        f"rollouts, store={store}: {rollouts} at once with {calls} calls each in {wall:.1f} s, "
+        f"{lost} lost, {wrong} attributed wrongly, out of order or twice"
+    )
+    assert not lost
+    assert not wrong
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("role", nargs="?", choices=["measure", "backend", "gateway"], default="measure")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="?", choices=["calls", "streams", "memory", "rollouts"], default="calls")
     parser.add_argument("--store", choices=["memory", "file"], default="memory")
-    parser.add_argument("--backend", default="")
     parser.add_argument("--clients", type=int, default=16)
-    parser.add_argument("--requests", type=int, default=4000)
+    parser.add_argument("--requests", type=int, default=4000, help="for calls; memory takes 25 times as many")
+    parser.add_argument("--rollouts", type=int, default=1000)
     arguments = parser.parse_args()
-    if arguments.role == "backend":
-        asyncio.run(serve_backend())
-    elif arguments.role == "gateway":
-        asyncio.run(serve_gateway(arguments.backend, arguments.store))
+    if arguments.what == "calls":
+        measure_calls(arguments.store, arguments.clients, arguments.requests)
+    elif arguments.what == "streams":
+        measure_streams(arguments.store, arguments.clients)
+    elif arguments.what == "memory":
+        measure_memory(arguments.store, arguments.clients, arguments.requests * 25)
     else:
-        measure(arguments.store, arguments.clients, arguments.requests)
+        measure_rollouts(arguments.store, arguments.rollouts, 5)
 
 
 if __name__ == "__main__":
