@@ -52,6 +52,8 @@ def assign_in_places(
     spans = in_order(place.node.span for place in places.all if not place.node.virtual)
     positions = {id(span): position for position, span in enumerate(spans)}
     rewards = _placed_rewards(places, positions)
+    if not rewards:
+        return Credit()
     targets, left_out = _targets(calls, places, positions), _targets(others, places, positions)
     credit = Credit()
     for attempt, own in rewards.items():

@@ -33,7 +33,7 @@ class Seen:
         """The id of the response, if the span names one."""
         return self.sighting.response_id
 
-    @cached_property
+    @property
     def library(self) -> tuple[str, str]:
         """Who wrote the span."""
         return self.sighting.source, self.sighting.scope or self.sighting.name
@@ -65,7 +65,7 @@ class Seen:
         return self.span.end_time
 
 
-@dataclass
+@dataclass(slots=True)
 class Group:
     """The sightings of one call, in order."""
 
@@ -141,13 +141,14 @@ class _Joining:
         known = self._by_response.get((each.span.attempt_id, each.response_id))
         if known is None:
             return None
-        nested = [group for group in self._near(each) if id(group) in known.groups]
+        candidates = (group for group in self._candidates(each, known) if group)
+        return next((group for group in candidates if self._may_join(each, group) and _end_alike(each, group)), None)
+
+    def _candidates(self, each: Seen, known: _OfResponse) -> Iterator[Group | None]:
+        yield from (group for group in self._near(each) if id(group) in known.groups)
         unseen = known.unseen_by(each.library).values()
-        overlapping = next((group for group in unseen if _overlaps(each, group)), None)
-        candidates = [*nested, overlapping or next(iter(unseen), None), known.repeated(each)]
-        return next(
-            (group for group in candidates if group and self._may_join(each, group) and _end_alike(each, group)), None
-        )
+        yield next((group for group in unseen if _overlaps(each, group)), None) or next(iter(unseen), None)
+        yield known.repeated(each)
 
     def around(self, each: Seen) -> Group | None:
         """Return the group of a span above or below with the same outcome, if possible one that says the same."""
@@ -188,6 +189,7 @@ class _OfResponse:
         self.groups: dict[int, Group] = {}
         self._unseen: dict[tuple[str, str], dict[int, Group]] = {}
         self._by_answer: dict[tuple[tuple[str, str], str], Group] = {}
+        self._unread: list[tuple[Seen, Group]] = []
 
     def note(self, each: Seen, group: Group) -> None:
         """Note that a group has a sighting, which is in it already."""
@@ -197,7 +199,7 @@ class _OfResponse:
                 unseen[id(group)] = group
         self.unseen_by(each.library).pop(id(group), None)
         if each.sighting.source != GATEWAY:
-            self._by_answer.setdefault((each.library, each.answered), group)
+            self._unread.append((each, group))
 
     def unseen_by(self, library: tuple[str, str]) -> dict[int, Group]:
         """Return the groups that a library has no sighting in, in order."""
@@ -207,7 +209,12 @@ class _OfResponse:
 
     def repeated(self, each: Seen) -> Group | None:
         """Return the group in which the library says the same already."""
-        return self._by_answer.get((each.library, each.answered)) if each.sighting.source != GATEWAY else None
+        if each.sighting.source == GATEWAY:
+            return None
+        for noted, group in self._unread:
+            self._by_answer.setdefault((noted.library, noted.answered), group)
+        self._unread.clear()
+        return self._by_answer.get((each.library, each.answered))
 
 
 @dataclass

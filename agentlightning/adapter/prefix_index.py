@@ -10,6 +10,8 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 _WIDTH = 4
+_FEW = 64
+"""Tokens that are compared at once."""
 
 
 def packed(token_ids: Sequence[int]) -> bytes:
@@ -21,14 +23,20 @@ def packed(token_ids: Sequence[int]) -> bytes:
 
 def common_length(left: bytes, right: bytes) -> int:
     """Return how many tokens two packed sequences have in common at their start, by bisection."""
-    same, differs = 0, min(len(left), len(right)) // _WIDTH + 1
-    while same + 1 < differs:
-        middle = (same + differs) // 2
+    same, end = 0, min(len(left), len(right)) // _WIDTH
+    while end - same > _FEW:
+        middle = (same + end) // 2
         if left[same * _WIDTH : middle * _WIDTH] == right[same * _WIDTH : middle * _WIDTH]:
             same = middle
         else:
-            differs = middle
-    return same
+            end = middle
+    differing = _number(left, same, end) ^ _number(right, same, end)
+    return end - -(-differing.bit_length() // (8 * _WIDTH))
+
+
+def _number(tokens: bytes, start: int, end: int) -> int:
+    """Return the tokens of a part as one number, its first token foremost."""
+    return int.from_bytes(tokens[start * _WIDTH : end * _WIDTH])
 
 
 class PrefixIndex(Generic[T]):

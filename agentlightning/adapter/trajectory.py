@@ -110,36 +110,37 @@ def _merge(call: LLMCall, history: AttemptHistory, merged: Trajectories) -> None
     index, broken = history.place(call, new_row=len(merged.rows))
     if index < len(merged.rows):
         merged.counters.merged += 1
+        _extend(merged.rows[index], call)
     else:
         merged.counters.rows += 1
-        merged.rows.append(_new_row(call))
+        merged.rows.append(_row(call, call.prompt_token_ids))
     if broken is not None:
         merged.breaks.append(broken)
         merged.counters.broken_prefixes += 1
         merged.counters.broken_by_kind[broken.kind] += 1
-    _append_call(merged.rows[index], call)
 
 
-def _new_row(call: LLMCall) -> TrainingRow:
+def _extend(row: TrainingRow, call: LLMCall) -> None:
+    end = _row(call, call.prompt_token_ids[len(row.token_ids) :])
+    row.token_ids += end.token_ids
+    row.mask += end.mask
+    row.logprobs += end.logprobs
+    row.temperatures += end.temperatures
+    row.weights_versions += end.weights_versions
+
+
+def _row(call: LLMCall, context: list[int]) -> TrainingRow:
+    """Return what a call sampled, behind its context."""
+    read, sampled = len(context), len(call.response_token_ids)
+    version = -1 if call.weights_version is None else call.weights_version
+    # Log-probabilities nobody knows are NaN, so that using them cannot go unnoticed.
+    logprobs = call.response_logprobs or [math.nan] * sampled
     return TrainingRow(
         rollout_id=call.rollout_id,
         attempt_id=call.attempt_id,
-        token_ids=[],
-        mask=[],
-        logprobs=[],
-        temperatures=[],
-        weights_versions=[],
+        token_ids=context + call.response_token_ids,
+        mask=[False] * read + [True] * sampled,
+        logprobs=[0.0] * read + logprobs,
+        temperatures=[1.0] * read + [call.temperature] * sampled,
+        weights_versions=[-1] * read + [version] * sampled,
     )
-
-
-def _append_call(row: TrainingRow, call: LLMCall) -> None:
-    context = call.prompt_token_ids[len(row.token_ids) :]
-    sampled = call.response_token_ids
-    # Log-probabilities nobody knows are NaN, so that using them cannot go unnoticed.
-    logprobs = call.response_logprobs or [math.nan] * len(sampled)
-    version = -1 if call.weights_version is None else call.weights_version
-    row.token_ids += context + sampled
-    row.mask += [False] * len(context) + [True] * len(sampled)
-    row.logprobs += [0.0] * len(context) + logprobs
-    row.temperatures += [1.0] * len(context) + [call.temperature] * len(sampled)
-    row.weights_versions += [-1] * len(context) + [version] * len(sampled)

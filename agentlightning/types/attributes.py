@@ -309,7 +309,8 @@ def full_qualified_name(obj: type) -> str:
 
 
 def _extract(attributes: Mapping[str, Any], prefix: str, validate: Callable[[Any], list[ResultT]]) -> list[ResultT]:
-    below = {key: value for key, value in attributes.items() if key.startswith(f"{prefix}.")}
+    start = f"{prefix}."
+    below = {key: value for key, value in attributes.items() if key.startswith(start)}
     if not below:
         return []
     try:

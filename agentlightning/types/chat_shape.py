@@ -12,6 +12,8 @@ from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 
+from pydantic_core import from_json
+
 from agentlightning.types.llm_call import LLMCall
 from agentlightning.types.tracer import Span
 
@@ -100,6 +102,10 @@ def _load(value: Any) -> Any:
     if not isinstance(value, str):
         return None
     try:
+        return from_json(value)
+    except ValueError:  # half a character, or more levels than its reader follows: the slower one takes both
+        pass
+    try:
         return json.loads(value)
     except (ValueError, RecursionError):
         return None
@@ -110,13 +116,11 @@ def token_ids(value: Any) -> list[int]:
     if not isinstance(value, (list, tuple)) or not value:
         return []
     items = cast("list[int]", value if isinstance(value, list) else list(cast("Sequence[Any]", value)))
-    if set(map(type, items)) != {int}:
-        return []
     try:
         array("I", items)
-    except OverflowError:
+    except (TypeError, OverflowError):
         return []
-    return items
+    return items if list(map(type, items)).count(int) == len(items) else []
 
 
 def _integer(value: Any) -> int | None:
