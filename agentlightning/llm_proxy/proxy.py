@@ -73,7 +73,8 @@ class LLMProxy(LocalControl):
             get the key of their `model_list` entry only. Without, the gateway serves this machine alone.
 
     Raises:
-        ConfigurationError: The model list cannot be served, or other machines could call without a token.
+        ConfigurationError: The model list cannot be served, the journal could hold nothing, or other machines could
+            call without a token.
     """
 
     def __init__(
@@ -93,9 +94,12 @@ class LLMProxy(LocalControl):
         self._port = port or 0
         self._host = host or "127.0.0.1"
         self._token = required_token(self._host, token)
+        self._runner_token = None if self._token is None else runner_token(self._token)
         self._store = store
         self._table = RoutingTable(model_list or ())
         self._journal_dir = Path(journal_dir) if journal_dir is not None else None
+        if journal_bytes <= 0:
+            raise ConfigurationError(f"journal_bytes must be positive, not {journal_bytes}")
         self._journal_bytes = journal_bytes
         self._timeout = timeout
         self._num_retries = num_retries
@@ -201,7 +205,7 @@ class LLMProxy(LocalControl):
         template = ProxyLLM(
             endpoint=f"{self._running.server.url}/v1",
             model=model or self._only_model(),
-            api_key=None if self._token is None else runner_token(self._token),
+            api_key=self._runner_token,
             sampling_parameters=sampling_parameters or {},
         )
         endpoint = template.get_base_url(rollout_id, attempt_id)
@@ -210,7 +214,7 @@ class LLMProxy(LocalControl):
         return LLM(
             endpoint=endpoint,
             model=template.model,
-            api_key=None if self._token is None else agent_token(self._token, rollout_id, attempt_id),
+            api_key=self._runner_token and agent_token(self._runner_token, rollout_id, attempt_id),
             sampling_parameters=template.sampling_parameters,
         )
 

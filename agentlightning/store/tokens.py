@@ -71,13 +71,11 @@ def required_token(host: str, token: str | None) -> str | None:
 
 
 def check_secret(secret: str) -> None:
-    """Refuse a secret that an HTTP header cannot carry, or that is none.
+    """Refuse a secret that an HTTP header cannot carry.
 
     Raises:
-        ConfigurationError: It holds spaces, control characters or what is not ASCII, or is a token of runners.
+        ConfigurationError: It holds spaces, control characters or what is not ASCII.
     """
-    if is_runner_token(secret):
-        raise ConfigurationError("this is a token for runners, from which no server can tell others' tokens")
     if not (secret.isascii() and secret.isprintable()) or " " in secret or not secret:
         raise ConfigurationError("the token must be of visible ASCII characters, without spaces")
 

@@ -129,7 +129,7 @@ async def test_others_are_refused_in_the_apis_own_words_and_leave_no_record(
         ("/rollout/{}/attempt/{}/v1/models", 200, 200),
         ("/rollout/{}/attempt/{}x/v1/models", 403, 200),
         ("/rollout/x/rollout/{}/attempt/{}/v1/models", 403, 404),
-        ("/control/pause", 403, 403),
+        ("/proxy/pause", 403, 403),
     ],
 )
 async def test_roles_reach_what_is_theirs(
@@ -150,6 +150,27 @@ async def test_roles_reach_what_is_theirs(
         assert reply.status == 200
 
 
+async def test_a_gateway_on_a_machine_of_runners_gives_its_agents_tokens_of_its_own(
+    store: InMemoryLightningStore,
+    attempted: AttemptedRollout,
+    backend: ScriptedBackend,
+    http: aiohttp.ClientSession,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AGL_TOKEN", runner_token(SECRET))
+    proxy = LLMProxy(model_list=[backend.model_config], store=store)
+    await proxy.start()
+    try:
+        model = given_to_agent(proxy, attempted)
+        assert model.api_key == proxy.as_resource(attempted.rollout_id, attempted.attempt.attempt_id).api_key
+        async with http.post(
+            f"{model.endpoint}/chat/completions", json=BODY, headers={"x-api-key": str(model.api_key)}
+        ) as reply:
+            assert reply.status == 200
+    finally:
+        await proxy.stop()
+
+
 async def test_an_attempt_reports_its_reward_with_its_token(
     proxy: LLMProxy, store: InMemoryLightningStore, attempted: AttemptedRollout, http: aiohttp.ClientSession
 ) -> None:
@@ -161,11 +182,13 @@ async def test_an_attempt_reports_its_reward_with_its_token(
         assert reply.status == 200
 
 
-def test_other_machines_need_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_configured_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AGL_TOKEN", raising=False)
     with pytest.raises(ConfigurationError, match="pass token="):
         LLMProxy(host="0.0.0.0")
     with pytest.raises(ConfigurationError, match="empty"):
         LLMProxy(token="")
+    with pytest.raises(ConfigurationError, match="journal_bytes"):
+        LLMProxy(journal_bytes=0)
     monkeypatch.setenv("AGL_TOKEN", SECRET)
     LLMProxy(host="0.0.0.0")
