@@ -139,7 +139,7 @@ async def test_what_a_backend_refuses_on_one_path_is_still_asked_for_on_another(
     for _ in range(2):
         await client.completions.create(model="policy", prompt="hi")
         await client.chat.completions.create(model="policy", messages=MESSAGES)
-    asked = [("prompt" in payload, "return_token_ids" in payload) for payload in backend.requests]
+    asked = [("prompt" in payload, "logprobs" in payload) for payload in backend.requests]
     assert asked == [(True, True), (True, False), (False, True), (True, False), (False, True)]
 
 
