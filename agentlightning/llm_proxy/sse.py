@@ -46,6 +46,8 @@ class EventSplitter:
         Raises:
             InvalidAnswer: An event is too large.
         """
+        if not self._pieces and data.endswith(_BLANK_LINES[0]):
+            return data  # as most backends send them
         seen = self._last + data
         ends = [position + len(mark) for mark in _BLANK_LINES if (position := seen.rfind(mark)) >= 0]
         events = b""
@@ -53,7 +55,8 @@ class EventSplitter:
             cut = max(ends) - len(self._last)
             events, data = b"".join((*self._pieces, data[:cut])), data[cut:]
             self._pieces, self._size, seen = [], 0, data
-        self._pieces.append(data)
+        if data:
+            self._pieces.append(data)
         self._size += len(data)
         if self._size > self._largest:
             raise InvalidAnswer(f"the backend sends an event of more than {self._largest} bytes")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any, Final
 
 import aiohttp
@@ -22,6 +21,7 @@ logger = logging.getLogger(__name__)
 _KEEPALIVE_SECONDS: Final = 4.0  # below the 5 s after which uvicorn closes: a request must not meet a closing socket
 _CONNECT_SECONDS: Final = 10.0
 _PROBE_SECONDS: Final = 5.0
+_FAILURES: Final = (TimeoutError, aiohttp.ClientError)
 # Headers that concern one connection only, or the body's encoding, which aiohttp has undone.
 _OWN_HEADERS: Final = frozenset(
     {
@@ -51,8 +51,10 @@ class _HttpStream(EventStream):
         self._timeout = timeout
 
     async def _next(self) -> bytes:
-        with _named_errors(str(self._answer.url), self._timeout):
+        try:
             return await self._answer.content.readany()
+        except _FAILURES as error:
+            raise _named(error, str(self._answer.url), self._timeout) from error
 
     def close(self) -> None:
         self._answer.close()
@@ -117,12 +119,14 @@ class Upstream:
         if backend.api_key is not None:
             headers = {**headers, "Authorization": f"Bearer {backend.api_key}"}
         url = backend.api_base + path
-        with _named_errors(url, self._timeout):
+        try:
             answer = await self._session.request(method, url, data=body, headers=headers, allow_redirects=False)
             if answer.content_type == "text/event-stream":
                 return _HttpStream(answer, backend.api_base, self._timeout)
             async with answer:
                 return Reply(answer.status, await answer.read(), _kept_headers(answer), backend.api_base)
+        except _FAILURES as error:
+            raise _named(error, url, self._timeout) from error
 
     async def is_alive(self, backend: Backend) -> bool:
         """Whether a backend answers a small question at all; those of LiteLLM, of whom none is known, do."""
@@ -138,18 +142,14 @@ class Upstream:
         return answer.status < 500
 
 
-@contextmanager
-def _named_errors(url: str, timeout: float) -> Generator[None]:
-    try:
-        yield
-    except aiohttp.ConnectionTimeoutError as error:
-        raise BackendUnreachable(f"nobody answers at {url} within {_CONNECT_SECONDS:g} s") from error
-    except TimeoutError as error:  # aiohttp's timeouts are client errors as well, so this comes first
-        raise BackendTimeout(f"{url} gave no answer within {timeout:g} s") from error
-    except aiohttp.ClientPayloadError as error:
-        raise BackendUnreachable(f"{url} broke off in the middle of its answer: {error}") from error
-    except aiohttp.ClientError as error:
-        raise BackendUnreachable(f"nobody answers at {url}: {error}; is the model server running?") from error
+def _named(error: Exception, url: str, timeout: float) -> ModelError:
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return BackendUnreachable(f"nobody answers at {url} within {_CONNECT_SECONDS:g} s")
+    if isinstance(error, TimeoutError):  # aiohttp's timeouts are client errors as well, so this comes first
+        return BackendTimeout(f"{url} gave no answer within {timeout:g} s")
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return BackendUnreachable(f"{url} broke off in the middle of its answer: {error}")
+    return BackendUnreachable(f"nobody answers at {url}: {error}; is the model server running?")
 
 
 def _kept_headers(answer: aiohttp.ClientResponse) -> dict[str, str]:

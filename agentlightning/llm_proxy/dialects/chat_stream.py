@@ -10,6 +10,7 @@ from typing import Any, Final, cast
 from agentlightning.llm_proxy.sse import read_stream, split_events
 
 _NO_CHOICES: Final = re.compile(rb'"choices"\s*:\s*\[\s*\]')
+_DONE: Final = b"[DONE]"
 _LAST: Final = re.compile(rb"^data:\s*\[DONE\]", re.MULTILINE)
 _NEVER_IN_PIECES: Final = frozenset({"role", "id", "type", "finish_reason", "stop_reason"})
 """Texts that each chunk holds whole, if at all; all others are continued by the next chunk's."""
@@ -19,7 +20,7 @@ Json = dict[str, Any]
 
 def holds_end(events: bytes) -> bool:
     """Whether the last event, behind which a client waits for nothing, is among these."""
-    return _LAST.search(events) is not None
+    return _DONE in events and _LAST.search(events) is not None
 
 
 def without_usage_chunk(events: bytes) -> bytes:
