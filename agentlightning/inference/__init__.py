@@ -6,9 +6,11 @@ from agentlightning.inference.engine import Engine, EngineStats
 from agentlightning.inference.sampler import Completion, CompletionPart, FinishReason, Sampler, SamplingParams
 from agentlightning.inference.server import InferenceServer, create_app
 from agentlightning.inference.tokenizer import Tokenizer
-from agentlightning.inference.tool_calls import ToolCall, ToolParser, register_tool_parser
+from agentlightning.inference.tool_calls import ArgumentsPart, CallBegun, ToolCall, ToolParser, register_tool_parser
 
 __all__ = [
+    "ArgumentsPart",
+    "CallBegun",
     "Completion",
     "CompletionPart",
     "Engine",

@@ -81,7 +81,8 @@ class _ChatChoice:
         if self._request.logprobs:
             choices[0]["logprobs"] = self._report.chat(part.token_ids, part.logprobs)
         if self._request.return_token_ids:
-            choices[0]["token_ids"] = part.token_ids
+            for choice, token_ids in zip(choices, [part.token_ids, *[[]] * len(others)], strict=True):
+                choice["token_ids"] = token_ids
         if part.finish_reason is not None:
             choices[-1]["finish_reason"] = chat_finish_reason(part.finish_reason, called=self._message.calls > 0)
         return [choice for choice in choices if _says_something(choice)]

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from agentlightning._internal.ids import generate_id
-from agentlightning.inference.tool_calls import ToolCall, ToolParser
+from agentlightning.inference.tool_calls import ArgumentsPart, CallBegun, Piece, ToolCall, ToolParser
 
 Json = dict[str, Any]
 
@@ -30,21 +30,37 @@ class MessageStream:
     def feed(self, text: str, *, last: bool) -> list[Json]:
         """Return the deltas that are certain by now and were not returned before; with the `last` text all of them."""
         if self._parser is None:
-            pieces: list[str | ToolCall] = [text]
+            pieces: list[Piece] = [text]
         else:
-            pieces = self._parser.feed(text) + (self._parser.close() if last else [])
+            pieces = [*self._parser.feed(text), *(self._parser.close() if last else ())]
         deltas = [delta for piece in pieces if (delta := self._delta(piece))]
         return deltas + self._rest() if last else deltas
 
-    def _delta(self, piece: str | ToolCall) -> Json | None:
-        if isinstance(piece, ToolCall):
-            self.calls += 1
-            return {"tool_calls": [{"index": self.calls - 1, **_openai_call(piece)}]}
+    def _delta(self, piece: Piece) -> Json | None:
+        match piece:
+            case str():
+                return self._text_delta(piece)
+            case ToolCall():
+                return self._begin(piece.name, json.dumps(piece.arguments, ensure_ascii=False))
+            case CallBegun():
+                return self._begin(piece.name, "")
+            case ArgumentsPart():
+                return self._call({"function": {"arguments": piece.text}}) if piece.text else None
+
+    def _text_delta(self, piece: str) -> Json | None:
         text = self._space + piece
         # Templates put their own space between content and calls; with it kept here, it would be there twice.
         content = text if self._parser is None else text.rstrip()
         self._space = text[len(content) :]
         return self._content(content) if content else None
+
+    def _begin(self, name: str, arguments: str) -> Json:
+        self.calls += 1
+        function = {"name": name, "arguments": arguments}
+        return self._call({"id": f"call_{generate_id(24)}", "type": "function", "function": function})
+
+    def _call(self, fields: Json) -> Json:
+        return {"tool_calls": [{"index": self.calls - 1, **fields}]}
 
     def _rest(self) -> list[Json]:
         if self.calls or (self._begun and not self._space):
@@ -63,12 +79,11 @@ def assistant_message(text: str, parser: ToolParser | None) -> Json:
     for delta in MessageStream(parser).feed(text, last=True):
         if "content" in delta:
             message["content"] = (message["content"] or "") + delta["content"]
-        calls += delta.get("tool_calls", [])
+        for call in delta.get("tool_calls", ()):
+            if call.pop("index") == len(calls):
+                calls.append(call)
+            else:
+                calls[-1]["function"]["arguments"] += call["function"]["arguments"]
     if calls:
-        message["tool_calls"] = [{key: value for key, value in call.items() if key != "index"} for call in calls]
+        message["tool_calls"] = calls
     return message
-
-
-def _openai_call(call: ToolCall) -> Json:
-    function = {"name": call.name, "arguments": json.dumps(call.arguments, ensure_ascii=False)}
-    return {"id": f"call_{generate_id(24)}", "type": "function", "function": function}
