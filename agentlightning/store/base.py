@@ -112,6 +112,13 @@ class LightningStore:
         """
         return self
 
+    def in_plain_values(self) -> LightningStore:
+        """Return a view of this store for one who writes answers as JSON at once; of use for `IN_PLAIN_VALUES` only.
+
+        Their answers may hold what JSON makes of rollouts, where others hold the rollouts.
+        """
+        return self
+
     async def withdraw(self, key: str) -> None:
         """Undo the claims of the operation that was called with this key, or keep it from happening later.
 
@@ -531,6 +538,9 @@ class LightningStore:
                 yield span
             cursor = read.cursor
 
+
+IN_PLAIN_VALUES: Final = ("query_rollouts", "get_rollout_by_id")
+"""The operations to call on `LightningStore.in_plain_values`; others may work with what these answer."""
 
 OPERATIONS: Final[dict[str, Operation]] = operations_of(LightningStore)
 """Every operation of the store by name."""

@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 from agentlightning._internal.text import encodable
 from agentlightning.errors import AgentLightningError, InvalidValue, NotFound, StoreClosed, StoreError
 from agentlightning.store.access import Access, check_attempt, check_role
-from agentlightning.store.base import LightningStore
+from agentlightning.store.base import IN_PLAIN_VALUES, LightningStore
 from agentlightning.store.brief import HEADER, MINIMAL, encode_brief
 from agentlightning.store.limits import Bodies, Gate, Limits, check_items
 from agentlightning.store.listening import ClientLeft, Listening
@@ -69,6 +69,7 @@ class StoreApp:
 
     def __init__(self, store: LightningStore, access: Access | None = None, limits: Limits | None = None) -> None:
         self._store = store
+        self._plain = store.in_plain_values()
         self._routes = RouteTable(routes_of(type(store)))
         self._access = access or Access(None)
         self._limits = limits or Limits()
@@ -125,7 +126,7 @@ class StoreApp:
             arguments = endpoint.wire.decode_arguments(path_values, call.query.decode("latin-1"), body)
             check_items(arguments, self._limits.items)
             check_attempt(caller, operation, arguments)
-            store = self._store
+            store = self._plain if operation.name in IN_PLAIN_VALUES else self._store
             if operation.keyed and (key := _key_of(call)) is not None:
                 store = store.keyed(key, _fingerprint(call, body))
             answer = await self._ask(endpoint, getattr(store, operation.name), arguments, call.receive)

@@ -82,7 +82,7 @@ def columns(fields: Sequence[str], table: str) -> str:
 
 def rollout_of(row: Row) -> Rollout:
     """Build a rollout from the columns of `ROLLOUT_FIELDS`."""
-    return construct(Rollout, _rollout_values(row))
+    return construct(Rollout, _built(_rollout_values(row)))
 
 
 def rollout_with_attempt_of(row: Row) -> Rollout | AttemptedRollout:
@@ -90,14 +90,21 @@ def rollout_with_attempt_of(row: Row) -> Rollout | AttemptedRollout:
     attempt_row = row[len(ROLLOUT_FIELDS) :]
     if attempt_row[0] is None:
         return rollout_of(row)
-    return construct(AttemptedRollout, _rollout_values(row) | {"attempt": attempt_of(attempt_row)})
+    return construct(AttemptedRollout, _built(_rollout_values(row)) | {"attempt": attempt_of(attempt_row)})
+
+
+def rollout_values_of(row: Row) -> dict[str, Any]:
+    """Return what JSON makes of the rollout that `rollout_with_attempt_of` builds."""
+    values = _rollout_values(row)
+    attempt_row = row[len(ROLLOUT_FIELDS) :]
+    if attempt_row[0] is not None:
+        values["attempt"] = _attempt_values(attempt_row)
+    return values
 
 
 def attempt_of(row: Row) -> Attempt:
     """Build an attempt from the columns of `ATTEMPT_FIELDS`."""
-    values = dict(zip(ATTEMPT_FIELDS, row, strict=True))
-    values["metadata"] = decode(values["metadata"])
-    return construct(Attempt, values)
+    return construct(Attempt, _attempt_values(row))
 
 
 def worker_of(row: Row) -> Worker:
@@ -112,9 +119,20 @@ def config_of(body: bytes) -> RolloutConfig:
     return construct(RolloutConfig, from_json(body))
 
 
+def _built(values: dict[str, Any]) -> dict[str, Any]:
+    values["config"] = construct(RolloutConfig, values["config"])
+    return values
+
+
 def _rollout_values(row: Row) -> dict[str, Any]:
     values = dict(zip(ROLLOUT_FIELDS, row, strict=False))
     values["input"] = from_json(values["input"])
-    values["config"] = config_of(values["config"])
+    values["config"] = from_json(values["config"])
+    values["metadata"] = decode(values["metadata"])
+    return values
+
+
+def _attempt_values(row: Row) -> dict[str, Any]:
+    values = dict(zip(ATTEMPT_FIELDS, row, strict=True))
     values["metadata"] = decode(values["metadata"])
     return values

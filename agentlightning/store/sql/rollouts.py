@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, get_args
 
@@ -20,7 +20,6 @@ from agentlightning.store.sql.codec import (
     encode_input,
     encode_mapping,
     rollout_of,
-    rollout_with_attempt_of,
 )
 from agentlightning.store.sql.filters import Conditions, Paging, fetch_page, text_key, time_key
 from agentlightning.store.sql.leases import set_deadlines
@@ -111,9 +110,9 @@ async def start_rollout(tx: Transaction, task: Task, worker_id: str | None) -> C
 
 
 async def query_rollouts(
-    tx: Transaction, conditions: Conditions, paging: Paging
+    tx: Transaction, conditions: Conditions, paging: Paging, build: Callable[[Row], Any]
 ) -> PaginatedResult[Rollout | AttemptedRollout]:
-    """Return a page of rollouts with their latest attempts."""
+    """Return a page of rollouts with their latest attempts; `build` makes one of its row."""
     ties = "r.position" if paging.sort_by is None else f"r.position {paging.sort_order.upper()}"
     order = paging.order(_SORTABLE, ties)
     matches = f"rollouts r{conditions.where()}"
@@ -125,7 +124,7 @@ async def query_rollouts(
         counted, count = f"status_counts r{conditions.where()}", "CAST(COALESCE(SUM(r.rollouts), 0) AS INTEGER)"
     rows, total = await fetch_page(tx, sql, counted, conditions.params, paging, count=count)
     return PaginatedResult[Rollout | AttemptedRollout].model_construct(
-        items=[rollout_with_attempt_of(row) for row in rows], limit=paging.limit, offset=paging.offset, total=total
+        items=[build(row) for row in rows], limit=paging.limit, offset=paging.offset, total=total
     )
 
 

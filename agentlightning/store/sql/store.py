@@ -12,7 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal, Self, TypeVar
 
-from agentlightning.store.base import UNSET, LightningStore, LightningStoreCapabilities, LightningStoreStatistics
+from agentlightning.store.base import (
+    IN_PLAIN_VALUES,
+    UNSET,
+    LightningStore,
+    LightningStoreCapabilities,
+    LightningStoreStatistics,
+)
 from agentlightning.store.events import Signals
 from agentlightning.store.looks import Looks
 from agentlightning.store.polls import check_wait
@@ -40,7 +46,7 @@ from agentlightning.store.sql.checks import (
     check_texts,
 )
 from agentlightning.store.sql.claims import Claim, undo_claims
-from agentlightning.store.sql.codec import rollout_of
+from agentlightning.store.sql.codec import rollout_of, rollout_values_of, rollout_with_attempt_of
 from agentlightning.store.sql.filters import Conditions, Paging
 from agentlightning.store.sql.idempotency import Request, RequestKeys, check_key, withdraw
 from agentlightning.store.sql.span_rows import encode_spans
@@ -86,6 +92,7 @@ class SqlLightningStore(LightningStore, ABC):
         self._opened = time.monotonic()
         self._request_keys = RequestKeys()
         self._looks = Looks()
+        self._rollout_of = rollout_with_attempt_of
 
     @abstractmethod
     async def write(
@@ -123,6 +130,14 @@ class SqlLightningStore(LightningStore, ABC):
         """
         view = object.__new__(type(self))
         vars(view).update(vars(self), write=self._request_keys.once(Request(key, fingerprint), self.write))
+        return view
+
+    def in_plain_values(self) -> Self:
+        """See `LightningStore.in_plain_values`; the view works as long as this store is kept."""
+        if any(getattr(type(self), name) is not getattr(SqlLightningStore, name) for name in IN_PLAIN_VALUES):
+            return self  # a subclass may look into what it asks its base for
+        view = object.__new__(type(self))
+        vars(view).update(vars(self), _rollout_of=rollout_values_of)
         return view
 
     async def withdraw(self, key: str) -> None:
@@ -257,7 +272,7 @@ class SqlLightningStore(LightningStore, ABC):
         conditions.within("r.rollout_id", rollout_ids if rollout_id_in is None else rollout_id_in)
         conditions.contains("r.rollout_id", rollout_id_contains)
         paging = Paging(sort_by, sort_order, limit, offset)
-        return await self.read(lambda tx: tasks.query_rollouts(tx, conditions, paging))
+        return await self.read(lambda tx: tasks.query_rollouts(tx, conditions, paging, self._rollout_of))
 
     async def update_rollout(
         self,
