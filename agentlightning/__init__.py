@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from agentlightning.algorithm import (
         GRPO as GRPO,
         Algorithm as Algorithm,
+        AlgorithmContext as AlgorithmContext,
         Baseline as Baseline,
         FastAlgorithm as FastAlgorithm,
         algo as algo,
@@ -101,6 +102,7 @@ if TYPE_CHECKING:
     )
     from agentlightning.trainer import (
         Trainer as Trainer,
+        TrainingResult as TrainingResult,
         build_component as build_component,
     )
     from agentlightning.types import (

@@ -63,6 +63,8 @@ class Presence:
         try:
             if _lock(descriptor, fcntl.LOCK_EX):
                 os.unlink(self._path)  # noqa: PTH108  # a text like the rest
+        except FileNotFoundError:
+            pass  # whoever removed the whole folder did it
         except OSError as error:
             logger.warning("Could not take %s away: %s", self._path, error)
         finally:

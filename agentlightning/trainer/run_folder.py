@@ -80,7 +80,7 @@ class RunFolder:
     """
 
     def __init__(self, path: Path, *, resuming: bool) -> None:
-        self.path = path
+        self.path = path.absolute()  # the program may go elsewhere while the store is open
         self.resuming = resuming
         self.record = RunRecord(state="running", started_at=time.time())
 
