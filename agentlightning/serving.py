@@ -120,6 +120,28 @@ class EmbeddedServer:
         self._server = self._task = None
 
 
+class OwnLoop:
+    """An event loop in a thread of its own, which runs until `close`.
+
+    Args:
+        name: The thread's name.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=_run_loop, args=(self._loop,), name=name, daemon=True)
+        self._thread.start()
+
+    async def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do work there, and wait for it here."""
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+
+    async def close(self) -> None:
+        """End the loop, then the thread."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        await asyncio.to_thread(self._thread.join, _THREAD_SECONDS)
+
+
 class ServerThread:
     """Runs an `EmbeddedServer` on an event loop in a thread of its own; any loop may start and stop it.
 
@@ -131,8 +153,7 @@ class ServerThread:
     def __init__(self, server: EmbeddedServer, name: str) -> None:
         self._server = server
         self._name = name
-        self._thread: threading.Thread | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._own: OwnLoop | None = None
 
     @property
     def url(self) -> str:
@@ -150,28 +171,24 @@ class ServerThread:
         Raises:
             AddressTaken: The address cannot be bound.
         """
-        if self._thread is not None:
+        if self._own is not None:
             return
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=_run_loop, args=(self._loop,), name=self._name, daemon=True)
-        self._thread.start()
+        self._own = OwnLoop(self._name)
         try:
-            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._server.start(), self._loop))
+            await self._own.run(self._server.start())
         except BaseException:
             await self.stop()
             raise
 
     async def stop(self) -> None:
         """Stop the server as `EmbeddedServer.stop` does, then end the thread."""
-        thread, loop = self._thread, self._loop
-        if thread is None or loop is None:
+        own, self._own = self._own, None
+        if own is None:
             return
-        self._thread = self._loop = None
         try:
-            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._server.stop(), loop))
+            await own.run(self._server.stop())
         finally:
-            loop.call_soon_threadsafe(loop.stop)
-            await asyncio.to_thread(thread.join, _THREAD_SECONDS)
+            await own.close()
 
 
 def _run_loop(loop: asyncio.AbstractEventLoop) -> None:

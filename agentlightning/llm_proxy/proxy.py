@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
 from starlette.routing import Route
@@ -29,7 +29,7 @@ from agentlightning.llm_proxy.sequence import SequenceReserver
 from agentlightning.llm_proxy.shipper import Shipper
 from agentlightning.llm_proxy.tokens import TokenCheck
 from agentlightning.llm_proxy.upstream import Upstream
-from agentlightning.serving import EmbeddedServer
+from agentlightning.serving import EmbeddedServer, OwnLoop
 from agentlightning.store.access import Access
 from agentlightning.store.base import LightningStore
 from agentlightning.store.tokens import agent_token, required_token, runner_token
@@ -63,6 +63,9 @@ class LLMProxy(LocalControl):
             temporary directory, which `stop` removes when the store has everything. One gateway at a time may use it.
         journal_bytes: How much may wait there. When it is full, calls are answered and not recorded; the log and the
             flush that ends an attempt say so.
+        launch_mode: "asyncio" serves from the event loop that calls `start`; "thread" from one of its own, whatever the
+            program's loop does. v0.3's "mp" is the same: a call takes too little time to be worth a process here. For
+            a gateway in a process of its own there is `agl proxy`.
         timeout: Seconds within which a call is answered, with its retries; of a stream, the longest silence.
         num_retries: How often a call that a backend refused for now (408, 409, 429, 5xx), or that nobody answered, is
             made again. A call is never made again once its stream has begun.
@@ -86,6 +89,7 @@ class LLMProxy(LocalControl):
         *,
         journal_dir: str | Path | None = None,
         journal_bytes: int = LIMIT_BYTES,
+        launch_mode: Literal["asyncio", "thread", "mp"] = "asyncio",
         timeout: float = 600.0,
         num_retries: int = 2,
         sampling_overrides: Mapping[RolloutMode, Mapping[str, Any]] | None = None,
@@ -101,10 +105,12 @@ class LLMProxy(LocalControl):
         if journal_bytes <= 0:
             raise ConfigurationError(f"journal_bytes must be positive, not {journal_bytes}")
         self._journal_bytes = journal_bytes
+        self._launch_mode = _checked(launch_mode)
         self._timeout = timeout
         self._num_retries = num_retries
         self._overrides = SamplingOverrides(sampling_overrides or {}, self._required_store)
         self._running: _Running | None = None
+        self._own_loop: OwnLoop | None = None
 
     def get_store(self) -> LightningStore | None:
         """Return the store, or None."""
@@ -144,14 +150,30 @@ class LLMProxy(LocalControl):
         return self._running.gate
 
     async def start(self) -> None:
-        """Serve on the calling event loop and replay what the journal holds.
+        """Serve, and replay what the journal holds.
 
         Raises:
-            ConfigurationError: There is no store, or the address cannot be bound.
+            ConfigurationError: There is no store, or none that the gateway's thread may use, or the address cannot be
+                bound.
         """
         if self.is_running():
             return
-        self._required_store()
+        store = self._required_store()
+        if self._launch_mode == "asyncio":
+            self._running = await self._open()
+        elif not store.capabilities.get("thread_safe"):
+            raise ConfigurationError(f"{type(store).__name__} serves one thread only: use launch_mode='asyncio'")
+        else:
+            own_loop = OwnLoop("agl-gateway")
+            try:
+                self._running = await own_loop.run(self._open())
+            except BaseException:
+                await own_loop.close()
+                raise
+            self._own_loop = own_loop
+        self._port = urlsplit(self._running.server.url).port or 0
+
+    async def _open(self) -> _Running:
         address = self._host, self._port
         running = _Running(
             lambda: self._table,
@@ -165,14 +187,20 @@ class LLMProxy(LocalControl):
             self._token,
         )
         await running.start()
-        self._running = running
-        self._port = urlsplit(running.server.url).port or 0
+        return running
 
     async def stop(self) -> None:
         """Let calls in flight end for a moment, ship what was recorded, and close."""
         running, self._running = self._running, None
-        if running is not None:
-            await running.stop()
+        own_loop, self._own_loop = self._own_loop, None
+        if running is None:
+            return
+        if own_loop is None:
+            return await running.stop()
+        try:
+            await own_loop.run(running.stop())
+        finally:
+            await own_loop.close()
 
     async def restart(self) -> None:
         """Stop and start again at the same address."""
@@ -228,6 +256,12 @@ class LLMProxy(LocalControl):
         if self._store is None:
             raise ConfigurationError("the gateway has no store: pass store=… or call set_store before start")
         return self._store
+
+
+def _checked(launch_mode: str) -> str:
+    if launch_mode not in ("asyncio", "thread", "mp"):
+        raise ConfigurationError(f"launch_mode is {launch_mode!r}: use 'asyncio' or 'thread'")
+    return launch_mode
 
 
 class _Running:
