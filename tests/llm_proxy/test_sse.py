@@ -78,9 +78,9 @@ def test_an_event_without_end_is_refused() -> None:
         splitter.feed(b"x")
 
 
-@given(st.lists(st.dictionaries(st.text(max_size=4), st.integers(), max_size=2), min_size=1, max_size=5))
-def test_slices_hold_the_same_objects(objects: list[dict[str, int]]) -> None:
-    body = "".join(f"data: {json.dumps(each)}\n\n" for each in objects * 2000).encode()
+def test_slices_hold_the_same_objects() -> None:
+    objects = [{"n": number, "text": "x" * (number % 200)} for number in range(5000)]
+    body = "".join(f"data: {json.dumps(each)}\n\n" for each in objects).encode()
     slices = list(read_slices(body))
-    assert [each for part in slices for each in part] == objects * 2000
-    assert max(map(len, slices)) < 20_000
+    assert [each for part in slices for each in part] == objects
+    assert max(map(len, slices)) < 3000

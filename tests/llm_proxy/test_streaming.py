@@ -327,7 +327,7 @@ async def test_a_stream_that_leaves_tokens_out_has_none(
     assert "1 of its 2 tokens" in caplog.text
 
 
-async def test_a_backend_that_refuses_the_fields_in_streams_is_still_asked_for_them_elsewhere(
+async def test_a_backend_that_refuses_a_field_in_streams_is_still_asked_for_the_others(
     client: openai.AsyncOpenAI, backend: ScriptedBackend
 ) -> None:
     def script(payload: dict[str, Any]) -> Response:
@@ -342,8 +342,12 @@ async def test_a_backend_that_refuses_the_fields_in_streams_is_still_asked_for_t
         reply = await client.chat.completions.create(model="policy", messages=MESSAGES, stream=True)
         assert [piece.choices[0].delta.content async for piece in reply] == ["x"]
         await client.chat.completions.create(model="policy", messages=MESSAGES)
-    asked = [(bool(payload.get("stream")), "return_token_ids" in payload) for payload in backend.requests]
-    assert asked == [(True, True), (True, False), (False, True), (True, False), (False, True)]
+    asked = [
+        (bool(payload.get("stream")), "stream_options" in payload, "return_token_ids" in payload)
+        for payload in backend.requests
+    ]
+    without = (True, False, True)
+    assert asked == [(True, True, True), without, (False, False, True), without, (False, False, True)]
 
 
 async def test_an_error_before_the_stream_is_an_ordinary_answer(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
 from collections.abc import AsyncIterator
+from typing import Any
 
 import aiohttp
 import anthropic
@@ -10,11 +13,15 @@ import openai
 import pytest
 from scripted_backend import ScriptedBackend
 
+from agentlightning.adapter import llm_calls
+from agentlightning.emitter import find_final_reward
 from agentlightning.errors import ConfigurationError
-from agentlightning.litagent import resolve_proxies
+from agentlightning.litagent import CommandAgent, resolve_proxies
 from agentlightning.llm_proxy import LLMProxy, flush_captures
+from agentlightning.runner import LitAgentRunner
 from agentlightning.store import InMemoryLightningStore
 from agentlightning.store.tokens import Caller, agent_token, runner_token, verify
+from agentlightning.tracer import OtelTracer
 from agentlightning.types import LLM, AttemptedRollout
 
 SECRET = "the-secret-of-the-tests"
@@ -169,6 +176,38 @@ async def test_a_gateway_on_a_machine_of_runners_gives_its_agents_tokens_of_its_
             assert reply.status == 200
     finally:
         await proxy.stop()
+
+
+ASKING = """
+import json, os, urllib.request
+
+def post(url, body):
+    headers = {"Authorization": "Bearer " + os.environ["AGL_KEY"], "Content-Type": "application/json"}
+    request = urllib.request.Request(url, json.dumps(body).encode(), headers)
+    urllib.request.urlopen(request, timeout=60).read()
+
+assert "AGL_TOKEN" not in os.environ
+body = {"model": os.environ["OPENAI_MODEL"], "messages": [{"role": "user", "content": "hi"}]}
+for base in (os.environ["OPENAI_BASE_URL"], os.environ["AGL_OPENAI_BASE_URL"]):
+    post(base + "/chat/completions", body)
+post(os.environ["AGL_EVENT_URL"], {"event_type": "reward", "data": {"value": 0.5}})
+"""
+
+
+async def test_a_program_needs_to_know_of_no_token(
+    proxy: LLMProxy, store: InMemoryLightningStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AGL_TOKEN", SECRET)
+    runner = LitAgentRunner[Any](OtelTracer())
+    agent = CommandAgent([sys.executable, "-c", ASKING])
+    with runner.run_context(agent=agent, store=store):
+        async with asyncio.timeout(60):
+            await runner.step({}, resources={"llm": proxy.as_resource()}, mode="train")
+    (rollout,) = await store.query_rollouts()
+    spans = await store.query_spans(rollout.rollout_id)
+    assert rollout.status == "succeeded"
+    assert len(llm_calls(spans)) == 2
+    assert find_final_reward(spans) == 0.5
 
 
 async def test_an_attempt_reports_its_reward_with_its_token(
