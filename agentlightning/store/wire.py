@@ -12,13 +12,14 @@ from typing import Annotated, Any, Final, Literal, NotRequired, Required, cast, 
 from urllib.parse import parse_qs, quote
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, PlainValidator, TypeAdapter, ValidationError, WithJsonSchema
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 from typing_extensions import TypedDict
 
 from agentlightning.errors import InvalidValue
 from agentlightning.store.base import UNSET
 from agentlightning.store.operations import Operation
 from agentlightning.store.polls import waiting_parameter
+from agentlightning.store.rollout_json import RolloutOfStore
 from agentlightning.store.span_json import SpanOfStore, SpanOnTheWire, SpansOfRequest, SpansOnTheWire, values_of
 from agentlightning.store.sql.checks import (
     check_integer,
@@ -27,10 +28,19 @@ from agentlightning.store.sql.checks import (
     check_text,
     check_texts,
 )
-from agentlightning.types import EnqueueRolloutRequest, PaginatedResult, Resource, Span, normalize_task_input
+from agentlightning.types import (
+    AttemptedRollout,
+    EnqueueRolloutRequest,
+    PaginatedResult,
+    Resource,
+    Rollout,
+    Span,
+    normalize_task_input,
+)
 
 _SCALARS: Final = frozenset({str, int, bool})
 """Types that JSON has, whatever the value."""
+_ROLLOUTS: Final = frozenset({Rollout, AttemptedRollout})
 
 
 class Wire:
@@ -53,7 +63,7 @@ class Wire:
         self._whole = TypeAdapter[Any](on_the_wire(self._body.annotation)) if self._body else None
         fields = {name: _field_of(operation, parameter) for name, parameter in parameters.items()}
         self._named = TypeAdapter[dict[str, Any]](_typed_dict(operation.name, fields))
-        self._answer = TypeAdapter[Any](on_the_wire(signature.return_annotation, SpanOfStore))
+        self._answer = TypeAdapter[Any](on_the_wire(signature.return_annotation, of_store=True))
         self.waits: Final = waiting_parameter(operation)
         self._checks = {
             name: check for name, parameter in parameters.items() if (check := _check_of(parameter.annotation))
@@ -119,9 +129,9 @@ class Wire:
             ValueError: It is no answer of this operation.
         """
         try:
-            return self._answer.validate_json(body)
+            return self._answer.validate_python(from_json(body))
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"a span in it does not have its form: {error!r}") from error
+            raise ValueError(f"a span or a rollout in it does not have its form: {error!r}") from error
 
     def _of_query(self, query: str) -> dict[str, Any]:
         values = parse_qs(query, keep_blank_values=True)
@@ -206,18 +216,25 @@ def plain(value: Any, name: str) -> Any:
     return normalize_task_input(value, name)
 
 
-def on_the_wire(annotation: Any, span: Any = SpanOnTheWire) -> Any:
-    """Return an annotation whose spans are not validated in depth: a lenient producer's stay as they are."""
+def on_the_wire(annotation: Any, *, of_store: bool = False) -> Any:
+    """Return an annotation whose spans are not validated in depth: a lenient producer's stay as they are.
+
+    Args:
+        annotation: The type.
+        of_store: Whether a store wrote the JSON, so that its rollouts and spans are built as they are.
+    """
     if annotation is Span:
-        return span
+        return SpanOfStore if of_store else SpanOnTheWire
+    if annotation == Sequence[Span] and not of_store:
+        return SpansOfRequest
+    if of_store and _is_rollout(annotation):
+        return RolloutOfStore
     if _is_model(annotation):
-        return _model_on_the_wire(annotation, span) if _holds_spans(annotation) else annotation
+        return _model_on_the_wire(annotation, of_store=of_store) if _holds(annotation, of_store) else annotation
     origin: Any = get_origin(annotation)
     if origin is None or origin is Literal:
         return annotation
-    if annotation == Sequence[Span] and span is SpanOnTheWire:
-        return SpansOfRequest
-    inner: tuple[Any, ...] = tuple(on_the_wire(argument, span) for argument in get_args(annotation))
+    inner: tuple[Any, ...] = tuple(on_the_wire(argument, of_store=of_store) for argument in get_args(annotation))
     return _union_of(inner) if _is_union(origin) else origin[inner]
 
 
@@ -235,8 +252,10 @@ def _union_of(kinds: Sequence[Any]) -> Any:
     return union
 
 
-def _model_on_the_wire(model: type[BaseModel], span: Any) -> Any:
-    fields = {name: Required[on_the_wire(field.annotation, span)] for name, field in model.model_fields.items()}
+def _model_on_the_wire(model: type[BaseModel], *, of_store: bool) -> Any:
+    fields = {
+        name: Required[on_the_wire(field.annotation, of_store=of_store)] for name, field in model.model_fields.items()
+    }
     shape = TypeAdapter[dict[str, Any]](_typed_dict(model.__name__, fields))
     return Annotated[model, PlainValidator(lambda values: model.model_construct(**shape.validate_python(values)))]
 
@@ -245,8 +264,14 @@ def _is_model(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
-def _holds_spans(model: type[BaseModel]) -> bool:
-    return any(Span in get_args(field.annotation) for field in model.model_fields.values())
+def _holds(model: type[BaseModel], of_store: bool) -> bool:
+    """Whether a model lists what is read in another way than by validation."""
+    listed = [kind for field in model.model_fields.values() for kind in get_args(field.annotation)]
+    return Span in listed or (of_store and any(map(_is_rollout, listed)))
+
+
+def _is_rollout(annotation: Any) -> bool:
+    return annotation in _ROLLOUTS or frozenset(get_args(annotation)) == _ROLLOUTS
 
 
 def type_of(operation: Operation, parameter: inspect.Parameter) -> Any:
