@@ -7,11 +7,12 @@ only by one that says that it is a repetition; a call that failed, or whose clie
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 _WINDOW_SECONDS: Final = 900.0
@@ -19,6 +20,7 @@ _WINDOW_SECONDS: Final = 900.0
 _ANSWERED_SECONDS: Final = 60.0
 """How long an answered call may be repeated: no SDK waits longer before it asks again."""
 _MOST_CALLS: Final = 16_384
+_MOST_COMPARED: Final = 256
 _KEYS: Final = (b"idempotency-key", b"x-stainless-idempotency-key")
 _RETRY_COUNT: Final = b"x-stainless-retry-count"
 IDENTIFYING: Final = frozenset({*_KEYS, _RETRY_COUNT})
@@ -63,7 +65,7 @@ class Repetitions:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._order: deque[Sent] = deque()
-        self._same: dict[Hashable, list[Sent]] = {}
+        self._same: dict[Hashable, _Same] = {}
 
     def __len__(self) -> int:
         """Return how many calls are remembered."""
@@ -84,32 +86,48 @@ class Repetitions:
         )
         self._forget_old(sent.began)
         self._order.append(sent)
-        self._same.setdefault(sent.identity, []).append(sent)
+        same = self._same.get(sent.identity)
+        if same is None:
+            same = self._same[sent.identity] = _Same()
+        same.calls.append(sent)
         return sent
 
     def end(self, sent: Sent, outcome: Outcome) -> str | None:
         """Take note of how a call ended; returns the span id of the call that it repeats, or None."""
         sent.ended, sent.outcome = self._clock(), outcome
         same = self._same.get(sent.identity)
-        if same is None or len(same) == 1:
+        if same is None:
             return None
-        earlier = [each for each in same if each is not sent and each.began <= sent.began]
-        if not sent.named and not sent.retry:
-            failed = [each for each in earlier if each.outcome == "failed" and _end(each) <= sent.began]
-            return failed[-1].span_id if failed else None
-        repeated = _repeated(sent, earlier)
-        if repeated is None:
-            return None
-        repeated.claimed = True
-        return repeated.span_id
+        if sent.named or sent.retry:
+            repeated = _repeated(sent, same.before(sent))
+            if repeated is not None:
+                repeated.claimed = True
+        else:
+            repeated = next((each for each in reversed(same.failed) if _end(each) <= sent.began), None)
+        if outcome == "failed":
+            same.failed.append(sent)
+        return None if repeated is None else repeated.span_id
 
     def _forget_old(self, now: float) -> None:
         while self._order and (len(self._order) >= _MOST_CALLS or self._order[0].began < now - _WINDOW_SECONDS):
             old = self._order.popleft()
             same = self._same[old.identity]
-            same.remove(old)
-            if not same:
+            same.calls.popleft()
+            if not same.calls:
                 del self._same[old.identity]
+
+
+@dataclass(slots=True)
+class _Same:
+    """The calls of one identity as they came, and those that failed as they did."""
+
+    calls: deque[Sent] = field(default_factory=deque[Sent])
+    failed: deque[Sent] = field(default_factory=lambda: deque[Sent](maxlen=_MOST_COMPARED))
+
+    def before(self, sent: Sent) -> list[Sent]:
+        """Return the last calls before this one, in order."""
+        last = itertools.islice(reversed(self.calls), _MOST_COMPARED)
+        return [each for each in last if each is not sent and each.began <= sent.began][::-1]
 
 
 def _repeated(sent: Sent, earlier: list[Sent]) -> Sent | None:
