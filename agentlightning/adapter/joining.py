@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_left, bisect_right
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -102,7 +103,8 @@ class _Joining:
     def __init__(self, seen: Sequence[Seen], spans: Iterable[Span]) -> None:
         self.groups: list[Group] = []
         self._group_of: dict[str, Group] = {}
-        self._by_response: dict[tuple[str, str | None], _OfResponse] = {}
+        sighted = Counter((each.span.attempt_id, each.response_id) for each in seen if each.response_id is not None)
+        self._by_response = {key: _OfResponse() for key, count in sighted.items() if count > 1}
         self._by_answer: dict[tuple[str, str], _Timeline] = {}
         self._above = _nearest_above(seen, spans)
         self._below: dict[str, list[str]] = {}
@@ -116,9 +118,9 @@ class _Joining:
             self.groups.append(group)
         group.add(each)
         self._group_of[each.span.span_id] = group
-        if each.response_id is not None:
-            key = each.span.attempt_id, each.response_id
-            self._by_response.setdefault(key, _OfResponse()).note(each, group)
+        known = self._by_response.get((each.span.attempt_id, each.response_id))
+        if known is not None:
+            known.note(each, group)
 
     def note_times(self) -> None:
         """Note of all sightings so far when they were and what they say."""
@@ -139,7 +141,7 @@ class _Joining:
         time; then one of which it wrote the same.
         """
         known = self._by_response.get((each.span.attempt_id, each.response_id))
-        if known is None:
+        if known is None:  # nobody else saw it
             return None
         candidates = (group for group in self._candidates(each, known) if group)
         return next((group for group in candidates if self._may_join(each, group) and _end_alike(each, group)), None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right, insort
+from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Generic, TypeVar
 
@@ -44,31 +45,35 @@ class PrefixIndex(Generic[T]):
 
     def __init__(self) -> None:
         self._keys: list[bytes] = []
-        self._values: dict[bytes, list[T]] = {}
+        self._first: dict[bytes, T] = {}
+        self._others: dict[bytes, deque[T]] = {}
 
     def add(self, key: bytes, value: T) -> None:
         """Add a value."""
-        if key not in self._values:
-            self._values[key] = []
+        if key in self._first:
+            self._others.setdefault(key, deque()).append(value)
+        else:
+            self._first[key] = value
             insort(self._keys, key)
-        self._values[key].append(value)
 
     def take_longest_prefix(self, tokens: bytes) -> T | None:
         """Remove and return the value whose key is the longest that the tokens start with; of several the first."""
         key = next(self._prefixes(tokens), None)
         if key is None:
             return None
-        values = self._values[key]
-        value = values.pop(0)
-        if not values:
-            del self._values[key]
+        value, others = self._first[key], self._others.get(key)
+        if others:
+            self._first[key] = others.popleft()
+        else:
+            del self._first[key]
             del self._keys[bisect_left(self._keys, key)]
         return value
 
     def prefixes(self, tokens: bytes) -> Iterator[T]:
         """Return the values whose keys the tokens start with, those with the longest key first."""
         for key in self._prefixes(tokens):
-            yield from self._values[key]
+            yield self._first[key]
+            yield from self._others.get(key, ())
 
     def longest_common(self, tokens: bytes) -> int:
         """Return how many tokens the nearest key has in common with these."""
