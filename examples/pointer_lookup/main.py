@@ -39,7 +39,10 @@ async def pointer_lookup(task: Task, llm: agl.LLM) -> float:
                 return float(message.content == solution(task))
             messages.append(message.model_dump(exclude_none=True))
             for call in message.tool_calls:
-                key = json.loads(call.function.arguments).get("key", "")
+                try:
+                    key = json.loads(call.function.arguments).get("key", "")
+                except ValueError:
+                    return 0.0  # the model wrote no JSON
                 messages.append({"role": "tool", "tool_call_id": call.id, "content": lookup(task, key)})
     return 0.0
 

@@ -123,6 +123,11 @@ def test_a_call_whose_arguments_began_stays_one(text: str, arguments: str) -> No
     assert parse([text]) == parse(text) == ("", [("f", arguments)])
 
 
+def test_a_name_that_is_none_begins_no_call() -> None:
+    text = '<tool_call>{"name": "a\nb", "arguments": {}}</tool_call>'
+    assert parse([text]) == parse(text) == (text, [])
+
+
 def test_parsers_are_found_by_name() -> None:
     class Own(HermesParser):
         pass
