@@ -48,7 +48,8 @@ def doctor(
         from agentlightning.adapter.rewards import RewardMatchPolicy
         from agentlightning.doctor import ScriptedModel, describe, diagnose
         from agentlightning.doctor.exits import exits_raise
-        from agentlightning.doctor.inputs import load_agent, load_replies, load_resources, load_task
+        from agentlightning.doctor.inputs import load_replies, load_resources, load_task
+        from agentlightning.litagent.loading import load_agent
 
     with _everything_to_stderr(), exits_raise():  # what the agent prints is no part of the report
         report = diagnose(

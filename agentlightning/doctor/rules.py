@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+from agentlightning._internal.error_place import place_of
 from agentlightning.adapter.rewards import Unmatched
-from agentlightning.doctor.place import place_of
 from agentlightning.doctor.report import CallReport, Finding, Report, Severity
 from agentlightning.errors import MissingResource
 

@@ -16,11 +16,11 @@ from agentlightning.cli.app import run
 from agentlightning.cli.doctor import RewardMatch
 from agentlightning.doctor.diagnosis import diagnose
 from agentlightning.doctor.exits import exits_raise
-from agentlightning.doctor.inputs import load_agent
 from agentlightning.doctor.report import Report
 from agentlightning.doctor.scripted_model import ScriptedModel
 from agentlightning.doctor.text import describe
 from agentlightning.errors import ConfigurationError, InvalidAgent
+from agentlightning.litagent.loading import load_agent
 
 PATIENTS = Path(patients.__file__)
 
@@ -409,7 +409,7 @@ def test_what_is_no_agent_is_refused(target: str, words: str) -> None:
         ("x = 1\nx = = 2", "importing {name} raised SyntaxError in {path}:2: "),
         ("import sys\nsys.exit(0)", "importing {name} raised SystemExit in {path}:2: 0"),
         ("import no_such_module_here", "importing {name} raised ModuleNotFoundError in {path}:1: "),
-        ("from . import tools", "it belongs to a package, so name it package.module:agent"),
+        ("from . import tools", "it belongs to a package, so name it package.module:name"),
     ],
     ids=["error", "syntax", "exit", "module", "relative"],
 )
