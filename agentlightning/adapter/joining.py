@@ -103,8 +103,10 @@ class _Joining:
     def __init__(self, seen: Sequence[Seen], spans: Iterable[Span]) -> None:
         self.groups: list[Group] = []
         self._group_of: dict[str, Group] = {}
-        sighted = Counter((each.span.attempt_id, each.response_id) for each in seen if each.response_id is not None)
-        self._by_response = {key: _OfResponse() for key, count in sighted.items() if count > 1}
+        named = [(each.span.attempt_id, each.response_id) for each in seen if each.response_id is not None]
+        self._by_response: dict[tuple[str, str | None], _OfResponse] = {
+            key: _OfResponse() for key, count in Counter(named).items() if count > 1
+        }
         self._by_answer: dict[tuple[str, str], _Timeline] = {}
         self._above = _nearest_above(seen, spans)
         self._below: dict[str, list[str]] = {}
