@@ -7,7 +7,6 @@ only by one that says that it is a repetition; a call that failed, or whose clie
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
 from collections import deque
@@ -15,10 +14,10 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-_WINDOW_SECONDS: Final = 900.0
-"""How long a lost call is remembered: SDKs wait ten minutes for an answer."""
+_WINDOW_SECONDS: Final = 300.0
+"""How long a call that ended is remembered."""
 _ANSWERED_SECONDS: Final = 60.0
-"""How long an answered call may be repeated: no SDK waits longer before it asks again."""
+"""How long an answered call may be repeated without being named: no SDK waits longer before it asks again."""
 _MOST_CALLS: Final = 16_384
 _MOST_COMPARED: Final = 256
 _KEYS: Final = (b"idempotency-key", b"x-stainless-idempotency-key")
@@ -64,12 +63,13 @@ class Repetitions:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._order: deque[Sent] = deque()
+        self._open: dict[Sent, None] = {}
+        self._ended: deque[Sent] = deque()
         self._same: dict[Hashable, _Same] = {}
 
     def __len__(self) -> int:
         """Return how many calls are remembered."""
-        return len(self._order)
+        return len(self._open) + len(self._ended)
 
     def begin(
         self, span_id: str, attempt: tuple[str, str], path: str, body: bytes, headers: Mapping[bytes, str]
@@ -84,8 +84,9 @@ class Repetitions:
             retry=int(count) if count.isdecimal() and len(count) < 4 else 0,
             began=self._clock(),
         )
-        self._forget_old(sent.began)
-        self._order.append(sent)
+        self._open[sent] = None
+        if len(self._open) > _MOST_CALLS:  # some ended unseen
+            self._forget(next(iter(self._open)))
         same = self._same.get(sent.identity)
         if same is None:
             same = self._same[sent.identity] = _Same()
@@ -94,40 +95,55 @@ class Repetitions:
 
     def end(self, sent: Sent, outcome: Outcome) -> str | None:
         """Take note of how a call ended; returns the span id of the call that it repeats, or None."""
-        sent.ended, sent.outcome = self._clock(), outcome
-        same = self._same.get(sent.identity)
-        if same is None:
+        if sent not in self._open:
             return None
+        del self._open[sent]
+        self._ended.append(sent)
+        sent.ended, sent.outcome = self._clock(), outcome
+        self._forget_old(sent.ended)
+        same = self._same[sent.identity]
         if sent.named or sent.retry:
             repeated = _repeated(sent, same.before(sent))
             if repeated is not None:
                 repeated.claimed = True
         else:
-            repeated = next((each for each in reversed(same.failed) if _end(each) <= sent.began), None)
+            repeated = same.failed_before(sent)
         if outcome == "failed":
-            same.failed.append(sent)
+            same.add_failed(sent)
         return None if repeated is None else repeated.span_id
 
     def _forget_old(self, now: float) -> None:
-        while self._order and (len(self._order) >= _MOST_CALLS or self._order[0].began < now - _WINDOW_SECONDS):
-            old = self._order.popleft()
-            same = self._same[old.identity]
-            same.calls.popleft()
-            if not same.calls:
-                del self._same[old.identity]
+        while len(self._ended) > _MOST_CALLS or _end(self._ended[0]) < now - _WINDOW_SECONDS:
+            self._forget(self._ended.popleft())
+
+    def _forget(self, sent: Sent) -> None:
+        self._open.pop(sent, None)
+        same = self._same[sent.identity]
+        same.calls.remove(sent)  # one of the first
+        if not same.calls:
+            del self._same[sent.identity]
 
 
 @dataclass(slots=True)
 class _Same:
     """The calls of one identity as they came, and those that failed as they did."""
 
-    calls: deque[Sent] = field(default_factory=deque[Sent])
-    failed: deque[Sent] = field(default_factory=lambda: deque[Sent](maxlen=_MOST_COMPARED))
+    calls: list[Sent] = field(default_factory=list[Sent])
+    failed: list[Sent] = field(default_factory=list[Sent])
 
     def before(self, sent: Sent) -> list[Sent]:
         """Return the last calls before this one, in order."""
-        last = itertools.islice(reversed(self.calls), _MOST_COMPARED)
-        return [each for each in last if each is not sent and each.began <= sent.began][::-1]
+        return [each for each in self.calls[-_MOST_COMPARED:] if each is not sent and each.began <= sent.began]
+
+    def failed_before(self, sent: Sent) -> Sent | None:
+        """Return the call that failed last before this one came."""
+        last = next((each for each in reversed(self.failed) if _end(each) <= sent.began), None)
+        return last if last is not None and _end(last) > sent.began - _WINDOW_SECONDS else None
+
+    def add_failed(self, sent: Sent) -> None:
+        """Take note of a failure."""
+        self.failed.append(sent)
+        del self.failed[:-_MOST_COMPARED]
 
 
 def _repeated(sent: Sent, earlier: list[Sent]) -> Sent | None:

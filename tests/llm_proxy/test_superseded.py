@@ -106,6 +106,15 @@ def test_what_was_answered_long_ago_is_not_repeated_any_more() -> None:
     assert client.end(client.call(retry=1)) is None
 
 
+def test_what_failed_long_ago_is_not_repeated_any_more() -> None:
+    client = Client()
+    client.end(client.call(), "failed")
+    for _ in range(10):  # the same is asked all the time
+        client.now += 60
+        repeated = client.end(client.call())
+    assert repeated is None
+
+
 @pytest.mark.parametrize("count", ["", "-1", "1.5", "x", "²", "9" * 5000])
 def test_a_count_that_is_none_counts_as_none(count: str) -> None:
     repetitions = Repetitions(lambda: 0.0)
@@ -131,10 +140,23 @@ def test_no_answer_is_claimed_twice_and_none_without_being_told(calls: list[tupl
 
 def test_memory_is_bounded() -> None:
     client = Client()
+    long = client.call(b"long")
     for number in range(20_000):
         client.end(client.call(str(number).encode()))
-        client.now += 0.001
-    assert len(client.repetitions) <= 16_384
+        client.now -= 1.99
+    assert len(client.repetitions) <= 16_385
+    client.end(long, "failed")
+    assert client.end(client.call(b"long")) == long.span_id  # however many calls came and went meanwhile
     client.now += 10_000
-    client.call()
+    client.end(client.call())
     assert len(client.repetitions) == 1
+
+
+def test_calls_whose_end_nobody_told_are_forgotten() -> None:
+    client = Client()
+    first = client.call(retry=0)
+    for number in range(17_000):
+        client.call(str(number).encode())
+    assert len(client.repetitions) <= 16_384
+    assert client.end(first, "failed") is None
+    assert client.end(client.call(retry=1)) is None
