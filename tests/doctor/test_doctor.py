@@ -384,12 +384,12 @@ def test_the_command_knows_every_policy() -> None:
 @pytest.mark.parametrize(
     ("target", "words"),
     [
-        ("no_colon", "package.module:agent"),
+        ("no_colon", "package.module:name"),
         ("no_such_module_here:agent", "there is no module 'no_such_module_here'"),
         ("no/such/file.py:agent", "there is no Python file"),
         (f"{PATIENTS}:nobody", "has no 'nobody'; it has good, "),
         (f"{PATIENTS}:not_an_agent", "is no agent but a str"),
-        (".patients:good", "package.module:agent"),
+        (".patients:good", "package.module:name"),
         (f"{PATIENTS}:Demanding", "Demanding() raised TypeError"),
         (f"{PATIENTS}:Team.play", "give the runner the one of an instance"),
     ],
