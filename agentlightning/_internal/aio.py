@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 
 ResultT = TypeVar("ResultT")
@@ -47,7 +48,12 @@ async def wait_for_flag(flag: StopFlag) -> None:
         return
     loop = asyncio.get_running_loop()
     up = asyncio.Event()
-    unsubscribe = flag.subscribe(lambda: loop.call_soon_threadsafe(up.set))
+
+    def wake() -> None:
+        with suppress(RuntimeError):  # the loop was closed just now: nobody waits any more
+            loop.call_soon_threadsafe(up.set)
+
+    unsubscribe = flag.subscribe(wake)
     try:
         if not flag.is_set():
             await up.wait()

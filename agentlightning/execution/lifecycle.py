@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
-from agentlightning._internal.threads import run_in_thread
+from agentlightning._internal.aio import wait_for_flag
 from agentlightning.errors import ExecutionError
 from agentlightning.execution.events import ThreadingEvent
 from agentlightning.execution.loop_thread import Cancellable, CoroutineFactory, LoopThread, run_blocking
@@ -53,8 +53,9 @@ class Lifecycle:
         async def end_runners() -> None:
             if self.main == "algorithm":  # else they have ended: theirs is the thread that is cancelled first
                 side.cancel()
-                # Not in an executor's thread, for which the end of the loop would wait.
-                await run_in_thread(partial(side.join, self.join_timeout), "agl-side-join")
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self.join_timeout):
+                        await wait_for_flag(side.ended)
 
         def end_main() -> None:
             event.set()

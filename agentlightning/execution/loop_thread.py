@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeAlias, TypeVar
 
+from agentlightning.execution.events import ThreadingEvent
 from agentlightning.execution.interrupts import interrupts_cancel, interrupts_raise
 
 ResultT = TypeVar("ResultT")
@@ -58,10 +59,15 @@ class LoopThread:
         coroutine: What to run.
         name: The thread's name.
         on_error: Called in that thread when the coroutine raised; the error itself is kept in `error`.
+
+    Attributes:
+        error: What the coroutine raised.
+        ended: Set when it has ended.
     """
 
     def __init__(self, coroutine: Cancellable, name: str, on_error: Callable[[], None] | None = None) -> None:
         self.error: BaseException | None = None
+        self.ended = ThreadingEvent()
         self._coroutine = coroutine
         self._on_error = on_error
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -88,6 +94,8 @@ class LoopThread:
             self.error = error
             if self._on_error is not None:
                 self._on_error()
+        finally:
+            self.ended.set()
 
 
 def run_in_this_thread(coroutine: Cancellable) -> None:

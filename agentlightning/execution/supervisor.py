@@ -75,12 +75,15 @@ class Supervisor:
             ExecutionError: Too few are left.
             Exception: What a runner raised; the others are cancelled.
         """
+        runners = [asyncio.create_task(self._keep(number, event), name=f"runner-{number}") for number in self._numbers]
         try:
-            async with asyncio.TaskGroup() as group:
-                for number in self._numbers:
-                    group.create_task(self._keep(number, event), name=f"runner-{number}")
-        except ExceptionGroup as failures:
-            raise failures.exceptions[0] from None
+            if runners:
+                await asyncio.wait(runners, return_when=asyncio.FIRST_EXCEPTION)
+        finally:
+            failed = [runner for runner in runners if runner.done() and runner.exception() is not None]
+            await _end(runners)
+        for runner in failed:
+            runner.result()
         if self._numbers and not event.is_set():
             logger.warning(
                 "All %d runners have ended while the algorithm runs: what is queued now waits for others. "
@@ -145,3 +148,15 @@ class Supervisor:
         logger.error(
             "Runner %d %s once too often, and is not started again; %d are left.", number, words_for(code), left
         )
+
+
+async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Cancel tasks, once more whenever this is cancelled itself, until all have ended."""
+    for task in tasks:
+        task.cancel()
+    while pending := [task for task in tasks if not task.done()]:
+        try:
+            await asyncio.wait(pending)
+        except asyncio.CancelledError:
+            for task in pending:
+                task.cancel()
