@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+from functools import partial
 from typing import Any
 
 import openai
 import pytest
 from scripted_backend import ScriptedBackend, answer
 from starlette.responses import JSONResponse, Response
+from streams import HEAD, Stream, token_chunk
 
 from agentlightning.adapter import llm_calls
 from agentlightning.llm_proxy import LLMProxy, flush_captures
 from agentlightning.llm_proxy.capture import to_span
 from agentlightning.llm_proxy.exchange import Exchange, read_exchanges
 from agentlightning.llm_proxy.pace import Pace
+from agentlightning.llm_proxy.sse import EventSplitter
 from agentlightning.store import InMemoryLightningStore
 from agentlightning.types import AttemptedRollout, Span
 
@@ -98,6 +101,28 @@ async def test_a_refused_call_names_its_backend_and_is_superseded(
     refused, answered = await spans_of(proxy, store, attempted)
     assert refused.attributes["agentlightning.llm_call.backend"] == f"{backend.server.url}/v1"
     assert answered.attributes["agentlightning.llm_call.supersedes"] == refused.span_id
+
+
+async def test_an_event_without_end_ends_the_stream_and_says_why(
+    proxy: LLMProxy,
+    store: InMemoryLightningStore,
+    attempted: AttemptedRollout,
+    backend: ScriptedBackend,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("agentlightning.llm_proxy.stream.EventSplitter", partial(EventSplitter, largest=10_000))
+    endless = Stream([HEAD, token_chunk("a", 7, -0.5), b"data: " + b"x" * 20_000, b"x"], before=3)
+    backend.script = lambda _: endless.response()
+    async with client_of(proxy, attempted, max_retries=0) as client:
+        with pytest.raises(openai.APIError, match="more than 10000 bytes"):
+            async for _ in await client.chat.completions.create(model="policy", messages=MESSAGES, stream=True):
+                pass
+    async with asyncio.timeout(30):
+        await endless.abandoned.wait()
+    (span,) = await spans_of(proxy, store, attempted)
+    assert span.status.status_code == "ERROR"
+    assert "more than 10000 bytes" in (span.status.description or "")
+    assert "a" in str(span.attributes["agentlightning.llm_call.partial"])
 
 
 def exchange_of(response: bytes, **fields: Any) -> Exchange:
