@@ -52,7 +52,9 @@ class _HttpStream(EventStream):
 
     async def _next(self) -> bytes:
         try:
-            return await self._answer.content.readany()
+            # aiohttp never ends this read when what comes between two chunks is no HTTP.
+            async with asyncio.timeout(self._timeout):
+                return await self._answer.content.readany()
         except _FAILURES as error:
             raise _named(error, str(self._answer.url), self._timeout) from error
 

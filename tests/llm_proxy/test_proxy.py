@@ -164,8 +164,6 @@ async def test_an_error_of_the_backend_passes_through_and_is_recorded(
 @pytest.mark.parametrize(
     "body",
     [
-        "not json",
-        "[]",
         '{"choices": 3}',
         '{"choices": [{"message": {}, "logprobs": 2}]}',
         '{"choices": [{"message": {}, "token_ids": [1, null]}]}',
@@ -185,6 +183,24 @@ async def test_an_answer_of_another_form_reaches_the_agent_and_is_not_trained_on
     resource = proxy.as_resource(attempted.rollout_id, attempted.attempt.attempt_id)
     async with http.post(f"{resource.endpoint}/chat/completions", json={"model": "policy"}) as reply:
         assert (reply.status, await reply.text()) == (200, body)
+    (span,) = await spans_of(proxy, store, attempted)
+    assert span.status.status_code == "ERROR"
+
+
+@pytest.mark.parametrize("body", ["<html>502 Bad Gateway</html>", "[]", ""])
+async def test_an_answer_that_is_no_json_object_is_an_error_that_sdks_retry(
+    proxy: LLMProxy,
+    store: InMemoryLightningStore,
+    attempted: AttemptedRollout,
+    backend: ScriptedBackend,
+    http: aiohttp.ClientSession,
+    body: str,
+) -> None:
+    backend.script = lambda _: Response(body)
+    resource = proxy.as_resource(attempted.rollout_id, attempted.attempt.attempt_id)
+    async with http.post(f"{resource.endpoint}/chat/completions", json={"model": "policy"}) as reply:
+        assert reply.status == 502
+        assert (await reply.json())["error"]["code"] == "invalid_answer"
     (span,) = await spans_of(proxy, store, attempted)
     assert span.status.status_code == "ERROR"
 

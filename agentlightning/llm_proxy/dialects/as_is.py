@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from agentlightning.errors import InvalidAnswer
 from agentlightning.llm_proxy.dialects.chat import wants_usage
 from agentlightning.llm_proxy.dialects.chat_stream import without_usage_chunk
 from agentlightning.llm_proxy.reply import Reply
@@ -27,7 +28,10 @@ class PlainCall:
         self.request: Json = payload
 
     def answer(self, reply: Reply) -> Reply:
-        """Return the backend's answer."""
+        """Return the backend's answer; a page of some server between is none, whatever its status."""
+        if reply.status < 400 and not reply.body.lstrip().startswith(b"{"):
+            beginning = reply.body[:200].decode(errors="replace")
+            raise InvalidAnswer(f"the backend's answer is none of a model: {beginning!r}")
         return reply
 
     def view(self) -> PlainView:
