@@ -10,12 +10,19 @@ from agentlightning.errors import MissingExtra
 
 EXTRA_OF: Final[dict[str, str]] = {
     "asyncpg": "postgres",
+    "datasets": "datasets",
     "matplotlib": "train",
+    "mlflow": "mlflow",
+    "prometheus_client": "prometheus",
+    "pyarrow": "datasets",
     "safetensors": "train",
     "tokenizers": "train",
     "torch": "train",
     "transformers": "train",
     "openai": "openai",
+    "tensorboardX": "tensorboard",
+    "trackio": "trackio",
+    "wandb": "wandb",
 }
 """Package to the extra that installs it."""
 
