@@ -103,6 +103,8 @@ class Dispatcher:
             last = len(trail.tried) > retries
             try:
                 answer = await work(backend)
+                if isinstance(answer, EventStream) and retries:
+                    await answer.begin()
             except (BackendUnreachable, BackendTimeout) as error:
                 self._note(backend, error)
                 if last or isinstance(error, BackendTimeout) or not await self._wait(replicas, trail, {}, limit):

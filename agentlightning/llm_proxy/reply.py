@@ -50,6 +50,20 @@ class EventStream(ABC):
         self.backend: str | None = backend
         self.retries = 0
         self.on_end: Callable[[ModelError | None], None] | None = None
+        self._first: bytes | None = None
+
+    async def begin(self) -> None:
+        """Wait for the first piece, before which nothing is lost if the backend dies.
+
+        Raises:
+            BackendUnreachable: The stream broke off.
+            BackendTimeout: The backend is silent for too long.
+        """
+        try:
+            self._first = await self._next()
+        except BaseException:
+            self.close()
+            raise
 
     async def read(self) -> bytes:
         """Return what has come, waiting for it if need be; nothing at the end.
@@ -58,6 +72,9 @@ class EventStream(ABC):
             BackendUnreachable: The stream broke off.
             BackendTimeout: The backend is silent for too long.
         """
+        if self._first is not None:
+            first, self._first = self._first, None
+            return first
         try:
             piece = await self._next()
         except ModelError as error:

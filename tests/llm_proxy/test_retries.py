@@ -23,11 +23,12 @@ PASSING = (408, 409, 429, 500, 502, 503, 504, 529)
 
 
 class Stream(EventStream):
-    """A stream that ends as it is told, after one event."""
+    """A stream that ends as it is told, after one event or none."""
 
-    def __init__(self, failure: ModelError | None = None) -> None:
+    def __init__(self, failure: ModelError | None = None, events: int = 1) -> None:
         super().__init__(200, {}, "http://b0/v1")
-        self._rest: list[bytes | ModelError] = [b"data: {}\n\n", failure or b""]
+        self._rest: list[bytes | ModelError] = [*[b"data: {}\n\n"] * events, failure or b""]
+        self.closed = False
 
     async def _next(self) -> bytes:
         piece = self._rest.pop(0)
@@ -36,7 +37,7 @@ class Stream(EventStream):
         return piece
 
     def close(self) -> None:
-        pass
+        self.closed = True
 
 
 class Script:
@@ -192,6 +193,33 @@ async def test_a_stream_is_never_begun_again_and_its_break_counts_against_the_ba
     with pytest.raises(BackendUnreachable):
         await stream.read()
     assert (len(script.asked), backend.health.failures) == (2, 2)
+
+
+async def test_a_stream_that_breaks_before_its_first_event_is_asked_for_elsewhere() -> None:
+    broken, whole = Stream(UNREACHABLE, events=0), Stream()
+    script = Script([broken, whole], replicas=2)
+    stream = await script.run()
+    assert stream is whole
+    assert (stream.retries, broken.closed, whole.closed) == (1, True, False)
+    assert [await whole.read(), await whole.read()] == [b"data: {}\n\n", b""]
+    assert len(set(script.asked)) == 2
+
+
+async def test_a_client_that_leaves_before_the_first_event_ends_the_stream() -> None:
+    stream = Stream(events=0)
+    waits = asyncio.Event()
+
+    async def silence() -> bytes:
+        waits.set()
+        await asyncio.Event().wait()
+        return b""
+
+    stream._next = silence
+    task = asyncio.create_task(Script([stream]).run())
+    await waits.wait()
+    task.cancel()
+    await asyncio.wait([task])
+    assert (task.cancelled(), stream.closed) == (True, True)
 
 
 async def test_a_stream_that_ends_well_makes_up_for_failures_before() -> None:
