@@ -18,10 +18,10 @@ from agentlightning.runner.giving_up import ended_or_given_up
 from agentlightning.runner.hooks import Hooks
 from agentlightning.runner.leases import Lease
 from agentlightning.runner.outcome import record_result
-from agentlightning.runner.patience import persistently
 from agentlightning.runner.settings import AttemptSettings
 from agentlightning.runner.stop import LOST, out_of_time
 from agentlightning.runner.verdict import Verdict
+from agentlightning.store.retry import persistently
 from agentlightning.tracer.active import ActiveTrace, SpanRecord, active_trace
 from agentlightning.types import Hook, NamedResources, ProxyLLM, Span
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from agentlightning.runner.leases import Lease, Leases
-from agentlightning.runner.patience import persistently
+from agentlightning.store.retry import persistently
 from agentlightning.types import AttemptedRollout
 
 if TYPE_CHECKING:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from agentlightning.errors import InvalidValue, LeaseLost, TooLarge
 from agentlightning.runner.cancel import uninterrupted
 from agentlightning.runner.failure import describe_failure
-from agentlightning.runner.patience import persistently
-from agentlightning.store.retry import CALL_TIMEOUT
+from agentlightning.store.retry import CALL_TIMEOUT, persistently
 from agentlightning.types import AttemptedRollout, NamedResources
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from agentlightning.errors import InvalidValue, StoreError
-from agentlightning.store.retry import CALL_TIMEOUT, may_pass
+from agentlightning.store.retry import CALL_TIMEOUT, may_pass, persistently
 from agentlightning.tracer.active import SpanRecord
 from agentlightning.tracer.batcher import Batcher
 
@@ -28,9 +28,6 @@ PART_CHARACTERS: Final = 250_000
 """The most spans, or about the most text, that are made ready for the store in one go, while the event loop waits."""
 MAX_OUTAGE: Final = 60.0
 """Seconds for which a store that is away is asked again."""
-FIRST_PAUSE: Final = 0.1
-"""Seconds before the second try; doubled before each further one."""
-LONGEST_PAUSE: Final = 1.0
 
 
 class SpanWriter:
@@ -107,7 +104,7 @@ class SpanWriter:
         If the store does not answer for too long, each rollout is tried once more for itself: one may be why.
         """
         try:
-            await _persistently(lambda: call(records), what, self.patience)
+            await persistently(lambda: call(records), what=what, patience=self.patience)
         except Exception as error:  # noqa: BLE001  # whatever went wrong is kept on the records and raised by flush
             if len(records) > 1 and not may_pass(error):
                 middle = len(records) // 2
@@ -168,18 +165,3 @@ def _mark(records: Sequence[SpanRecord], error: Exception, what: str) -> None:
     # A flush may never come: a span can end after its trace.
     rollouts = sorted({record.rollout_id for record in records})
     logger.error("Could not %s of %s: %s: %s", what, ", ".join(rollouts[:3]), type(error).__name__, error)
-
-
-async def _persistently(call: Callable[[], Awaitable[None]], what: str, patience: float) -> None:
-    loop = asyncio.get_running_loop()
-    pause, last_try = FIRST_PAUSE, loop.time() + patience
-    while True:
-        try:
-            async with asyncio.timeout(CALL_TIMEOUT):
-                return await call()
-        except Exception as error:
-            if not may_pass(error) or loop.time() + pause > last_try:
-                raise
-            logger.warning("Could not %s (%s: %s); again in %.1f s", what, type(error).__name__, error, pause)
-        await asyncio.sleep(pause)
-        pause = min(2 * pause, LONGEST_PAUSE)

@@ -49,8 +49,7 @@ RESOURCES: NamedResources = {"prompt": PromptTemplate(template="{x}", engine="f-
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agentlightning.tracer.writer.FIRST_PAUSE", 0.001)
-    monkeypatch.setattr("agentlightning.runner.patience.FIRST_PAUSE", 0.001)
+    monkeypatch.setattr("agentlightning.store.retry.FIRST_PAUSE", 0.001)
 
 
 @pytest.fixture

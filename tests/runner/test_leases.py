@@ -301,7 +301,7 @@ async def test_a_step_whose_start_heartbeats_overtake_is_run(store: Store) -> No
 async def test_a_claim_that_comes_to_nothing_holds_nothing_back(
     store: Store, end: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agentlightning.runner.patience.FIRST_PAUSE", 0.001)
+    monkeypatch.setattr("agentlightning.store.retry.FIRST_PAUSE", 0.001)
     leases = Leases()
     claims = Claims(store, "w", leases, DEADLINE, patience=0.05)
     for time in (1.0, 2.0):

@@ -24,7 +24,7 @@ DEADLINE = 10.0
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agentlightning.runner.patience.FIRST_PAUSE", 0.001)
+    monkeypatch.setattr("agentlightning.store.retry.FIRST_PAUSE", 0.001)
 
 
 @pytest.fixture
@@ -265,7 +265,7 @@ async def test_a_second_sigterm_cancels_what_is_still_running(store: InMemoryLig
 async def test_spans_wait_for_a_store_no_longer_than_its_outage_may_last(
     store: InMemoryLightningStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agentlightning.tracer.writer.FIRST_PAUSE", 0.001)
+    monkeypatch.setattr("agentlightning.store.retry.FIRST_PAUSE", 0.001)
     Away(store, monkeypatch, "add_many_spans")
     await store.enqueue_rollout("task")
     runner = make(max_rollouts=1, max_outage=0.01)

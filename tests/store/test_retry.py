@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 
 import pytest
 
-from agentlightning.errors import StoreClosed, StoreError, StoreUnreachable, TooBusy
-from agentlightning.store.retry import ATTEMPTS, may_pass, retrying
+from agentlightning.errors import LeaseLost, StoreClosed, StoreError, StoreUnreachable, TooBusy
+from agentlightning.store.retry import may_pass, persistently
 
 
 @pytest.fixture(autouse=True)
@@ -31,27 +32,63 @@ def test_requests_at_fault_and_a_closed_store_stay_as_they_are(kind: type[StoreE
     assert may_pass(kind("x")) == (kind in PASSING) == (not at_fault and kind is not StoreClosed)
 
 
+class Flaky:
+    """A store's operation that fails some times."""
+
+    def __init__(self, *errors: Exception) -> None:
+        self.errors = list(errors)
+        self.calls = 0
+
+    async def __call__(self) -> int:
+        self.calls += 1
+        if self.errors:
+            raise self.errors.pop(0)
+        return self.calls
+
+
 @pytest.mark.parametrize("kind", [*PASSING, ConnectionError, TimeoutError])
-async def test_a_failure_that_passes_is_not_seen(kind: type[Exception]) -> None:
-    failures = [kind("not now") for _ in range(ATTEMPTS - 1)]
-
-    async def call() -> int:
-        if failures:
-            raise failures.pop()
-        return 1
-
-    assert await retrying(call, what="call") == 1
+async def test_what_may_pass_is_asked_again(kind: type[Exception]) -> None:
+    assert await persistently(Flaky(*[kind("not now")] * 6), what="ask", patience=10.0) == 7
 
 
-@pytest.mark.parametrize(("kind", "calls"), [(TooBusy, ATTEMPTS), (StoreClosed, 1), (KeyError, 1)])
-async def test_a_failure_that_stays_is_raised(kind: type[Exception], calls: int) -> None:
-    made = 0
-
-    async def call() -> None:
-        nonlocal made
-        made += 1
-        raise kind("never")
-
+@pytest.mark.parametrize("kind", [LeaseLost, StoreClosed, KeyError])
+async def test_a_refusal_is_final(kind: type[Exception]) -> None:
+    refused = Flaky(kind("never"))
     with pytest.raises(kind, match="never"):
-        await retrying(call, what="call")
-    assert made == calls
+        await persistently(refused, what="ask", patience=10.0)
+    assert refused.calls == 1
+
+
+async def test_patience_ends_and_pauses_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    sleep = asyncio.sleep
+
+    async def counted(seconds: float) -> None:
+        pauses.append(seconds)
+        await sleep(seconds)
+
+    monkeypatch.setattr("agentlightning.store.retry.asyncio.sleep", counted)
+    monkeypatch.setattr("agentlightning.store.retry.LONGEST_PAUSE", 0.01)
+    away = Flaky(*[StoreError("away")] * 10_000)
+    with pytest.raises(StoreError, match="away"):
+        await persistently(away, what="ask", patience=0.1)
+    assert sum(pauses) <= 0.1 * 1.25
+    assert pauses[0] < pauses[2] < pauses[-1] <= 0.01 * 1.25
+    assert away.calls == len(pauses) + 1
+
+
+async def test_without_patience_it_is_asked_once() -> None:
+    away = Flaky(StoreError("away"))
+    with pytest.raises(StoreError, match="away"):
+        await persistently(away, what="ask", patience=0.0)
+    assert away.calls == 1
+
+
+async def test_a_call_that_hangs_counts_as_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agentlightning.store.retry.CALL_TIMEOUT", 0.01)
+
+    async def hang() -> None:
+        await asyncio.Event().wait()
+
+    with pytest.raises(TimeoutError):
+        await persistently(hang, what="ask", patience=0.05)

@@ -66,7 +66,7 @@ class FailingStore(InMemoryLightningStore):
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agentlightning.tracer.writer.FIRST_PAUSE", 0.001)
+    monkeypatch.setattr("agentlightning.store.retry.FIRST_PAUSE", 0.001)
     monkeypatch.setattr(Tracer, "max_outage", 0.05)
 
 
@@ -335,7 +335,7 @@ async def test_a_lasting_failure_surfaces_at_flush_and_the_spans_stay(error: Exc
 
 async def test_a_store_that_is_away_for_a_while_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Tracer, "max_outage", DEADLINE)
-    monkeypatch.setattr("agentlightning.tracer.writer.LONGEST_PAUSE", 0.001)
+    monkeypatch.setattr("agentlightning.store.retry.LONGEST_PAUSE", 0.001)
     store = FailingStore(50, OSError("away"))
     tracer, rollout = make(OtelTracer, store), await store.start_rollout(input=0)
     async with tracer.trace_context(rollout_id=rollout.rollout_id, attempt_id=rollout.attempt.attempt_id):
