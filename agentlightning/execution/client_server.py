@@ -187,7 +187,7 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
         finally:
             event.set()
             try:
-                if left := run_store.wait_until_left(self.graceful_timeout):
+                if left := run_store.members.wait_until_gone(self.graceful_timeout):
                     logger.warning("%d members of the run on other machines have not left it.", left)
             finally:
                 run_blocking(Cancellable(server.stop))

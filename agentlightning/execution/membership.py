@@ -82,7 +82,7 @@ class Membership:
         try:
             if self._client is not None and self._joined:
                 async with asyncio.timeout(_LEAVE_SECONDS):
-                    await self._client.leave_run(self.first)
+                    await self._client.leave_run(str(self.first))
         except (StoreError, TimeoutError) as error:
             logger.debug("The run need not be told that its runners have ended: %s", error)
 
@@ -91,8 +91,8 @@ class Membership:
             await asyncio.Event().wait()
         while True:
             try:
-                if await self._client.watch_run(self.first, wait=float("inf")):
+                if await self._client.watch_run(str(self.first), wait=float("inf")):
                     return
-            except StoreError as error:
+            except _AWAY as error:
                 logger.warning("The run cannot be watched: %s", error)
                 await asyncio.sleep(_PAUSE)

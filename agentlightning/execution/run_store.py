@@ -28,19 +28,63 @@ class RunInterface(LightningStore):
         raise NotImplementedError
 
     @operation("POST", "/run/members/{member}", mutates=False)
-    async def watch_run(self, member: int, *, wait: float = 0.0) -> bool:
+    async def watch_run(self, member: str, *, wait: float = 0.0) -> bool:
         """Return whether the run has ended, once it has or `wait` seconds are over.
 
         Args:
-            member: What `join_run` returned.
+            member: The number that `join_run` returned, as text.
             wait: Seconds to wait. The store wakes the caller; it does not poll.
         """
         raise NotImplementedError
 
     @operation("POST", "/run/members/{member}/leave", repeatable=True)
-    async def leave_run(self, member: int) -> None:
+    async def leave_run(self, member: str) -> None:
         """Take part no more: the run need not wait for these runners."""
         raise NotImplementedError
+
+
+class Members:
+    """Who takes part in a run from elsewhere, for all threads.
+
+    Args:
+        runners: How many runners the run has of its own.
+    """
+
+    def __init__(self, runners: int) -> None:
+        self._changed = threading.Condition()  # guards the next two; never held across an await
+        self._next = runners
+        self._alive: dict[str, float] = {}  # until when each counts as alive
+
+    def add(self, runners: int) -> int:
+        """Add a member with so many runners; returns the first of their numbers."""
+        with self._changed:
+            first = self._next
+            self._next += max(runners, 1)
+        self.see(str(first), _BETWEEN_POLLS)
+        return first
+
+    def see(self, member: str, seconds: float) -> None:
+        """Take a member to be alive for so long."""
+        with self._changed:
+            self._alive[member] = time.monotonic() + seconds
+            self._changed.notify_all()
+
+    def remove(self, member: str) -> None:
+        """Forget a member."""
+        with self._changed:
+            self._alive.pop(member, None)
+            self._changed.notify_all()
+
+    def wait_until_gone(self, timeout: float) -> int:
+        """Block until no member is alive, for at most `timeout` seconds; returns how many are."""
+        give_up = time.monotonic() + timeout
+        with self._changed:
+            while True:
+                now = time.monotonic()
+                alive = [until for until in self._alive.values() if until > now]
+                if not alive or now >= give_up:
+                    return len(alive)
+                self._changed.wait(min(*alive, give_up) - now)
 
 
 class RunStore(LightningStoreThreaded, RunInterface):
@@ -50,60 +94,37 @@ class RunStore(LightningStoreThreaded, RunInterface):
         store: The store.
         event: The run's.
         runners: How many runners the run has of its own.
+
+    Attributes:
+        members: Who takes part from elsewhere.
     """
 
     def __init__(self, store: LightningStore, event: ThreadingEvent, runners: int) -> None:
         super().__init__(store)
+        self.members = Members(runners)
         self._event = event
-        self._changed = threading.Condition()  # guards the next two; never held across an await
-        self._next = runners
-        self._seen: dict[int, float] = {}  # until when a member counts as alive
 
     async def join_run(self, runners: int) -> int:
         """See `RunInterface.join_run`."""
-        with self._changed:
-            first = self._next
-            self._next += max(runners, 1)
-            self._seen[first] = time.monotonic() + _BETWEEN_POLLS
-        return first
+        return self.members.add(runners)
 
-    async def watch_run(self, member: int, *, wait: float = 0.0) -> bool:
+    async def watch_run(self, member: str, *, wait: float = 0.0) -> bool:
         """See `RunInterface.watch_run`."""
-        self._see(member, float("inf"))
+        self.members.see(member, float("inf"))
         try:
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait):
                     await wait_for_flag(self._event)
         except asyncio.CancelledError:
-            self._see(member, None)  # its process is gone
+            self.members.remove(member)  # its process is gone
             raise
-        if self._event.is_set():
-            return True
-        self._see(member, time.monotonic() + _BETWEEN_POLLS)
-        return False
+        if not self._event.is_set():
+            self.members.see(member, _BETWEEN_POLLS)
+        return self._event.is_set()
 
-    async def leave_run(self, member: int) -> None:
+    async def leave_run(self, member: str) -> None:
         """See `RunInterface.leave_run`."""
-        self._see(member, None)
-
-    def wait_until_left(self, timeout: float) -> int:
-        """Block until all members have left, for at most `timeout` seconds; returns how many have not."""
-        give_up = time.monotonic() + timeout
-        with self._changed:
-            while (left := give_up - time.monotonic()) > 0:
-                alive = [until for until in self._seen.values() if until > time.monotonic()]
-                if not alive:
-                    return 0
-                self._changed.wait(min(left, *(until - time.monotonic() for until in alive)))
-            return len(self._seen)
-
-    def _see(self, member: int, until: float | None) -> None:
-        with self._changed:
-            if until is None:
-                self._seen.pop(member, None)
-            else:
-                self._seen[member] = until
-            self._changed.notify_all()
+        self.members.remove(member)
 
 
 class RunClient(LightningStoreClient, RunInterface):
