@@ -14,6 +14,7 @@ from agentlightning.cli.doctor import doctor
 from agentlightning.cli.proxy import proxy
 from agentlightning.cli.serve import serve_model
 from agentlightning.cli.store import store
+from agentlightning.cli.train import dev, train
 from agentlightning.errors import AgentLightningError
 
 app = typer.Typer(
@@ -25,6 +26,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+app.command()(train)
+app.command()(dev)
 app.command()(demo)
 app.command()(doctor)
 app.command()(proxy)
