@@ -77,8 +77,14 @@ class HoldControl(ABC):
         finally:
             keeper.cancel()
             await asyncio.wait({keeper})
+            await self._end(owner)
+
+    async def _end(self, owner: str) -> None:
+        try:
             if not await self.resume(owner):
                 logger.warning("the gateway had let calls go on before the hold of %r ended", owner)
+        except AgentLightningError as error:
+            logger.warning("the hold of %r is left to its lease: %s", owner, error)
 
     async def _keep(self, owner: str, lease: float, deadline: float) -> None:
         while True:

@@ -414,6 +414,29 @@ async def test_calls_can_be_held_from_another_event_loop(proxy: LLMProxy) -> Non
     assert not (await proxy.hold_status()).paused
 
 
+async def test_a_gateway_with_an_event_loop_of_its_own_can_be_held(
+    store: InMemoryLightningStore, backend: ScriptedBackend
+) -> None:
+    proxy = LLMProxy(model_list=[backend.model_config], store=store, launch_mode="thread")
+    await proxy.start()
+    try:
+        async with openai.AsyncOpenAI(base_url=proxy.as_resource().endpoint, api_key="k") as client:
+            async with proxy.hold() as drained:
+                assert drained
+                answer = asyncio.create_task(client.chat.completions.create(**REQUESTS["Chat Completions"]))
+                await held(proxy)
+                assert not backend.requests
+            assert text_of("Chat Completions", await answer) == "answer 1.0"
+    finally:
+        await proxy.stop()
+
+
+async def test_a_gateway_may_stop_while_it_is_held(proxy: LLMProxy, caplog: pytest.LogCaptureFixture) -> None:
+    async with proxy.hold("trainer"):
+        await proxy.stop()
+    assert "the hold of 'trainer' is left to its lease" in caplog.text
+
+
 async def test_a_gateway_that_does_not_run_holds_nothing() -> None:
     with pytest.raises(ConfigurationError, match="await start"):
         await LLMProxy().pause("trainer")

@@ -6,9 +6,12 @@ import asyncio
 import importlib.util
 import json
 import logging
+import re
 import sys
 from bisect import bisect_left
 from collections.abc import AsyncIterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import aiohttp
@@ -20,9 +23,12 @@ from starlette.responses import JSONResponse
 from streams import ANSWER, DONE, USAGE, Stream, chunk
 
 from agentlightning.llm_proxy import LLMProxy
-from agentlightning.llm_proxy.exposition import Exposition
+from agentlightning.llm_proxy.exposition import Exposition, gauges_of
 from agentlightning.llm_proxy.hold import Gate
+from agentlightning.llm_proxy.journal import Journal
 from agentlightning.llm_proxy.metrics import SECONDS, Histogram, Meter, tokens_in
+from agentlightning.llm_proxy.shipper import Shipper
+from agentlightning.store import InMemoryLightningStore
 from agentlightning.types import AttemptedRollout
 
 needs_prometheus = pytest.mark.skipif(
@@ -223,3 +229,18 @@ async def test_gateways_of_one_process_share_no_metrics() -> None:
     families = {family.name: family for family in Exposition(second, Gate()).collect()}
     assert not families["agl_gateway_requests"].samples
     assert not [family for family in REGISTRY.collect() if family.name.startswith("agl_")]
+
+
+@needs_prometheus
+def test_every_metric_is_on_the_page() -> None:
+    async def names() -> list[str]:
+        store = InMemoryLightningStore()
+        with TemporaryDirectory() as directory:
+            gauges = gauges_of(Shipper(Journal(Path(directory)), lambda: store))
+            families = list(Exposition(Meter(), Gate(), gauges).collect())
+        await store.close()
+        return [family.name + ("_total" if family.type == "counter" else "") for family in families]
+
+    page = (Path(__file__).parents[2] / "docs" / "gateway.md").read_text("utf-8").split("## Metrics")[1]
+    shown = re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", page, re.MULTILINE)))
+    assert shown == [name.removeprefix("agl_gateway_") for name in asyncio.run(names())]
