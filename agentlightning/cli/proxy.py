@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -11,10 +12,10 @@ import typer
 from agentlightning._internal.defaults import GATEWAY_PORT, NAMESPACE
 from agentlightning.cli.interrupt import interrupt_exits_at_once
 from agentlightning.cli.serving import checked_level, run_server, secret_for, termination
-from agentlightning.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from agentlightning.llm_proxy import LLMProxy, ModelConfig
     from agentlightning.store import LightningStore
@@ -82,19 +83,18 @@ def proxy(
     """
     with interrupt_exits_at_once():  # for imports, which take a while
         from agentlightning.cli.proxy_backends import base_url_of
+        from agentlightning.cli.proxy_journal import alone_in
         from agentlightning.logging import setup_logging
-        from agentlightning.serving import check_address, is_loopback
+        from agentlightning.serving import check_address
 
         setup_logging(checked_level(log_level))
         # All that can be wrong is looked at before a file is made.
         secret, new_token = secret_for(host, token)
         backends = [base_url_of(url) for url in backend]
         check_address(host, port)
-        if not is_loopback(host):
-            raise ConfigurationError(f"other machines can reach {host}: bind 127.0.0.1")
         opened = partial(_open, store, namespace, secret)
         gateway_of = partial(_gateway, host, port, journal, timeout, secret)
-    run_server(_serve(opened, gateway_of, backends, model or [], api_key, new_token))
+    run_server(_serve(opened, gateway_of, backends, model or [], api_key, new_token, alone_in(journal)))
 
 
 async def _serve(
@@ -104,22 +104,21 @@ async def _serve(
     models: list[str],
     api_key: str | None,
     new_token: str | None,
+    alone: AbstractContextManager[None],
 ) -> None:
     from agentlightning.cli.proxy_backends import model_list_of
 
     asked_to_stop = termination()
     model_list = await model_list_of(backends, models, api_key)
-    store, place = opened()
-    try:
+    async with AsyncExitStack() as stack:
+        store, place = opened()
+        stack.push_async_callback(store.close)
+        stack.enter_context(alone)
         gateway = gateway_of(model_list, store)
-        try:
-            await gateway.start()
-            typer.echo(_greeting(gateway, backends, place, new_token))
-            await asked_to_stop.wait()
-        finally:
-            await gateway.stop()
-    finally:
-        await store.close()
+        stack.push_async_callback(gateway.stop)
+        await gateway.start()
+        typer.echo(_greeting(gateway, backends, place, new_token))
+        await asked_to_stop.wait()
 
 
 def _open(location: str, namespace: str, secret: str | None) -> tuple[LightningStore, str]:
@@ -143,7 +142,7 @@ def _gateway(
 ) -> LLMProxy:
     from agentlightning.llm_proxy import LLMProxy
 
-    return LLMProxy(port, model_list, store, host, journal_dir=journal, timeout=timeout)
+    return LLMProxy(port, model_list, store, host, journal_dir=journal, timeout=timeout, token=secret)
 
 
 def _greeting(gateway: LLMProxy, backends: list[str], place: str, new_token: str | None) -> str:

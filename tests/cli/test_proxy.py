@@ -12,6 +12,7 @@ import openai
 import pytest
 
 import agentlightning as agl
+from agentlightning.store.tokens import agent_token
 from tests.cli.serving_process import ended, finished, served
 from tests.llm_proxy.scripted_backend import ScriptedBackend
 
@@ -37,8 +38,8 @@ def names_in(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir()]
 
 
-async def ask(endpoint: str, model: str = "policy") -> str:
-    async with openai.AsyncOpenAI(base_url=endpoint, api_key="unused", max_retries=0) as client:
+async def ask(endpoint: str, model: str = "policy", key: str = "unused") -> str:
+    async with openai.AsyncOpenAI(base_url=endpoint, api_key=key, max_retries=0) as client:
         return (await client.chat.completions.create(model=model, messages=HI)).id
 
 
@@ -120,6 +121,32 @@ async def test_backends_get_the_key_and_agents_need_none(tmp_path: Path, backend
         assert "the-key" not in said
         await ask(re.findall(r'endpoint="(\S+)"', said)[0])
     assert [headers["authorization"] for headers in backend.headers] == ["Bearer the-key"] * 2
+
+
+async def test_other_machines_need_a_token_and_agents_have_those_of_their_attempts(
+    tmp_path: Path, backend: ScriptedBackend
+) -> None:
+    store = agl.SqliteLightningStore(tmp_path / "store.db")
+    own, other = [await store.start_rollout(input={}) for _ in range(2)]
+    options = ("--backend", backend.server.url, "--store", "store.db", "--port", "0", "--host", "0.0.0.0")
+    async with served("proxy", *options, folder=tmp_path) as (_, said):
+        token = agent_token(re.findall(r"AGL_TOKEN=(\S+)", said)[0], own.rollout_id, own.attempt.attempt_id)
+        answered = await ask(endpoint_in(said, own), key=token)
+        with pytest.raises(openai.PermissionDeniedError):
+            await ask(endpoint_in(said, other), key=token)
+        with pytest.raises(openai.AuthenticationError):
+            await ask(endpoint_in(said, own))
+        assert answered == "chatcmpl-1"
+    assert [headers.get("authorization") for headers in backend.headers] == [None, None]
+    await store.close()
+
+
+async def test_two_gateways_do_not_share_a_journal(tmp_path: Path, backend: ScriptedBackend) -> None:
+    options = ("--backend", backend.server.url, "--store", "store.db", "--port", "0")
+    async with served("proxy", *options, folder=tmp_path):
+        code, stdout, stderr = await finished("proxy", *options, folder=tmp_path)
+    assert (code, stdout) == (1, "")
+    assert "agl-journal" in stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
