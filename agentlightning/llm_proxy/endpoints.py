@@ -132,6 +132,8 @@ class Endpoints:
 
     async def pass_through(self, request: Request) -> Response:
         """Send a request that is no model call we know on to its backend, unrecorded."""
+        if ".." in request.path_params["path"].split("/"):
+            return response_of(refusal(404, "a path must not lead out of the backend's base URL", "not_found"))
         body = await request.body()
         model = (_json_object(body) or {}).get("model")
         if request.method == "POST" and (refused := await waited(self._gate, request)):

@@ -8,6 +8,7 @@ import aiohttp
 import pytest
 from scripted_backend import ScriptedBackend, answer
 from starlette.responses import JSONResponse
+from yarl import URL
 
 from agentlightning.llm_proxy import LLMProxy, flush_captures
 from agentlightning.store import InMemoryLightningStore
@@ -83,3 +84,14 @@ async def test_headers_of_one_connection_stay_on_it(
         assert reply.status == 200
         received = {key.lower() for key in reply.headers}
     assert received == {"content-type", "content-length", "retry-after", "x-request-id"}
+
+
+@pytest.mark.parametrize("path", ["%2e%2e/admin", "x/%2e%2e/%2e%2e/admin", "..%2fadmin"], ids=["up", "far up", "slash"])
+async def test_no_path_leads_out_of_the_backends_base_url(
+    proxy: LLMProxy, attempted: AttemptedRollout, backend: ScriptedBackend, http: aiohttp.ClientSession, path: str
+) -> None:
+    endpoint = proxy.as_resource(attempted.rollout_id, attempted.attempt.attempt_id).endpoint
+    async with http.get(URL(f"{endpoint}/{path}", encoded=True)) as reply:
+        assert reply.status == 404
+        assert "must not lead out" in await reply.text()  # the backend's own 404 says something else
+    assert backend.paths == []
