@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from agentlightning.adapter import TraceAdapter
 from agentlightning.algorithm.context import AlgorithmContext
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from agentlightning.trainer import Trainer
 
 T = TypeVar("T")
+
+_SET_BY_TRAINER: Final = frozenset({"_trainer", "_store", "_adapter", "_llm_proxy", "_initial_resources", "_context"})
 
 
 class Algorithm:
@@ -32,6 +34,10 @@ class Algorithm:
     _llm_proxy: LLMProxy | None = None
     _initial_resources: NamedResources | None = None
     _context: AlgorithmContext | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what a trainer has set: in the process that unpickles the algorithm, it is set again."""
+        return {key: value for key, value in vars(self).items() if key not in _SET_BY_TRAINER}
 
     def run(
         self, train_dataset: Dataset[Any] | None = None, val_dataset: Dataset[Any] | None = None

@@ -112,6 +112,10 @@ class LLMProxy(LocalControl):
         self._running: _Running | None = None
         self._own_loop: OwnLoop | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the store and what runs: the process that unpickles it has its own."""
+        return {**vars(self), "_store": None, "_running": None, "_own_loop": None}
+
     def get_store(self) -> LightningStore | None:
         """Return the store, or None."""
         return self._store
