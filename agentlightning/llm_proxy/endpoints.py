@@ -35,7 +35,7 @@ from agentlightning.llm_proxy.restore import Restorer
 from agentlightning.llm_proxy.routing import RoutingTable
 from agentlightning.llm_proxy.sequence import SequenceReserver
 from agentlightning.llm_proxy.shipper import Shipper
-from agentlightning.llm_proxy.stream import FailedStream, Received, StreamedResponse
+from agentlightning.llm_proxy.stream import FailedStream, Received, StreamedResponse, refused_stream
 from agentlightning.llm_proxy.upstream import Upstream
 from agentlightning.llm_proxy.watch import Watch
 from agentlightning.store.base import LightningStore
@@ -219,6 +219,8 @@ class Endpoints:
         reply = refused or await self._answer(request, call)
         if isinstance(reply, EventStream):
             return self._streamed(reply, call.view(), self._at_end(reply, recorder, watch), begun=begun)
+        if begun:
+            reply = refused_stream(reply)
         watch.answered(reply)
         if recorder is not None:
             recorder.take(reply)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from starlette.requests import Request
@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from agentlightning.errors import ModelError
-from agentlightning.llm_proxy.answers import code_of
+from agentlightning.llm_proxy.answers import code_of, refusal
 from agentlightning.llm_proxy.dialects.call import View
 from agentlightning.llm_proxy.dialects.chat_stream import holds_end
 from agentlightning.llm_proxy.reply import EventStream, Reply
@@ -141,10 +141,16 @@ class FailedStream(Response):
         await _send(send, self._event, last=True)
 
 
+def refused_stream(reply: Reply) -> Reply:
+    """Return what stands for an answer that came whole, though its client can only be given a stream any more."""
+    if reply.status >= 400:
+        return reply
+    error = refusal(502, "the backend answered, but not with the stream that it was asked for", "invalid_answer")
+    return replace(error, backend=reply.backend, retries=reply.retries)
+
+
 def _failure_in(reply: Reply) -> tuple[str, str]:
     """Return message and code of an error in any form that backends give them."""
-    if reply.status < 400:
-        return "the backend answered, but not with the stream that it was asked for", "invalid_answer"
     code = f"status_{reply.status}"
     try:
         error: Any = json.loads(reply.body)["error"]

@@ -203,6 +203,8 @@ async def test_whatever_the_backend_answers_a_stream_that_has_begun_ends_with_an
     proxy: LLMProxy,
     clock: Clock,
     backend: ScriptedBackend,
+    store: InMemoryLightningStore,
+    attempted: AttemptedRollout,
 ) -> None:
     backend.script = lambda _: answer
     await proxy.pause("trainer")
@@ -214,6 +216,8 @@ async def test_whatever_the_backend_answers_a_stream_that_has_begun_ends_with_an
     async with await asking as reply:
         *_, last, _ = (await reply.read()).split(b"\n\n")
     assert said in json.loads(last.removeprefix(b"data: "))["error"]["message"]
+    (span,) = await spans_of(proxy, store, attempted)
+    assert span.status.status_code == "ERROR"
 
 
 @pytest.mark.parametrize("stream", [False, True])

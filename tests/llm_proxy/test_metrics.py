@@ -26,8 +26,10 @@ from agentlightning.llm_proxy import LLMProxy
 from agentlightning.llm_proxy.exposition import Exposition, gauges_of
 from agentlightning.llm_proxy.hold import Gate
 from agentlightning.llm_proxy.journal import Journal
-from agentlightning.llm_proxy.metrics import SECONDS, Histogram, Meter, tokens_in
+from agentlightning.llm_proxy.metrics import SECONDS, Histogram, Meter, Series, tokens_in
+from agentlightning.llm_proxy.reply import Reply
 from agentlightning.llm_proxy.shipper import Shipper
+from agentlightning.llm_proxy.watch import Watch
 from agentlightning.store import InMemoryLightningStore
 from agentlightning.types import AttemptedRollout
 
@@ -182,6 +184,14 @@ async def test_good_calls_are_not_logged_and_failed_ones_in_one_line_with_their_
     assert {getattr(record, "rollout_id", None) for record in ours} == {attempted.rollout_id}
     assert "out of paper" in ours[0].message
     assert attempted.attempt.attempt_id in ours[0].message
+
+
+def test_retries_of_the_gateway_are_counted() -> None:
+    series = Series()
+    Watch(series, CHAT, ("r", "a")).answered(Reply(200, b"{}", retries=2))
+    Watch(series, CHAT, ("r", "a")).answered(Reply(503, b"{}", retries=1))
+    assert series.retries == 3
+    assert series.statuses == {200: 1, 503: 1}
 
 
 @given(values=st.lists(st.floats(0, 1000)))
