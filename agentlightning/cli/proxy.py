@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -117,6 +118,8 @@ async def _serve(
         gateway = gateway_of(model_list, store)
         stack.push_async_callback(gateway.stop)
         await gateway.start()
+        gc.collect()
+        gc.freeze()  # what is here stays: to look through it while calls are recorded would hold others up for 50 ms
         typer.echo(_greeting(gateway, backends, place, new_token))
         await asked_to_stop.wait()
 
