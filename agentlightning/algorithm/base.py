@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_SET_BY_TRAINER: Final = frozenset({"_trainer", "_store", "_adapter", "_llm_proxy", "_initial_resources", "_context"})
+_SET_BY_TRAINER: Final = frozenset({"_trainer", "_store", "_adapter", "_llm_proxy", "_context"})
 
 
 class Algorithm:

@@ -49,6 +49,11 @@ class ExecutionStrategy:
     n_runners: int = 1
 
     @property
+    def leads(self) -> bool:
+        """Whether the algorithm belongs to this process or one that it starts."""
+        return True
+
+    @property
     def supervises(self) -> bool:
         """Whether runners live in processes of their own, so that silence means that one was lost."""
         return False

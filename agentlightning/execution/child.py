@@ -14,7 +14,8 @@ from typing import NoReturn
 from agentlightning.execution.events import ThreadingEvent
 from agentlightning.execution.interrupts import TERMINATED
 from agentlightning.execution.loop_thread import Cancellable, run_in_this_thread
-from agentlightning.execution.parts import Order, Part
+from agentlightning.execution.parts import Assignment, Order
+from agentlightning.logging import setup_logging
 from agentlightning.processes.failure import Failure
 from agentlightning.processes.frames import Line
 
@@ -22,8 +23,8 @@ from agentlightning.processes.frames import Line
 def main(descriptor: int) -> NoReturn:
     """Do the part that comes over the socket, and exit without waiting for anything that it left running."""
     line = Line(descriptor)
-    part: Part | None = line.receive()
-    failure = None if part is None else _failure_of(part, line)
+    assignment: Assignment | None = line.receive()
+    failure = None if assignment is None else _failure_of(assignment, line)
     for stream in (sys.stdout, sys.stderr):
         with suppress(Exception):  # there may be none, or the agent has closed it
             stream.flush()
@@ -34,9 +35,11 @@ def main(descriptor: int) -> NoReturn:
     os._exit(1)
 
 
-def _failure_of(part: Part, line: Line) -> Failure | None:
+def _failure_of(assignment: Assignment, line: Line) -> Failure | None:
+    if assignment.log_level is not None:
+        setup_logging(assignment.log_level)
     event, leave = ThreadingEvent(), ThreadingEvent()
-    work = Cancellable(partial(part.run, event, leave, line.send))
+    work = Cancellable(partial(assignment.part.run, event, leave, line.send))
     threading.Thread(target=_obey, args=(line, event, leave, work), name="agl-orders", daemon=True).start()
     try:
         run_in_this_thread(work)

@@ -92,7 +92,7 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
         self.server_host = resolve_str_env_var(LightningEnvVar.AGL_SERVER_HOST, server_host, _HOST) or _HOST
         given_port = resolve_int_env_var(LightningEnvVar.AGL_SERVER_PORT, server_port)
         self.server_port = PORT if given_port is None else given_port
-        self._may_move = given_port is None and self.role == "both"
+        self._port_is_usual = given_port is None and self.role == "both"
         self.managed_store = resolve_bool_env_var(LightningEnvVar.AGL_MANAGED_STORE, managed_store, True) is not False
         self.graceful_timeout = graceful_timeout
         self.advertise_host = advertise_host
@@ -103,9 +103,14 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
         )
 
     @property
+    def leads(self) -> bool:
+        """Whether the algorithm belongs to this process or one that it starts."""
+        return self.role != "runner"
+
+    @property
     def supervises(self) -> bool:
         """Whether this process watches runners; one that it holds itself may be at a breakpoint."""
-        return self.main_process == "algorithm" and self.role != "runner"
+        return self.main_process == "algorithm" and self.leads
 
     def execute(self, algorithm: AlgorithmBundle, runner: RunnerBundle, store: LightningStore) -> None:
         """Run what is this process's part, and what it starts, to the end; see `ExecutionStrategy.execute`.
@@ -198,7 +203,7 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
         try:
             run_blocking(Cancellable(server.start))
         except AddressTaken as error:
-            if not self._may_move:
+            if not self._port_is_usual or self.server_port != PORT:
                 raise
             logger.warning("%s; the store of this run gets a free port instead of its usual one.", error)
             server = server_at(0)

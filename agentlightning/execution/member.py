@@ -11,7 +11,7 @@ from typing import Final
 from agentlightning._internal.aio import to_its_end, wait_for_flag
 from agentlightning.errors import ExecutionError
 from agentlightning.execution.events import ExecutionEvent
-from agentlightning.execution.parts import Claims, Done, Order, Part
+from agentlightning.execution.parts import Assignment, Claims, Done, Order, Part
 from agentlightning.processes.child import ChildProcess
 from agentlightning.processes.failure import Failure
 from agentlightning.processes.frames import framed, messages
@@ -62,7 +62,7 @@ class Member:
         tasks: list[asyncio.Task[None]] = []
         try:
             reader, self._writer = await asyncio.open_connection(sock=self._process.line)
-            self._writer.write(framed(pickle.dumps(self._part)))
+            self._writer.write(framed(pickle.dumps(Assignment(self._part, _log_level()))))
             tasks += asyncio.create_task(self._listen(reader)), asyncio.create_task(self._stop_on(event))
             code = await self._process.exit_code()
             await asyncio.wait(tasks[:1], timeout=_LAST_WORDS_SECONDS)
@@ -101,3 +101,8 @@ class Member:
     async def _stop_on(self, event: ExecutionEvent) -> None:
         await wait_for_flag(event)
         self.tell(Order.STOP)
+
+
+def _log_level() -> int | None:
+    package = logging.getLogger("agentlightning")
+    return package.getEffectiveLevel() if package.hasHandlers() else None

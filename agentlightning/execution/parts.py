@@ -98,6 +98,19 @@ class AlgorithmPart:
 Part: TypeAlias = RunnerPart | AlgorithmPart
 
 
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What a process is to do; the first message to it.
+
+    Attributes:
+        part: Its part of the run.
+        log_level: From which level on it logs; None where the program shows no logs.
+    """
+
+    part: Part
+    log_level: int | None
+
+
 class WatchedStore(LightningStoreThreaded):
     """Tells the strategy under which names its process claims work, so that it can be released if the process dies."""
 
