@@ -14,7 +14,7 @@ from agentlightning.errors import ConfigurationError, NotFound, RolloutCancelled
 from agentlightning.litagent import LitAgent
 from agentlightning.runner.attempt import AttemptRun
 from agentlightning.runner.base import Runner
-from agentlightning.runner.cancel import cancelled_by, settled, told_by
+from agentlightning.runner.cancel import cancelled_by, told_by
 from agentlightning.runner.children import Children
 from agentlightning.runner.claims import Claims
 from agentlightning.runner.heartbeat import Heartbeat, HeartbeatSettings
@@ -22,6 +22,8 @@ from agentlightning.runner.leases import Lease, Leases
 from agentlightning.runner.progress import Progress
 from agentlightning.runner.settings import AttemptSettings
 from agentlightning.runner.slots import Slots
+from agentlightning.runner.start import start_directly
+from agentlightning.store.retry import persistently
 from agentlightning.tracer import Tracer
 from agentlightning.types import Hook, NamedResources, Rollout, RolloutMode
 
@@ -35,9 +37,6 @@ T_task = TypeVar("T_task")
 
 Isolation: TypeAlias = Literal["thread", "process"]
 """Where the agent runs: in the runner's process, or each time in one of its own."""
-
-START_DEADLINE: Final = 60.0
-"""Seconds for the store to start a rollout."""
 
 _LIVE: Final = frozenset({"worker_id", "_agent", "_store", "_heartbeat", "_leases", "_beating_users", "_beating_stack"})
 
@@ -216,26 +215,32 @@ class LitAgentRunner(Runner[T_task]):
 
         Raises:
             ValueError: The mode is unknown.
+            StoreError: The store did not answer for `max_outage` seconds.
             RolloutCancelled: The event was set before the agent ended, or the attempt was over in the store: its
                 rollout was cancelled, say.
             Exception: Whatever the agent raised, after the attempt was marked as failed.
         """
         _check_mode(mode)
-        store = self.get_store()
+        store, patience = self.get_store(), self._settings.max_outage
         async with self._beating():
-            resources_id = (await store.add_resources(resources)).resources_id if resources is not None else None
-            start = store.start_rollout(
-                input=input, mode=mode, resources_id=resources_id, worker_id=self.get_worker_id()
+            lease, interruption = await start_directly(
+                store,
+                self._leases,
+                input=input,
+                resources=resources,
+                mode=mode,
+                worker_id=self.get_worker_id(),
+                patience=patience,
+                event=event,
             )
-            # An attempt that was started must be ended, also when this step is cancelled just now.
-            with self._leases.claiming():
-                rollout, cancelled = await settled(start, START_DEADLINE)
-                lease = self._leases.hold(rollout)
             async with told_by(event, lease.stop):
-                await self._run(lease, cancelled)
-        completed = await store.get_rollout_by_id(rollout.rollout_id)
+                await self._run(lease, interruption)
+        rollout_id = lease.rollout.rollout_id
+        completed = await persistently(
+            lambda: store.get_rollout_by_id(rollout_id), what="read a finished rollout", patience=patience
+        )
         if completed is None:
-            raise NotFound(f"rollout {rollout.rollout_id} is finished and the store has forgotten it")
+            raise NotFound(f"rollout {rollout_id} is finished and the store has forgotten it")
         return completed
 
     async def iter(self, *, event: ExecutionEvent | None = None) -> None:

@@ -16,11 +16,11 @@ from agentlightning.processes.words import words_for
 from agentlightning.runner.cancel import uninterrupted
 from agentlightning.runner.frames import AgentEnded, Job, SpanStarted
 from agentlightning.runner.outcome import with_identity
-from agentlightning.tracer import Tracer
 from agentlightning.types import AttemptedRollout, NamedResources
 
 if TYPE_CHECKING:
     from agentlightning.litagent import LitAgent
+    from agentlightning.tracer import Tracer
     from agentlightning.tracer.active import ActiveTrace, SpanRecord
 
 _BUFFER: Final = 2**20
@@ -39,9 +39,8 @@ class Children:
 
     def __init__(self, agent: LitAgent[Any], tracer: Tracer) -> None:
         self._agent = pickled(agent, "the agent")
-        portable = copy.copy(tracer)
-        Tracer.teardown_worker(portable, 0)  # this worker's store stays here
-        self._tracer = pickled(portable, "the tracer")
+        # A copy has no store, so that an error names what cannot be sent, and not the store, which is not.
+        self._tracer = pickled(copy.copy(tracer), "the tracer")
 
     async def run(self, rollout: AttemptedRollout, resources: NamedResources, trace: ActiveTrace) -> None:
         """Call the agent and record what it returns; when this ends, nobody of its process group is left.

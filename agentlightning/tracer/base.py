@@ -52,6 +52,10 @@ class Tracer(ParallelWorkerBase):
     _store: LightningStore | None = None
     _writer: SpanWriter | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the worker and its store: a copy, here or in another process, gets its own."""
+        return {name: value for name, value in vars(self).items() if name not in ("worker_id", "_store", "_writer")}
+
     def init_worker(self, worker_id: int, store: LightningStore | None = None, *args: Any, **kwargs: Any) -> None:
         """Remember the worker and its store, where the spans of traces with ids go; None keeps spans local."""
         super().init_worker(worker_id)

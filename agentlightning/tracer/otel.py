@@ -45,6 +45,9 @@ class OtelTracer(Tracer):
         self._instrument = chosen(instrument)
         self._is_holding = False
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_is_holding": False}
+
     def init_worker(self, worker_id: int, store: LightningStore | None = None, *args: Any, **kwargs: Any) -> None:
         """Remember the worker and its store, and switch the instrumentors on; see `Tracer.init_worker`."""
         super().init_worker(worker_id, store, *args, **kwargs)
