@@ -61,6 +61,7 @@ class Shipper:
         self._waiting: defaultdict[Segment, _Waiting] = defaultdict(_Waiting)
         self.losses = Losses()
         self.waiting = 0
+        self._recounted = asyncio.Event()
         self._arrived = asyncio.Event()
         self._urgent = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -72,8 +73,7 @@ class Shipper:
 
     def start(self) -> None:
         """Begin, with what an earlier process left."""
-        leftover = [segment for segment in self._journal.seal() if self._recount(segment)]
-        self._task = asyncio.create_task(self._run(leftover), name="agl-gateway-shipper")
+        self._task = asyncio.create_task(self._run(self._journal.seal()), name="agl-gateway-shipper")
 
     def add(self, exchange: Exchange, sequence_id: SequenceFuture) -> bool:
         """Journal a call, which reaches the store later; False if it is lost, for the journal takes no more."""
@@ -98,12 +98,14 @@ class Shipper:
 
         What is lost is not waited for: see `losses`.
         """
-        backlog = self._backlogs.get((rollout_id, attempt_id))
-        return backlog is None or await self._wait_empty([backlog], deadline)
+        attempt = rollout_id, attempt_id
+        if attempt not in self._backlogs and self._recounted.is_set():
+            return True
+        return await self._wait_empty(lambda: [self._backlogs[attempt]] if attempt in self._backlogs else [], deadline)
 
     async def close(self, deadline: float) -> bool:
         """Ship what is left and stop; False if `deadline` seconds were not enough: the rest stays in the journal."""
-        shipped = await self._wait_empty(list(self._backlogs.values()), deadline)
+        shipped = await self._wait_empty(lambda: list(self._backlogs.values()), deadline)
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
@@ -112,18 +114,25 @@ class Shipper:
         self._journal.seal()
         return shipped
 
-    async def _wait_empty(self, backlogs: list[_Backlog], deadline: float) -> bool:
+    async def _wait_empty(self, get_backlogs: Callable[[], list[_Backlog]], deadline: float) -> bool:
         self._urgent.set()
         try:
             async with asyncio.timeout(deadline):
-                for backlog in backlogs:
+                await self._recounted.wait()
+                for backlog in get_backlogs():
                     await backlog.empty.wait()
         except TimeoutError:
             return False
         return True
 
-    async def _run(self, leftover: list[Segment]) -> None:
-        for segment in leftover:
+    async def _run(self, left: list[Segment]) -> None:
+        pace, readable = Pace(), list[Segment]()
+        for segment in left:
+            if self._recount(segment):
+                readable.append(segment)
+            await pace.rest()
+        self._recounted.set()
+        for segment in readable:
             await self._ship(segment)
         while True:
             await self._arrived.wait()
