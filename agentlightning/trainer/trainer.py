@@ -140,7 +140,9 @@ class Trainer:
         """
         silence = silence_limit.SECONDS if self.strategy.supervises and not silence_limit.being_debugged() else None
         folder = None
-        if resume is not None:
+        if not self.strategy.leads:  # the run belongs to another machine
+            pass
+        elif resume is not None:
             folder = RunFolder(Path(resume), resuming=True)
         elif self.run_dir is not None:
             folder = RunFolder(self.run_dir, resuming=False)
