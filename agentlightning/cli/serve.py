@@ -69,7 +69,6 @@ def serve_model(
     Example: agl serve models/my-model --port 8000 --device cpu --max-batch-size 16
     """
     with interrupt_exits_at_once(), needed_for("agl serve"):  # for imports, which take seconds
-        from agentlightning.inference import InferenceServer
         from agentlightning.logging import setup_logging
         from agentlightning.serving import check_address, is_loopback
         from agentlightning.store.tokens import check_secret, generate_token
@@ -82,6 +81,9 @@ def serve_model(
         check_address(host, port)
         key = api_key or (None if is_loopback(host) else generate_token())
         name = model_name or folder.resolve().name
+
+        from agentlightning.inference import InferenceServer  # with torch, after all that is wrong without it
+
         engine, tokenizer, place = _load(folder, device, dtype, max_batch_size, max_kept_mb)
         server = InferenceServer(engine, tokenizer, name, host, port, tool_parser=tool_parser, api_key=key)
     run_server(_serve(engine, server, f"{name} on {place}", None if api_key else key))

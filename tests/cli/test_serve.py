@@ -21,10 +21,7 @@ def url_in(said: str) -> str:
     return re.findall(r"OPENAI_BASE_URL=(\S+)", said)[0]
 
 
-@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
-async def test_it_answers_with_exact_tokens_until_it_is_told_to_stop(
-    tmp_path: Path, how: signal.Signals, code: int
-) -> None:
+async def test_it_answers_with_exact_tokens_until_it_is_told_to_stop(tmp_path: Path) -> None:
     options = ("--port", "0", "--device", "cpu", "--max-batch-size", "4", "--max-kept-mb", "8")
     async with served("serve", str(CHECKPOINT), *options, folder=tmp_path) as (process, said):
         assert f"Serving {CHECKPOINT.name} on cpu" in said
@@ -38,8 +35,8 @@ async def test_it_answers_with_exact_tokens_until_it_is_told_to_stop(
             )
             tokens = [token async for chunk in stream for token in chunk.choices[0].model_extra["token_ids"]]
         assert 1 <= len(tokens) <= 4
-        process.send_signal(how)
-        assert await ended(process) == code
+        process.terminate()
+        assert await ended(process) == 0
     assert "Traceback" not in (tmp_path / "stderr").read_text()
 
 
@@ -57,15 +54,15 @@ async def test_other_machines_need_the_key_that_is_made_and_printed(tmp_path: Pa
                 await client.models.list()
 
 
-async def test_a_key_that_was_given_is_not_printed(tmp_path: Path) -> None:
-    async with served("serve", str(CHECKPOINT), "--port", "0", folder=tmp_path, AGL_BACKEND_KEY="given-key") as (
-        _,
-        said,
-    ):
+async def test_a_key_that_was_given_is_not_printed_and_ctrl_c_stops(tmp_path: Path) -> None:
+    key = {"AGL_BACKEND_KEY": "given-key"}
+    async with served("serve", str(CHECKPOINT), "--port", "0", folder=tmp_path, **key) as (process, said):
         assert "given-key" not in said
         async with openai.AsyncOpenAI(base_url=url_in(said), api_key="other", max_retries=0) as client:
             with pytest.raises(openai.AuthenticationError):
                 await client.models.list()
+        process.send_signal(signal.SIGINT)
+        assert await ended(process) == 130
 
 
 @pytest.mark.parametrize(
@@ -85,7 +82,7 @@ async def test_what_cannot_work_is_said_with_exit_code_1(tmp_path: Path, argumen
     words = [word.format(model=CHECKPOINT, broken=tmp_path) for word in arguments]
     code, stdout, stderr = await finished("serve", *words, folder=tmp_path)
     assert (code, stdout) == (1, "")
-    assert says in stderr.splitlines()[-1]
+    assert says in stderr
     assert "Traceback" not in stderr
 
 
@@ -99,4 +96,4 @@ def test_without_torch_the_extra_is_named(tmp_path: Path) -> None:
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
-    assert "agentlightning[train]" in done.stderr
+    assert "[train]" in done.stderr
