@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import (
     TYPE_CHECKING,
@@ -50,7 +49,8 @@ class RolloutConfig(BaseModel):
     was away does not count: once it is back, every live attempt has the full length of both again.
 
     Attributes:
-        timeout_seconds: Longest life of an attempt, from its start; nothing puts it off. None for no limit.
+        timeout_seconds: Longest life of an attempt, from its start; nothing puts it off. None for no limit; 0 ends it
+            at once.
         unresponsive_seconds: Longest silence of an attempt; each of its spans and each heartbeat of it or its worker
             ends a silence. None for no limit.
         max_attempts: How many attempts the rollout may have in all.
@@ -65,8 +65,8 @@ class RolloutConfig(BaseModel):
     @field_validator("timeout_seconds", "unresponsive_seconds")
     @classmethod
     def _check_number(cls, seconds: float | None) -> float | None:
-        if seconds is not None and math.isnan(seconds):
-            raise ValueError("NaN is no number of seconds: give None for no limit")
+        if seconds is not None and not seconds >= 0:  # NaN is not, either
+            raise ValueError(f"{seconds} is no number of seconds to wait: give None for no limit")
         return seconds
 
 

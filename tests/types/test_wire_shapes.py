@@ -191,6 +191,8 @@ def test_span_from_opentelemetry_keeps_what_the_sdk_knows() -> None:
 
 
 @pytest.mark.parametrize("name", ["timeout_seconds", "unresponsive_seconds"])
-def test_no_deadline_is_nan(name: str) -> None:
-    with pytest.raises(ValueError, match="give None for no limit"):
-        RolloutConfig.model_validate({name: float("nan")})
+def test_no_deadline_is_nan_or_negative(name: str) -> None:
+    for seconds in (float("nan"), -1, -1e-9, float("-inf")):
+        with pytest.raises(ValueError, match="give None for no limit"):
+            RolloutConfig.model_validate({name: seconds})
+    assert getattr(RolloutConfig.model_validate({name: 0}), name) == 0
