@@ -28,8 +28,6 @@ from agentlightning.serving import EmbeddedServer
 
 CHILD = Path(__file__).with_name("hold_process.py")
 AGENTS = 32
-IMPATIENCE_SECONDS = 2.5
-"""One agent's timeout. Calls are held for longer, which stands for the minutes of an update."""
 MESSAGES: list[Any] = [{"role": "user", "content": "hi"}]
 
 
@@ -101,7 +99,8 @@ KINDS: Any = (
 )
 
 
-def test_agents_of_all_kinds_notice_nothing_of_a_hold() -> None:
+@pytest.mark.parametrize("impatience", [2.5, pytest.param(20.0, marks=pytest.mark.soak)])
+def test_agents_of_all_kinds_notice_nothing_of_a_hold(impatience: float) -> None:
     """As their SDKs come, with two retries and ten minutes' timeout; one agent's timeout is shorter than the hold."""
     calling = threading.Barrier(AGENTS + 1)
     seen: dict[int, list[str]] = {task: [] for task in range(AGENTS)}
@@ -111,7 +110,7 @@ def test_agents_of_all_kinds_notice_nothing_of_a_hold() -> None:
     @agl.rollout
     async def agent(task: int, llm: agl.LLM) -> float:
         kind, ask = KINDS[task % len(KINDS)]
-        client = kind(base_url=llm.endpoint, api_key="k", **({"timeout": IMPATIENCE_SECONDS} if task == 0 else {}))
+        client = kind(base_url=llm.endpoint, api_key="k", **({"timeout": impatience} if task == 0 else {}))
 
         async def once() -> str:
             if asyncio.iscoroutinefunction(ask):

@@ -377,6 +377,42 @@ async def test_failed_and_abandoned_calls_are_not_in_flight(
     assert await proxy.drain(60.0)
 
 
+async def test_however_often_calls_are_held_none_is_asked_meanwhile_and_none_is_lost(
+    http: aiohttp.ClientSession, endpoint: str, proxy: LLMProxy, backend: ScriptedBackend
+) -> None:
+    changing, ended, answered = False, False, 0
+
+    def script(payload: dict[str, Any]) -> Any:
+        assert not changing
+        return Stream([*ANSWER, DONE]).response() if payload.get("stream") else JSONResponse({"choices": []})
+
+    async def agent(request: dict[str, Any]) -> None:
+        nonlocal answered
+        while not ended:
+            async with http.post(f"{endpoint}/chat/completions", json=request) as reply:
+                assert reply.status == 200
+                assert await reply.read()
+                answered += 1
+
+    backend.script = script
+    request = REQUESTS["Chat Completions"]
+    agents = [asyncio.create_task(agent(request | {"stream": bool(number % 2)})) for number in range(12)]
+    for hold in range(25):
+        before = answered
+        async with proxy.hold(drain=60.0) as drained:
+            assert drained
+            changing = True
+            if hold % 5 == 0:
+                await held(proxy, len(agents))
+            await asyncio.sleep(0)
+            changing = False
+        await until(lambda: answered > before)  # noqa: B023  # it is awaited within the turn
+    ended = True
+    await asyncio.gather(*agents)
+    assert len(backend.requests) == answered
+    assert proxy.in_flight == 0
+
+
 async def test_the_lease_is_kept_alive_inside_the_block(proxy: LLMProxy, clock: Clock) -> None:
     async with proxy.hold("trainer", lease=3.0):
         await clock.advance(60)
