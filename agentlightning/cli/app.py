@@ -11,7 +11,10 @@ import typer
 import agentlightning
 from agentlightning.cli.demo import demo
 from agentlightning.cli.doctor import doctor
+from agentlightning.cli.export import export
 from agentlightning.cli.proxy import proxy
+from agentlightning.cli.replaced import prometheus, vllm
+from agentlightning.cli.runs import runs
 from agentlightning.cli.serve import serve_model
 from agentlightning.cli.store import store
 from agentlightning.cli.train import dev, train
@@ -32,7 +35,12 @@ app.command()(demo)
 app.command()(doctor)
 app.command()(proxy)
 app.command("serve")(serve_model)
+app.command()(export)
+app.add_typer(runs, name="runs")
 app.add_typer(store, name="store")
+# They take v0.3's options, whatever these were, to say what takes their place.
+for ended in (vllm, prometheus):
+    app.command(hidden=True, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})(ended)
 
 
 @app.command()

@@ -71,6 +71,15 @@ def read_run(folder: Path) -> RunRecord:
         raise ConfigurationError(f"{path} is not what a run writes: {error}") from error
 
 
+def is_held(folder: Path) -> bool:
+    """Whether a process works in a run's folder."""
+    try:
+        with _held(folder):
+            return False
+    except ConfigurationError:
+        return True
+
+
 class RunFolder:
     """Writes down a run in its folder.
 

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import agentlightning as agl
+from agentlightning.algorithm import AlgorithmContext
+from agentlightning.trainer.run_folder import RunFolder
+
+ENTRY_POINT = "import sys; from agentlightning.cli import main; sys.exit(main())"
+
+
+def run_agl(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", ENTRY_POINT, *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={"PATH": "", "COLUMNS": "200"},
+    )
+
+
+@agl.rollout
+async def agent(task: dict[str, Any]) -> float:
+    agl.emit_message("hello")
+    return task["reward"]
+
+
+@agl.algo
+async def learn(context: AlgorithmContext, train_dataset: list[Any]) -> None:
+    async for outcome in context.rollouts(train_dataset, mode="train"):
+        context.log({"kind": "step", "reward": outcome.reward, "loss": 0.125})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two runs that ended, and one whose process died."""
+    folder = tmp_path_factory.mktemp("runs-of-a-user")
+    for name, rewards in (("one", [0.5, 1.0]), ("two", [0.25])):
+        trainer = agl.Trainer(algorithm=learn, run_dir=folder / "runs" / name, n_runners=len(rewards))
+        trainer.fit(agent, [{"reward": reward} for reward in rewards])
+        asyncio.run(trainer.store.close())
+    killed = RunFolder(folder / "runs" / "killed", resuming=False)
+    with killed.running({}):
+        text = (killed.path / "run.json").read_text()
+    (killed.path / "run.json").write_text(text)
+    (killed.path / "metrics.jsonl").write_text('{"reward": 0.75}\n{"rew')
+    return folder
+
+
+def test_list_shows_each_run_the_newest_first(folder: Path) -> None:
+    done = run_agl(folder, "runs", "list")
+    assert done.returncode == 0
+    lines = [line.split() for line in done.stdout.splitlines() if line.strip().startswith("runs/")]
+    assert [(line[0], line[1]) for line in lines] == [
+        ("runs/killed", "killed"), ("runs/two", "succeeded"), ("runs/one", "succeeded")
+    ]  # fmt: skip
+    assert lines[0][-1] == "0.75"
+    listed = json.loads(run_agl(folder, "runs", "list", "--json").stdout)
+    assert [run["run"] for run in listed] == ["runs/killed", "runs/two", "runs/one"]
+    assert listed[1]["rollouts"] == {"succeeded": 1}
+
+
+def test_list_of_a_folder_without_runs_says_what_makes_some(tmp_path: Path) -> None:
+    done = run_agl(tmp_path, "runs", "list")
+    assert (done.returncode, "agl train and agl demo make some" in done.stdout) == (0, True)
+
+
+def test_show_says_what_a_run_was_and_reached(folder: Path) -> None:
+    done = run_agl(folder, "runs", "show", "runs/one")
+    assert done.returncode == 0
+    for said in ("runs/one: succeeded", "OtelTracer", "loss", "0.125", "metrics.jsonl", "store.db"):
+        assert said in done.stdout
+    assert json.loads(run_agl(folder, "runs", "show", "runs/one", "--json").stdout)["metrics"]["loss"] == 0.125
+    refused = run_agl(folder, "runs", "show", "runs")
+    assert (refused.returncode, "holds no run" in refused.stderr) == (1, True)
+
+
+def test_compare_sets_metrics_and_differences_side_by_side(folder: Path) -> None:
+    done = run_agl(folder, "runs", "compare", "runs/one", "runs/two")
+    assert done.returncode == 0
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert ["n_runners", "2", "1"] in rows
+    assert ["loss", "0.125", "0.125"] in rows
+    assert not any(row and row[0] == "tracer" for row in rows)
+    refused = run_agl(folder, "runs", "compare", "runs/one")
+    assert (refused.returncode, "at least two" in refused.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(("kind", "per_rollout"), [("spans", 3), ("messages", 0), ("triplets", 0), ("rows", 0)])
+def test_export_writes_records_of_what_succeeded(folder: Path, tmp_path: Path, kind: str, per_rollout: int) -> None:
+    target = tmp_path / "out.jsonl"
+    done = run_agl(folder, "export", "runs/one", str(target), "--as", kind)
+    assert done.returncode == 0, done.stderr
+    records = [json.loads(line) for line in target.read_text().splitlines()]
+    assert len({record["rollout_id"] for record in records}) == (2 if per_rollout else 0)
+    assert {record["final_reward"] for record in records} == ({0.5, 1.0} if per_rollout else set())
+    again = run_agl(folder, "export", "runs/one", str(target), "--as", kind)
+    assert (again.returncode, "is there already" in again.stderr) == (1, True)
+
+
+def test_export_takes_only_what_it_is_asked_for(folder: Path, tmp_path: Path) -> None:
+    def exported(*options: str) -> set[float]:
+        done = run_agl(folder, "export", "runs/one", str(tmp_path / "out"), "--as", "spans", "--force", *options)
+        assert done.returncode == 0, done.stderr
+        return {json.loads(line)["final_reward"] for line in (tmp_path / "out").read_text().splitlines()}
+
+    assert exported("--min-reward", "0.75") == {1.0}
+    assert exported("--mode", "train") == {0.5, 1.0}
+    assert exported("--mode", "val") == set()
+
+
+def test_export_of_what_is_no_store_is_refused(folder: Path, tmp_path: Path) -> None:
+    for source in ("runs", "lost.db"):
+        done = run_agl(folder, "export", source, str(tmp_path / "out"))
+        assert (done.returncode, "store" in done.stderr, (tmp_path / "out").exists()) == (1, True, False)
+
+
+@pytest.mark.parametrize(("command", "says"), [("vllm", "agl proxy"), ("prometheus", "/metrics")])
+def test_ended_commands_say_what_takes_their_place(tmp_path: Path, command: str, says: str) -> None:
+    done = run_agl(tmp_path, command, "serve", "--port", "1")
+    assert (done.returncode, says in done.stderr) == (2, True)
