@@ -72,8 +72,10 @@ def _check(caller: Caller, path: str) -> None:
 
 
 def _refuse(path: str, error: AgentLightningError) -> ASGIApp:
-    reply = refusal(error.status, str(error), "invalid_api_key" if error.status == 401 else "forbidden")
+    unknown = error.status == 401
+    message = f"{error}; give the client the resource's key, api_key=llm.api_key" if unknown else str(error)
+    reply = refusal(error.status, message, "invalid_api_key" if unknown else "forbidden")
     response = response_of(refusal_in(messages.PATH if messages.PATH in path else "", reply))
-    if error.status == 401:
+    if unknown:
         response.headers["www-authenticate"] = "Bearer"
     return response

@@ -117,7 +117,9 @@ async def test_others_are_refused_in_the_apis_own_words_and_leave_no_record(
     for url in (f"{endpoint}/chat/completions", f"{root}/v1/chat/completions", f"{v1}/chat/completions", events):
         async with http.post(url, json=BODY, headers=headers) as reply:
             assert reply.status == status
-            assert (await reply.json())["error"]["code"] == code
+            error = (await reply.json())["error"]
+            assert error["code"] == code
+            assert ("api_key=llm.api_key" if status == 401 else "base URL that the agent was given") in error["message"]
             assert reply.headers.get("www-authenticate") == ("Bearer" if status == 401 else None)
     async with http.post(f"{endpoint}/messages", json=BODY, headers=headers) as reply:
         refused = await reply.json()
