@@ -219,6 +219,15 @@ async def test_a_call_that_the_limit_cuts_off_is_one_that_ends_for_length(
     assert choice["message"]["tool_calls"][0]["function"]["arguments"] == '{"key": "ru'
 
 
+async def test_a_conversations_next_turn_goes_on_from_where_the_last_one_was(engine: Engine, url: str) -> None:
+    body: Json = {"model": "tiny", "messages": MESSAGES, "max_tokens": 8, "stream": True, "return_token_ids": True}
+    stream, _ = await post(url, "/chat/completions", body)
+    first = merge_chunks(read_stream(stream))
+    turns = [*MESSAGES, first["choices"][0]["message"], {"role": "user", "content": "And of opal?"}]
+    await post(url, "/chat/completions", body | {"messages": turns})
+    assert engine.stats().reused_tokens >= len(first["prompt_token_ids"])
+
+
 @pytest.mark.parametrize(("error", "message"), [(ModelError("not finite"), "finite"), (ZeroDivisionError(), "Zero")])
 async def test_an_answer_that_breaks_off_says_so_in_the_stream(
     scripted: tuple[Scripted, str], tokenizer: PreTrainedTokenizerFast, error: Exception, message: str

@@ -152,3 +152,32 @@ async def test_a_gateway_that_is_killed_loses_and_repeats_nothing(
     assert agents.told.errors
     seconds = time.monotonic() - began
     show(f"{kills} kills, {seconds:.0f} s: {agents.told.count} replies, {records} records, {dict(agents.told.errors)}")
+
+
+@pytest.mark.parametrize("kills", [1, pytest.param(20, marks=SOAK)])
+async def test_a_gateway_that_is_killed_while_the_store_is_down_loses_nothing(
+    tmp_path: Path, show: Show, kills: int
+) -> None:
+    arguments = ["--file", str(tmp_path / "store.db"), "--synchronous", "NORMAL"]
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(ServerProcess(arguments, tmp_path / "store.log"))
+        await server.start()
+        client = await stack.enter_async_context(LightningStoreClient(server.url))
+        attempts = [await client.start_rollout(input={}) for _ in range(AGENTS)]
+        backend = await stack.enter_async_context(FaultyBackend(free_port()))
+        gateway = await stack.enter_async_context(gateway_before(backend, folder=tmp_path, store=server.url))
+        await gateway.start()
+        agents = Agents(gateway, attempts)
+        async with agents.working():
+            server.kill()
+            for _ in range(kills):
+                before = agents.told.count
+                await agents.until(lambda told, before=before: told.count > before + AGENTS)
+                gateway.kill()
+                await gateway.start()
+            await server.start()
+            before = agents.told.count
+            await agents.until(lambda told: told.count > before + AGENTS)
+        records = await check(client, gateway, attempts, agents.told)
+    told = agents.told
+    show(f"{kills} kills, the store down: {told.count} replies, {records} records, {dict(told.errors)}")
