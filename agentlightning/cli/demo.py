@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Final
 
 import typer
 
 from agentlightning.cli.interrupt import INTERRUPTED, ignore_interrupts, interrupt_exits_at_once
 from agentlightning.extras import needed_for
+
+
+class Strategy(StrEnum):
+    """Where the demo's runners live."""
+
+    shm = "shm"
+    cs = "cs"
+
+
+_PLACEMENTS: Final[dict[Strategy, dict[str, Any]]] = {
+    Strategy.shm: {},
+    Strategy.cs: {"strategy": "cs", "n_runners": 2, "concurrency": 32},
+}
 
 
 def demo(
@@ -18,6 +32,9 @@ def demo(
     from_scratch: Annotated[
         bool, typer.Option("--from-scratch", help="Build tokenizer and policy anew; takes about half a minute more.")
     ] = False,
+    strategy: Annotated[
+        Strategy, typer.Option(help="Where runners live: shm in this process, cs in two processes of their own.")
+    ] = Strategy.shm,
     resume: Annotated[
         Path | None, typer.Option(help="Folder of an earlier run to go on with, as it was begun.", metavar="RUN")
     ] = None,
@@ -37,7 +54,9 @@ def demo(
     if resume is not None:
         options = saved_options(resume)
     else:
-        options = DemoOptions(seed=seed, steps=steps, output=output or new_folder(), from_scratch=from_scratch)
+        options = DemoOptions(
+            seed=seed, steps=steps, output=output or new_folder(), from_scratch=from_scratch, **_PLACEMENTS[strategy]
+        )
     console = Console()
     try:
         run_demo(options, console)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ _INSTALLED = Path(__file__).with_name("pointer_lookup.py")
 _IN_CHECKOUT = Path(__file__).parents[2] / "examples" / "pointer_lookup" / "main.py"
 
 
+@cache
 def load_agent() -> LitAgent[Any]:
     """Load the agent from `examples/pointer_lookup/main.py`, which a wheel carries beside this file."""
     path = _INSTALLED if _INSTALLED.exists() else _IN_CHECKOUT
@@ -23,4 +25,12 @@ def load_agent() -> LitAgent[Any]:
     module = importlib.util.module_from_spec(spec)
     with needed_for("the demo's agent"):
         spec.loader.exec_module(module)
-    return module.pointer_lookup
+    agent = module.pointer_lookup
+    agent.__module__ = __name__  # it can be sent to other processes, which find it here
+    return agent
+
+
+def __getattr__(name: str) -> Any:
+    if name != "pointer_lookup":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return load_agent()

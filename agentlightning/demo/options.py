@@ -6,7 +6,7 @@ import datetime
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from agentlightning.errors import ConfigurationError
 
@@ -29,7 +29,8 @@ class DemoOptions:
             rollouts run at once.
         steps: Updates of the policy.
         from_scratch: Build tokenizer and policy anew instead of loading the shipped ones.
-        n_runners: Runners in this process.
+        strategy: `shm` runs everything in this process, `cs` the runners in processes of their own.
+        n_runners: How many runners.
         concurrency: Rollouts that each runner runs at a time.
     """
 
@@ -38,6 +39,7 @@ class DemoOptions:
     seed: int = 0
     steps: int = 40
     from_scratch: bool = False
+    strategy: Literal["shm", "cs"] = "shm"
     n_runners: int = 8
     concurrency: int = 8
 

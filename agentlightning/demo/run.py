@@ -85,6 +85,7 @@ def _train(options: DemoOptions, console: Console) -> GRPO:
     )
     trainer = Trainer(
         algorithm=algorithm,
+        strategy=options.strategy,
         n_runners=options.n_runners,
         run_dir=options.output,
         on_metrics=display.show,
