@@ -1,11 +1,11 @@
-"""JSON read quickly."""
+"""JSON read and written quickly."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
 
 def read_json(text: str | bytes) -> Any:
@@ -19,3 +19,11 @@ def read_json(text: str | bytes) -> Any:
         return from_json(text)
     except ValueError:
         return json.loads(text)  # which reads more, such as halves of surrogate pairs, and says what is wrong
+
+
+def write_json(value: Any) -> bytes:
+    """Return what `read_json` returned as JSON."""
+    try:
+        return to_json(value)
+    except ValueError:  # half a surrogate pair, which has no UTF-8
+        return json.dumps(value, separators=(",", ":")).encode()

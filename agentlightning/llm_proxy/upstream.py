@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import Mapping
 from typing import Any, Final
 
 import aiohttp
 
+from agentlightning._internal.json_text import write_json
 from agentlightning.errors import BackendTimeout, BackendUnreachable, ModelError
 from agentlightning.llm_proxy.backends import Backend
 from agentlightning.llm_proxy.capabilities import named_in
@@ -97,7 +97,7 @@ class Upstream:
         added = backend.capabilities.fields(path, payload)
         refused: set[str] = set()
         while True:
-            reply = await self.send(backend, "POST", path, _encode(wanted | added), headers)
+            reply = await self.send(backend, "POST", path, write_json(wanted | added), headers)
             body = reply.body if isinstance(reply, Reply) else b""
             if not added or not (named := named_in(reply.status, body, added)):
                 break
@@ -159,8 +159,3 @@ def _kept_headers(answer: aiohttp.ClientResponse) -> dict[str, str]:
     if "connection" in answer.headers:
         own = own.union(name.strip().lower() for name in answer.headers["connection"].split(","))
     return {key: value for key, value in answer.headers.items() if key.lower() not in own}
-
-
-def _encode(payload: dict[str, Any]) -> bytes:
-    # In ASCII: text that an agent cut in the middle of a surrogate pair has no UTF-8.
-    return json.dumps(payload, separators=(",", ":")).encode()

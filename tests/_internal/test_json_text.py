@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from agentlightning._internal.json_text import read_json
+from agentlightning._internal.json_text import read_json, write_json
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),
@@ -45,3 +45,13 @@ def test_it_accepts_and_refuses_what_json_does(text: str | bytes) -> None:
 def test_what_is_nested_too_deeply_is_said_as_json_says_it() -> None:
     with pytest.raises(RecursionError):
         read_json(b"[" * 100_000)
+
+
+@given(VALUES)
+def test_what_it_writes_is_read_as_it_was(value: Any) -> None:
+    assert repr(read_json(write_json(value))) == repr(value)
+
+
+def test_it_writes_whatever_json_reads() -> None:
+    deep = json.loads("[" * 500 + "]" * 500)
+    assert json.loads(write_json(deep)) == deep
