@@ -9,11 +9,13 @@ from typing import Any
 
 import openai
 import pytest
+from scripted_backend import ScriptedBackend, answer
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from agentlightning.adapter import llm_calls
 from agentlightning.errors import ConfigurationError, MissingExtra
 from agentlightning.llm_proxy import LLMProxy
 from agentlightning.llm_proxy.backends import Backend, read_backend
@@ -250,6 +252,34 @@ async def test_agents_cannot_say_where_the_sdk_goes_and_with_whose_key(
     with pytest.raises(openai.BadRequestError, match=f"'{field}'.* cannot be sent through LiteLLM"):
         await client.chat.completions.create(model="policy", messages=MESSAGES, extra_body={field: "http://evil"})
     assert provider.requests == []
+
+
+@needs_litellm
+async def test_a_server_with_more_parameters_still_names_its_tokens(
+    backend: ScriptedBackend, store: InMemoryLightningStore, attempted: AttemptedRollout
+) -> None:
+    def like_vllm(payload: dict[str, Any]) -> Response:
+        said = answer(payload, 1)
+        for token in said["choices"][0]["logprobs"]["content"]:
+            token["top_logprobs"] = []
+        return JSONResponse(said)
+
+    backend.script = like_vllm
+    config = backend.model_config
+    config["litellm_params"] |= {"extra_headers": {"x-team": "7"}, "api_key": "secret"}
+    proxy = LLMProxy(model_list=[config], store=store)
+    await proxy.start()
+    endpoint = proxy.as_resource(attempted.rollout_id, attempted.attempt.attempt_id).endpoint
+    async with openai.AsyncOpenAI(base_url=endpoint, api_key="the-agents", max_retries=0) as client:
+        await client.chat.completions.create(model="policy", messages=MESSAGES)
+    await proxy.stop()
+    (call,) = llm_calls(await store.query_spans(attempted.rollout_id))
+    assert (call.prompt_token_ids, call.response_token_ids, call.response_logprobs) == (
+        [1, 2],
+        [100, 150],
+        [-0.5, -0.25],
+    )
+    assert backend.headers[0]["x-team"] == "7"
 
 
 @needs_litellm
