@@ -38,6 +38,7 @@ class Member:
     def __init__(self, part: Part, who: str, cancel_seconds: float) -> None:
         self.workers: set[str] = set()
         self.done = asyncio.Event()
+        self._cancelled = False
         self._part = part
         self._who = who
         self._cancel_seconds = cancel_seconds
@@ -49,6 +50,11 @@ class Member:
     def pid(self) -> int:
         """The number of the process."""
         return self._process.pid
+
+    @property
+    def ended_well(self) -> bool:
+        """Whether it has ended because its part is done, or as it was told to; it has left nothing in hand then."""
+        return self.done.is_set() or (self._cancelled and self._process.returncode == 0)
 
     async def run(self, event: ExecutionEvent) -> int:
         """Follow the process to its end and return its exit code; nobody of its process group is left then.
@@ -67,6 +73,7 @@ class Member:
             code = await self._process.exit_code()
             await asyncio.wait(tasks[:1], timeout=_LAST_WORDS_SECONDS)
         except asyncio.CancelledError:
+            self._cancelled = True
             self.tell(Order.CANCEL)
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._cancel_seconds):

@@ -6,7 +6,7 @@ import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from agentlightning._internal.aio import wait_for_flag
 from agentlightning.execution.base import serving
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from agentlightning.execution.events import ExecutionEvent
     from agentlightning.store import LightningStore
     from agentlightning.store.operations import Operation
+
+
+_CLAIMS: Final = frozenset({"dequeue_many_rollouts", "start_rollout", "start_attempt"})
 
 
 class Order(Enum):
@@ -121,7 +124,7 @@ class WatchedStore(LightningStoreThreaded):
 
     async def call(self, operation: Operation, arguments: dict[str, Any]) -> Any:
         """Call the inner store."""
-        worker = arguments.get("worker_id")
+        worker = arguments.get("worker_id") if operation.name in _CLAIMS else None
         if isinstance(worker, str) and worker not in self._told:
             self._told.add(worker)
             self._tell(Claims(worker))

@@ -115,11 +115,11 @@ class Supervisor:
         try:
             code = await member.run(event)
         finally:
-            if not member.done.is_set():
+            if not member.ended_well:
                 await to_its_end(self._release(member.workers))
         if member.done.is_set():
             return None
-        if code in self._supervision.allowed_exit_codes:
+        if code and code in self._supervision.allowed_exit_codes:  # 0 before it was done is somebody's os._exit
             logger.warning("Runner %d %s, and is not started again.", number, words_for(code))
             return None
         return code

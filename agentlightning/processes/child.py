@@ -57,6 +57,11 @@ class ChildProcess:
         self._lock = threading.Lock()
         self._exit = asyncio.create_task(run_in_thread(self._wait, "agl-child-exit"))
 
+    @property
+    def returncode(self) -> int | None:
+        """The exit code if the process has ended, as far as it is known."""
+        return self._process.returncode
+
     async def exit_code(self) -> int:
         """Return the exit code once the process has ended; the negative number of the signal that ended it."""
         return await asyncio.shield(self._exit)

@@ -133,11 +133,14 @@ class Connected:
         return
 
 
-def test_claims_of_a_runner_that_dies_are_released_and_another_one_takes_its_place(store: agl.LightningStore) -> None:
+@pytest.mark.parametrize("code", [0, 3])
+def test_claims_of_a_runner_that_dies_are_released_and_another_one_takes_its_place(
+    store: agl.LightningStore, code: int
+) -> None:
     async def runner(store: agl.LightningStore, worker_id: int, event: ExecutionEvent) -> None:
         (rollout,) = await store.dequeue_many_rollouts(worker_id=f"it-{worker_id}", wait=60)
         if rollout.input == "deadly":
-            os._exit(3)
+            os._exit(code)
         await store.update_attempt(rollout.rollout_id, rollout.attempt.attempt_id, status="succeeded")
         await wait_for_flag(event)
 
