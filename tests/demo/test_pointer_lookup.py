@@ -84,3 +84,11 @@ async def test_asking_forever_ends_without_reward(model: ScriptedModel, llm: agl
     assert await load_agent()(TASK, llm) == 0.0
     assert len(model.requests) == 5
     assert model.requests[-1]["messages"][-1]["content"] == "error"
+
+
+async def test_arguments_that_are_no_json_end_it_without_reward(model: ScriptedModel, llm: agl.LLM) -> None:
+    (call,) = ask("ruby")["tool_calls"]
+    call["function"]["arguments"] = '{"key": "ru'
+    model.script = lambda _messages: {"tool_calls": [call]}
+    assert await load_agent()(TASK, llm) == 0.0
+    assert len(model.requests) == 1
