@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -23,7 +24,7 @@ _ANSWER_SECONDS: Final = 0.05
 """How long after its arrival an answered call may still keep its agent waiting for the number."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Waiting:
     """A call without a number, which came and is due at these times of the loop's clock."""
 
@@ -31,6 +32,7 @@ class _Waiting:
     future: asyncio.Future[int | None]
     came: float
     due: float
+    asked: bool = False
 
 
 class SequenceReserver:
@@ -44,10 +46,11 @@ class SequenceReserver:
 
     def __init__(self, get_store: Callable[[], LightningStore]) -> None:
         self._get_store = get_store
-        self._waiting: list[_Waiting] = []
-        self._asked: list[_Waiting] = []
+        self._queue: deque[_Waiting] = deque()  # as they came, and so by when they are due; some may be asked for
+        self._hurried: list[_Waiting] = []
+        self._open: dict[tuple[str, str], list[_Waiting]] = {}
         self._task: asyncio.Task[None] | None = None
-        self._hurried = asyncio.Event()
+        self._hurry = asyncio.Event()
 
     def reserve(self, rollout_id: str, attempt_id: str) -> asyncio.Future[int | None]:
         """Return the coming id, which is None when the store gives none now; ids follow the order of these calls."""
@@ -55,7 +58,9 @@ class SequenceReserver:
         future: asyncio.Future[int | None] = loop.create_future()
         came = loop.time()
         due = (came // _GRACE_SECONDS + 2) * _GRACE_SECONDS
-        self._waiting.append(_Waiting((rollout_id, attempt_id), future, came, due))
+        call = _Waiting((rollout_id, attempt_id), future, came, due)
+        self._queue.append(call)
+        self._open.setdefault(call.attempt, []).append(call)
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run(), name="agl-gateway-sequence")
         return future
@@ -66,12 +71,15 @@ class SequenceReserver:
         A model that takes its time never makes anybody wait, for the number is there before the answer; nor does a
         store that is away, beyond a moment after the call came.
         """
-        calls = [call for call in (*self._asked, *self._waiting) if call.attempt == (rollout_id, attempt_id)]
+        if rollout_id is None or attempt_id is None:
+            return
+        calls = self._open.get((rollout_id, attempt_id))
         if not calls:
             return
-        for call in calls:
-            call.due = 0.0
-        self._hurried.set()
+        hurried = [call for call in calls if not call.asked]
+        if hurried:
+            self._hurried += hurried
+            self._hurry.set()
         left = max(call.came for call in calls) + _ANSWER_SECONDS - asyncio.get_running_loop().time()
         if left > 0:
             await asyncio.wait({call.future for call in calls}, timeout=left)
@@ -104,27 +112,51 @@ class SequenceReserver:
             await asyncio.wait({self._task})
 
     async def _run(self) -> None:
-        while self._waiting:
-            self._asked = await self._due()
-            ids = await self._ask([call.attempt for call in self._asked])
-            for call, sequence_id in zip(self._asked, ids, strict=True):
-                if not call.future.done():
-                    call.future.set_result(sequence_id)
-            self._asked = []
+        while first := self._first():
+            batch = await self._due(first.due)
+            if not batch:
+                continue
+            ids = await self._ask([call.attempt for call in batch])
+            for call, sequence_id in zip(batch, ids, strict=True):
+                self._answer(call, sequence_id)
 
-    async def _due(self) -> list[_Waiting]:
-        """Wait until there are calls whose time has come, and take them."""
-        self._hurried.clear()
-        first = min(waiting.due for waiting in self._waiting)
+    def _first(self) -> _Waiting | None:
+        """Return the call that is due next, of those that nobody asked for."""
+        while self._queue and self._queue[0].asked:
+            self._queue.popleft()
+        return self._queue[0] if self._queue else None
+
+    def _answer(self, call: _Waiting, sequence_id: int | None) -> None:
+        call.asked = True
+        if not call.future.done():
+            call.future.set_result(sequence_id)
+        same = self._open[call.attempt]
+        same.remove(call)
+        if not same:
+            del self._open[call.attempt]
+
+    async def _due(self, first: float) -> list[_Waiting]:
+        """Wait until there are calls whose time has come, or that are in a hurry, and take them."""
         try:
             async with asyncio.timeout_at(first):
-                await self._hurried.wait()
+                await self._hurry.wait()
             now = 0.0
         except TimeoutError:
             now = max(first, asyncio.get_running_loop().time())  # a timer may be early by its clock's resolution
-        batch = [waiting for waiting in self._waiting if waiting.due <= now]
-        self._waiting = [waiting for waiting in self._waiting if waiting.due > now]
-        return batch
+        self._hurry.clear()
+        batch, self._hurried = self._hurried, []
+        while self._queue and self._queue[0].due <= now:
+            batch.append(self._queue.popleft())
+        return self._taken(batch)
+
+    def _taken(self, calls: list[_Waiting]) -> list[_Waiting]:
+        """Return those that nobody has asked for, each once, in the order in which they came."""
+        taken: list[_Waiting] = []
+        for call in calls:
+            if not call.asked:
+                call.asked = True
+                taken.append(call)
+        return sorted(taken, key=_came)
 
     async def _ask(self, attempts: list[tuple[str, str]]) -> Sequence[int | None]:
         try:
@@ -140,8 +172,10 @@ class SequenceReserver:
 
     def _leave(self, attempts: list[tuple[str, str]]) -> None:
         """Give the later calls of these attempts no number either: the shipper asks for all, in the calls' order."""
-        left = [call for call in self._waiting if call.attempt in attempts]
-        self._waiting = [call for call in self._waiting if call.attempt not in attempts]
-        for call in left:
-            if not call.future.done():
-                call.future.set_result(None)
+        for attempt in set(attempts):
+            for call in [call for call in self._open[attempt] if not call.asked]:
+                self._answer(call, None)
+
+
+def _came(call: _Waiting) -> float:
+    return call.came

@@ -102,3 +102,30 @@ async def test_a_store_that_does_not_answer_keeps_no_answer_back_for_long() -> N
         silent.set()
         assert await call == 0
     await reserver.close()
+
+
+async def test_whoever_settles_while_the_number_is_asked_for_waits_for_it_and_nobody_asks_twice() -> None:
+    asking, answer = asyncio.Event(), asyncio.Event()
+
+    class SlowStore(CountingStore):
+        async def get_many_span_sequence_ids(self, rollout_attempt_ids: Sequence[tuple[str, str]]) -> Sequence[int]:
+            asking.set()
+            await answer.wait()
+            return await super().get_many_span_sequence_ids(rollout_attempt_ids)
+
+    store = SlowStore()
+    reserver = SequenceReserver(lambda: store)
+    async with asyncio.timeout(DEADLINE):
+        call = reserver.reserve(*ATTEMPT)
+        first = asyncio.create_task(reserver.settle(*ATTEMPT))
+        await asking.wait()
+        second = asyncio.create_task(reserver.settle(*ATTEMPT))
+        await turns()
+        answer.set()
+        await asyncio.gather(first, second)
+        assert await call == 0
+        later = reserver.reserve(*ATTEMPT)
+        await reserver.settle(*ATTEMPT)
+        assert await later == 1
+    assert store.asked == [ATTEMPT] * 2
+    await reserver.close()
