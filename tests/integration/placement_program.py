@@ -91,7 +91,7 @@ def strategy() -> agl.ExecutionStrategy:
     if PLACEMENT == "shm":
         return agl.SharedMemoryExecutionStrategy(n_runners=2)
     return agl.ClientServerExecutionStrategy(
-        server_port=0,
+        server_port=None if "AGL_SERVER_PORT" in os.environ else 0,
         n_runners=2 if PLACEMENT == "cs" else 1,
         main_process="algorithm" if PLACEMENT == "cs" else "runner",
         terminate_timeout=600.0 if EVENT == "two_interrupts" else 10.0,

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,9 +25,9 @@ PLACEMENTS = ("shm", "cs", "cs_runner")
 class Run(MarkedProgram):
     """The program in a placement, about to meet an event."""
 
-    def __init__(self, folder: Path, placement: str, event: str) -> None:
+    def __init__(self, folder: Path, placement: str, event: str, environment: dict[str, str] | None = None) -> None:
         self.folder = folder
-        super().__init__(folder, PROGRAM, placement, event, str(folder))
+        super().__init__(folder, PROGRAM, placement, event, str(folder), environment=environment)
 
     def wait_for_the_slow_rollout(self) -> int:
         """Wait until an agent has begun what never ends; returns the number of its process."""
@@ -156,4 +158,46 @@ def test_second_ctrl_c_ends_what_does_not_listen(tmp_path: Path) -> None:
         run.signal(signal.SIGINT)
         assert run.exit_code() == -signal.SIGINT, run.log
         run.assert_nothing_is_left()
+        run.assert_the_slow_one_failed()
+
+
+@pytest.fixture
+def roles() -> Callable[[str], dict[str, str]]:
+    """Return the environment of a role in a run that is at home on another address of this machine."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.2", 0))
+        port = probe.getsockname()[1]
+    return lambda role: {
+        "AGL_CURRENT_ROLE": role,
+        "AGL_SERVER_HOST": "127.0.0.2",
+        "AGL_SERVER_PORT": str(port),
+        "AGL_TOKEN": "a-secret",
+    }
+
+
+def test_runners_started_by_hand_join_work_and_stop(tmp_path: Path, roles: Callable[[str], dict[str, str]]) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    with Run(elsewhere, "cs", "normal_end", roles("runner")) as runners:  # before there is anything to join
+        with Run(tmp_path, "cs", "normal_end", roles("algorithm")) as run:
+            assert run.exit_code() == 0, run.log
+            run.assert_nothing_is_left()
+            assert run.statuses() == {"succeeded": 2}
+        assert runners.exit_code() == 0, runners.log
+        runners.assert_nothing_is_left()
+
+
+def test_ctrl_c_to_runners_elsewhere_is_theirs_alone(tmp_path: Path, roles: Callable[[str], dict[str, str]]) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    with Run(tmp_path, "cs", "interrupt", roles("algorithm")) as run:
+        with Run(elsewhere, "cs", "interrupt", roles("runner")) as runners:
+            runners.wait_for_the_slow_rollout()
+            runners.signal(signal.SIGINT)
+            assert runners.exit_code() == -signal.SIGINT, runners.log
+            runners.assert_nothing_is_left()
+        run.wait_until(lambda: run.statuses()["failed"], "failure of what they had in hand")
+        assert run.process.poll() is None
+        run.signal(signal.SIGINT)
+        assert run.exit_code() == -signal.SIGINT, run.log
         run.assert_the_slow_one_failed()
