@@ -130,17 +130,20 @@ def measure_calls(store: str, clients: int, requests: int) -> None:
 
 
 def measure_streams(store: str, clients: int) -> None:
+    ours, bare = list[float](), list[float]()
+    first, first_bare, first_direct = list[float](), list[float](), list[float]()
+    body = body_of(stream=True)
     with ExitStack() as stack:
-        setup, body = Setup(stack, store, gap_ms=10, chunks=CHUNKS), body_of(stream=True)
-        ours, bare = list[float](), list[float]()
-        first, first_bare, first_direct = list[float](), list[float](), list[float]()
+        setup = Setup(stack, store, gap_ms=10, chunks=CHUNKS)
         for _ in range(ROUNDS):
             for cost, through in ((ours, setup.through_gateway), (bare, setup.through_bare)):
-                cost.append(through(clients, 2 * clients, body)[0] / (2 * clients * CHUNKS) * 1e6)
+                cost.append(through(clients, clients, body)[0] / (clients * CHUNKS) * 1e6)
+    with ExitStack() as stack:
+        setup = Setup(stack, store, gap_ms=10, chunks=5)
         for _ in range(ROUNDS):
-            first += [answer.first for answer in setup.through_gateway(1, 5, body)[1]]
-            first_bare += [answer.first for answer in setup.through_bare(1, 5, body)[1]]
-            first_direct += [answer.first for answer in setup.directly(1, 5, body)]
+            first += [answer.first for answer in setup.through_gateway(1, 20, body)[1]]
+            first_bare += [answer.first for answer in setup.through_bare(1, 20, body)[1]]
+            first_direct += [answer.first for answer in setup.directly(1, 20, body)]
     ratio = statistics.median(a / b for a, b in zip(ours, bare, strict=True))
     print(
         f"streams, store={store} clients={clients}: {statistics.median(ours):.0f} CPU µs a chunk with the store, "
