@@ -307,7 +307,7 @@ async def test_models_change_while_the_gateway_runs(
     await client.chat.completions.create(model="next", messages=MESSAGES)
     with pytest.raises(openai.NotFoundError):
         await client.chat.completions.create(model="policy", messages=MESSAGES)
-    with pytest.raises(ConfigurationError, match="needs `?model"):
+    with pytest.raises(ConfigurationError, match=r"needs `?model"):
         proxy.update_model_list([{"model_name": "bad", "litellm_params": {"api_base": "http://127.0.0.1:1/v1"}}])
     await client.chat.completions.create(model="next", messages=MESSAGES)
 
