@@ -98,6 +98,8 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
         self.advertise_host = advertise_host
         self._token = token_given(token)
         self._cancel_seconds = terminate_timeout
+        if min_runners > max(n_runners, 1):
+            raise ConfigurationError(f"min_runners={min_runners} cannot be: there are {n_runners}")
         self._supervision = Supervision(
             max_restarts, min(min_runners, n_runners), frozenset(allowed_exit_codes), terminate_timeout
         )
@@ -154,17 +156,17 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
         """Run runners here for an algorithm elsewhere, until its run ends."""
         event, over = ThreadingEvent(), ThreadingEvent()
         client = RunClient(url_of(self.server_host, self.server_port), token=self._token)
-        shared = client if self.managed_store else store
+        shared = client if self.managed_store else _checked(store)
+        alone = self.n_runners == 1
+        part_of = None if alone else partial(RunnerPart, pickled(runner, _WORK), pickled(shared, "the store"))
         membership = Membership(client if self.managed_store else None)
         run_blocking(Cancellable(partial(membership.join, self.n_runners)))
-        numbers = range(membership.first, membership.first + self.n_runners)
-        if self.n_runners == 1:
-            runners: CoroutineFactory = partial(runner, shared, membership.first, event)
-        else:
-            part_of = partial(RunnerPart, pickled(runner, _WORK), pickled(shared, "the store"))
+        runners: CoroutineFactory = partial(runner, shared, membership.first, event)
+        if part_of is not None:
+            numbers = range(membership.first, membership.first + self.n_runners)
             runners = partial(Supervisor(part_of, numbers, shared, self._supervision).run, event)
-        main: Side = "runner" if self.n_runners == 1 else "algorithm"
         try:
+            main: Side = "runner" if alone else "algorithm"
             self._live(main, partial(membership.until_the_end, over), _telling(runners, over), event)
         finally:
             run_blocking(Cancellable(membership.leave))
@@ -177,12 +179,7 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
     def _shared(self, store: LightningStore, event: ThreadingEvent) -> Generator[LightningStore]:
         """Serve the store inside the block, and afterwards until the runners of other machines have left."""
         if not self.managed_store:
-            if not store.capabilities.get("zero_copy"):
-                raise ConfigurationError(
-                    f"managed_store=False hands the store itself to all processes, and a {type(store).__name__} is in "
-                    "one alone: use a LightningStoreClient or a PostgresLightningStore, or let the run serve it"
-                )
-            yield store
+            yield _checked(store)
             return
         run_store = RunStore(store, event, self.n_runners)
         server = self._started(run_store)
@@ -246,6 +243,16 @@ async def _run_algorithm(member: Member, event: ThreadingEvent, over: ThreadingE
         ending.cancel()
     if not member.done.is_set():
         raise ExecutionError(f"the process of the algorithm {words_for(code)} before the algorithm ended")
+
+
+def _checked(store: LightningStore) -> LightningStore:
+    """Return a store that all processes see."""
+    if not store.capabilities.get("zero_copy"):
+        raise ConfigurationError(
+            f"managed_store=False hands the store itself to all processes, and a {type(store).__name__} is in "
+            "one alone: use a LightningStoreClient or a PostgresLightningStore, or let the run serve it"
+        )
+    return store
 
 
 def _role(name: str | None) -> Role:

@@ -73,6 +73,8 @@ class Member:
             code = await self._process.exit_code()
             await asyncio.wait(tasks[:1], timeout=_LAST_WORDS_SECONDS)
         except asyncio.CancelledError:
+            if self._writer is None:  # it has not begun
+                raise
             self._cancelled = True
             self.tell(Order.CANCEL)
             with suppress(TimeoutError):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 import threading
 from collections.abc import Callable, Coroutine
@@ -181,6 +182,25 @@ def test_runner_with_an_allowed_exit_is_not_started_again(store: agl.LightningSt
     assert len(asyncio.run(store.query_resources())) == 3
 
 
+def test_sigterm_takes_a_runner_out_of_the_run(store: agl.LightningStore) -> None:
+    async def runner(store: agl.LightningStore, worker_id: int, event: ExecutionEvent) -> None:
+        await say(store, str(os.getpid()))
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await say(store, "has cleaned up")
+
+    async def algorithm(store: agl.LightningStore, event: ExecutionEvent) -> None:
+        async with asyncio.timeout(60):
+            while not (said := await store.query_resources()):  # noqa: ASYNC110  # written in another process
+                await asyncio.sleep(0.02)
+        os.kill(int(said[0].resources_id), signal.SIGTERM)
+        await present(store, "has cleaned up")
+
+    cs(max_restarts=0).execute(algorithm, runner, store)
+    assert len(asyncio.run(store.query_resources())) == 2, "no other runner was started"
+
+
 @pytest.mark.parametrize("n_runners", [1, 2])
 def test_runners_started_elsewhere_join_work_and_stop_when_the_algorithm_does(
     store: agl.LightningStore, n_runners: int
@@ -295,6 +315,7 @@ def test_environment_places_a_process_and_arguments_win(monkeypatch: pytest.Monk
         pytest.param({"main_process": "runner", "role": "algorithm"}, id="no_runner_to_be_main"),
         pytest.param({"role": "runner", "n_runners": 0}, id="nothing_to_do"),
         pytest.param({"n_runners": -1}, id="negative"),
+        pytest.param({"n_runners": 2, "min_runners": 3}, id="more_than_there_are"),
     ],
 )
 def test_impossible_placements_are_refused(arguments: dict[str, Any]) -> None:
