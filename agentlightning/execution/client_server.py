@@ -135,7 +135,7 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
         numbers = range(0 if self.role == "algorithm" else self.n_runners)
         work = pickled(runner, _WORK) if numbers else b""
         event = ThreadingEvent()
-        with self._shared(store, event) as shared, serving(algorithm, shared):
+        with self._shared(store, event) as shared, serving(algorithm, shared), self._outlasting_members(shared, event):
             part_of = partial(RunnerPart, work, self._for_others(shared, "runner"))
             supervisor = Supervisor(part_of, numbers, shared, self._supervision)
             self._live("algorithm", lambda: algorithm(shared, event), lambda: supervisor.run(event), event)
@@ -144,7 +144,7 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
         """Run the runner here, and the algorithm in a process of its own."""
         work = pickled(algorithm, _WORK)
         event, over = ThreadingEvent(), ThreadingEvent()
-        with self._shared(store, event) as shared:
+        with self._shared(store, event) as shared, self._outlasting_members(shared, event):
             part = AlgorithmPart(work, self._for_others(shared, "algorithm"))
 
             async def run_algorithm() -> None:
@@ -177,22 +177,26 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
 
     @contextmanager
     def _shared(self, store: LightningStore, event: ThreadingEvent) -> Generator[LightningStore]:
-        """Serve the store inside the block, and afterwards until the runners of other machines have left."""
+        """Serve the store inside the block."""
         if not self.managed_store:
             yield _checked(store)
             return
-        run_store = RunStore(store, event, self.n_runners)
-        server = self._started(run_store)
+        server = self._started(RunStore(store, event, self.n_runners))
         logger.info("The store of this run is at %s.", server.endpoint)
         try:
             yield server
         finally:
+            run_blocking(Cancellable(server.stop))
+
+    @contextmanager
+    def _outlasting_members(self, shared: LightningStore, event: ThreadingEvent) -> Generator[None]:
+        """Wait after the block for the runners of other machines, which need the store and the gateway to the end."""
+        try:
+            yield
+        finally:
             event.set()
-            try:
-                if left := run_store.members.wait_until_gone(self.graceful_timeout):
-                    logger.warning("%d members of the run on other machines have not left it.", left)
-            finally:
-                run_blocking(Cancellable(server.stop))
+            if isinstance(shared, RunServer) and (left := shared.members.wait_until_gone(self.graceful_timeout)):
+                logger.warning("%d members of the run on other machines have not left it.", left)
 
     def _started(self, store: RunStore) -> RunServer:
         server_at = partial(RunServer, store, self.server_host, token=self._token, advertise_host=self.advertise_host)

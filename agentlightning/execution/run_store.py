@@ -140,12 +140,16 @@ class RunServer(LightningStoreServer):
         port: Port to bind.
         token: What callers must present.
         advertise_host: The name under which other machines find it; None for the address that it binds.
+
+    Attributes:
+        members: Who takes part in the run from elsewhere.
     """
 
     def __init__(
         self, store: RunStore, host: str | None, port: int, token: str | None, advertise_host: str | None
     ) -> None:
         super().__init__(store, host, port, token=token)
+        self.members: Final = store.members
         self._advertise_host = advertise_host
 
     @property

@@ -5,7 +5,8 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ import agentlightning as agl
 from agentlightning._internal.aio import wait_for_flag
 from agentlightning.errors import AddressTaken, ConfigurationError, ExecutionError, Forbidden
 from agentlightning.execution import ClientServerExecutionStrategy, ExecutionEvent
+from agentlightning.execution.run_store import Members
 
 Bundle = Callable[..., Coroutine[Any, Any, None]]
 PROMPT = agl.PromptTemplate(template="{x}", engine="f-string")
@@ -321,3 +323,44 @@ def test_environment_places_a_process_and_arguments_win(monkeypatch: pytest.Monk
 def test_impossible_placements_are_refused(arguments: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError):
         ClientServerExecutionStrategy(**arguments)
+
+
+def test_what_agents_need_is_served_until_runners_elsewhere_have_ended(
+    store: agl.LightningStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log: list[str] = []
+    is_waited_for = threading.Event()
+    wait = Members.wait_until_gone
+
+    def wait_until_gone(members: Members, timeout: float) -> int:
+        is_waited_for.set()
+        return wait(members, timeout)
+
+    monkeypatch.setattr(Members, "wait_until_gone", wait_until_gone)
+
+    class Served:
+        @contextmanager
+        def serving(self, store: agl.LightningStore) -> Generator[None]:
+            yield
+            log.append("gateway ended")
+
+        async def __call__(self, store: agl.LightningStore, event: ExecutionEvent) -> None:
+            await present(store, "runner")
+
+    async def runner(store: agl.LightningStore, worker_id: int, event: ExecutionEvent) -> None:
+        await say(store, "runner")
+        await wait_for_flag(event)
+        await asyncio.to_thread(is_waited_for.wait, 60)
+        await say(store, "reported")
+        log.append("runner ended")
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    other = ClientServerExecutionStrategy("runner", server_port=port, graceful_timeout=60)
+    thread = threading.Thread(target=other.execute, args=(forever, runner, store), daemon=True)
+    thread.start()
+    leader = ClientServerExecutionStrategy("algorithm", server_port=port, graceful_timeout=60)
+    leader.execute(Served(), until_stopped, store)
+    thread.join(60)
+    assert log == ["runner ended", "gateway ended"]
