@@ -49,16 +49,31 @@ class _HttpStream(EventStream):
         super().__init__(answer.status, _kept_headers(answer), backend)
         self._answer = answer
         self._timeout = timeout
+        self._loop = asyncio.get_running_loop()
+        self._asked: float | None = None  # since when somebody waits for the next piece
+        # aiohttp's own deadline does not hold when what comes between two chunks is no HTTP, and one timer for a whole
+        # stream is a fraction of one for each chunk.
+        self._timer = self._loop.call_later(timeout, self._end_silence)
 
     async def _next(self) -> bytes:
+        self._asked = self._loop.time()
         try:
-            # aiohttp never ends this read when what comes between two chunks is no HTTP.
-            async with asyncio.timeout(self._timeout):
-                return await self._answer.content.readany()
+            return await self._answer.content.readany()
         except _FAILURES as error:
             raise _named(error, str(self._answer.url), self._timeout) from error
+        finally:
+            self._asked = None
+
+    def _end_silence(self) -> None:
+        now = self._loop.time()
+        left = self._timeout if self._asked is None else self._asked + self._timeout - now
+        if left > 0:
+            self._timer = self._loop.call_later(left, self._end_silence)
+        else:
+            self._answer.content.set_exception(TimeoutError())
 
     def close(self) -> None:
+        self._timer.cancel()
         self._answer.close()
 
 
