@@ -74,9 +74,8 @@ async def deadlines_end_started_and_restarted_attempts_too(store: LightningStore
 
 @law
 async def life_that_was_too_long_counts_before_silence(store: LightningStore) -> None:
-    for timeout, silence in ((0.0, 0.0), (-1.0, 0.0), (0.0, -1.0)):
-        claim = await running(store, timeout_seconds=timeout, unresponsive_seconds=silence)
-        assert (await ended(store, claim))[1].status == "timeout"
+    claim = await running(store, timeout_seconds=0.0, unresponsive_seconds=0.0)
+    assert (await ended(store, claim))[1].status == "timeout"
 
 
 @law
