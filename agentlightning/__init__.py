@@ -57,6 +57,11 @@ if TYPE_CHECKING:
         resolve_int_env_var as resolve_int_env_var,
         resolve_str_env_var as resolve_str_env_var,
     )
+    from agentlightning.evaluation import (
+        EvaluationResult as EvaluationResult,
+        Prices as Prices,
+        evaluate as evaluate,
+    )
     from agentlightning.execution import (
         ClientServerExecutionStrategy as ClientServerExecutionStrategy,
         ExecutionEvent as ExecutionEvent,

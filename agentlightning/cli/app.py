@@ -11,6 +11,7 @@ import typer
 import agentlightning
 from agentlightning.cli.demo import demo
 from agentlightning.cli.doctor import doctor
+from agentlightning.cli.evaluate import evaluate
 from agentlightning.cli.export import export
 from agentlightning.cli.proxy import proxy
 from agentlightning.cli.replaced import prometheus, vllm
@@ -31,6 +32,7 @@ app = typer.Typer(
 )
 app.command()(train)
 app.command()(dev)
+app.command()(evaluate)
 app.command()(demo)
 app.command()(doctor)
 app.command()(proxy)

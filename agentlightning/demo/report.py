@@ -8,8 +8,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from agentlightning.algorithm.paired import paired_difference
 from agentlightning.algorithm.policy_evaluation import Evaluation
-from agentlightning.evaluation import paired_difference
 
 _WINDOW = 5
 
