@@ -22,6 +22,8 @@ RunState = Literal["running", "succeeded", "failed", "interrupted"]
 RECORD_FILE: Final = "run.json"
 STORE_FILE: Final = "store.db"
 _LOCK_FILE: Final = ".lock"
+_LOOKERS_SECONDS: Final = 1.0
+_PAUSE_SECONDS: Final = 0.02
 
 
 class RunRecord(BaseModel):
@@ -72,12 +74,20 @@ def read_run(folder: Path) -> RunRecord:
 
 
 def is_held(folder: Path) -> bool:
-    """Whether a process works in a run's folder."""
+    """Whether a process works in a run's folder; to look changes nothing there."""
     try:
-        with _held(folder):
-            return False
-    except ConfigurationError:
+        descriptor = os.open(folder / _LOCK_FILE, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    except PermissionError:  # another user's run, of which its record alone speaks
         return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 class RunFolder:
@@ -141,10 +151,22 @@ def _held(folder: Path) -> Generator[None]:
     """Hold a folder, which the system gives free when the process ends, however it does."""
     descriptor = os.open(folder / _LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigurationError(f"another process works in {folder}: wait for its end, or stop it") from error
+        if not _locked(descriptor):
+            raise ConfigurationError(f"another process works in {folder}: wait for its end, or stop it")
         yield
     finally:
         os.close(descriptor)
+
+
+def _locked(descriptor: int) -> bool:
+    """Lock a file for this process alone, over those who only look whether it is locked; False if another has it."""
+    deadline = time.monotonic() + _LOOKERS_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_PAUSE_SECONDS)
+        else:
+            return True

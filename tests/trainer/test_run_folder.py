@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import multiprocessing
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ import pytest
 import agentlightning as agl
 from agentlightning.algorithm import AlgorithmContext
 from agentlightning.errors import ConfigurationError
-from agentlightning.trainer.run_folder import RunFolder, read_run
+from agentlightning.trainer.run_folder import RunFolder, is_held, read_run
 
 
 @agl.rollout
@@ -116,6 +119,37 @@ def test_folder_in_which_another_process_works_is_refused(tmp_path: Path) -> Non
         done.set()
         other.join(60)
     assert read_run(tmp_path).state == "succeeded"
+
+
+def test_to_look_whether_a_folder_is_held_changes_nothing_there(tmp_path: Path) -> None:
+    assert not is_held(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    folder = RunFolder(tmp_path, resuming=False)
+    with folder.running({}):
+        assert is_held(tmp_path)
+    descriptor = _look(tmp_path)
+    try:
+        assert not is_held(tmp_path)  # for who looks at the same time holds nothing
+    finally:
+        os.close(descriptor)
+
+
+def test_run_begins_although_somebody_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".lock").touch()
+    looks = [_look(tmp_path)]
+
+    def pause(_: float) -> None:
+        os.close(looks.pop())  # who looked has seen it
+
+    monkeypatch.setattr(time, "sleep", pause)
+    with RunFolder(tmp_path, resuming=False).running({}):
+        assert not looks
+
+
+def _look(folder: Path) -> int:
+    descriptor = os.open(folder / ".lock", os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    return descriptor
 
 
 def test_store_that_was_given_is_used(tmp_path: Path) -> None:
