@@ -157,6 +157,15 @@ class LightningStore:
         """
         raise NotImplementedError
 
+    @operation("POST", "/rollouts/cancel", repeatable=True, role="admin")
+    async def cancel_rollouts(self, rollout_ids: Sequence[str]) -> Sequence[Rollout]:
+        """Cancel those rollouts that have not finished, at one moment; returns all of them as they are then.
+
+        Raises:
+            NotFound: One of them does not exist; none is cancelled.
+        """
+        raise NotImplementedError
+
     @operation("POST", "/queues/rollouts/enqueue", status=201, role="admin")
     async def enqueue_many_rollouts(self, rollouts: Sequence[EnqueueRolloutRequest]) -> Sequence[Rollout]:
         """Append rollouts to the queue, all or none; returns them in order.

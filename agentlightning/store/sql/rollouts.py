@@ -186,6 +186,16 @@ async def update_rollout(tx: Transaction, rollout_id: str, status: RolloutStatus
     return updated
 
 
+async def cancel_rollouts(tx: Transaction, rollout_ids: Sequence[str]) -> list[Rollout]:
+    """Cancel the rollouts that have not finished; returns all of them."""
+    cancelled: list[Rollout] = []
+    for rollout_id in rollout_ids:
+        rollout = await existing_rollout(tx, rollout_id)
+        status = UNSET if rollout.status in FINISHED else "cancelled"
+        cancelled.append(await update_rollout(tx, rollout_id, status, {}))
+    return cancelled
+
+
 async def existing_rollout(tx: Transaction, rollout_id: str) -> RolloutState:
     """Return a rollout's state.
 

@@ -290,6 +290,12 @@ class SqlLightningStore(LightningStore, ABC):
         changes = tasks.encode_changes(input, mode, resources_id, config, metadata)
         return await self.write(lambda tx: tasks.update_rollout(tx, rollout_id, status, changes), small=True)
 
+    async def cancel_rollouts(self, rollout_ids: Sequence[str]) -> Sequence[Rollout]:
+        """See `LightningStore.cancel_rollouts`."""
+        for rollout_id in rollout_ids:
+            check_text(rollout_id, "rollout_id")
+        return await self.write(lambda tx: tasks.cancel_rollouts(tx, rollout_ids), small=len(rollout_ids) <= _FEW)
+
     async def query_attempts(
         self,
         rollout_id: str,

@@ -12,6 +12,25 @@ from agentlightning.types import AttemptStatus, RolloutStatus
 
 
 @law
+async def cancelling_leaves_what_has_finished_as_it_is(store: LightningStore) -> None:
+    done, held = [await running(store) for _ in range(2)]
+    queued = await store.enqueue_rollout("waits")
+    await store.update_attempt(done.rollout_id, "latest", status="succeeded")
+    ids = [done.rollout_id, queued.rollout_id, held.rollout_id]
+    cancelled = await store.cancel_rollouts(ids)
+    assert [(rollout.rollout_id, rollout.status) for rollout in cancelled] == list(
+        zip(ids, ["succeeded", "cancelled", "cancelled"], strict=True)
+    )
+    attempt = await store.get_latest_attempt(held.rollout_id)
+    assert attempt is not None
+    assert attempt.status == "failed"
+    safe = await store.enqueue_rollout("safe")
+    await refused(NotFound, store.cancel_rollouts([safe.rollout_id, "nowhere"]))
+    assert [rollout.input for rollout in await store.query_rollouts(status_in=["queuing"])] == ["safe"]
+    assert list(await store.cancel_rollouts([])) == []
+
+
+@law
 async def rollout_ends_with_its_latest_attempt(store: LightningStore) -> None:
     claim = await running(store)
     attempt = await store.update_attempt(claim.rollout_id, claim.attempt.attempt_id, status="succeeded")
