@@ -152,7 +152,11 @@ def _print_table(table: Table) -> None:
     columns, rows = table
     printed = RichTable(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for column in columns:
-        printed.add_column(column, no_wrap=column == "task", max_width=_WIDEST_TASK if column == "task" else None)
+        widest_word = max(map(len, column.split()))
+        if column == "task":
+            printed.add_column(column, no_wrap=True, min_width=widest_word, max_width=_WIDEST_TASK)
+        else:
+            printed.add_column(column, overflow="fold", min_width=widest_word)
     for row in rows:
         printed.add_row(*row)
     Console(markup=False).print(printed)  # tasks are text of others

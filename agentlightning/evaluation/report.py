@@ -51,7 +51,7 @@ def set_table(result: EvaluationResult) -> Table:
 
 
 def task_table(result: EvaluationResult) -> Table:
-    """Return a row for each task: its rewards, what changed, tokens in and out, and cost; what fell the most is first."""
+    """Return a row for each task: its rewards, what changed, tokens and cost; what fell the most comes first."""
     names = [each.name for each in result.sets]
     measures = ["tokens in", "tokens out"] + (["cost"] if result.prices else [])
     columns = ["number", "task", *(f"reward {name}" for name in names)] + (["change"] if result.difference else [])
