@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import importlib.util
 import struct
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from tensorboardX.proto.event_pb2 import Event
@@ -57,3 +60,62 @@ def test_library_that_is_missing_is_named_with_its_extra(name: MetricsSink) -> N
         return
     with pytest.raises(MissingExtra, match=rf"metrics in {name}.*\[{name}\]"):
         open_sinks([name], None)
+
+
+class Library:
+    """Stands in for a library of metrics: it notes what it is asked for."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*arguments: Any, **options: Any) -> Any:
+            self.calls.append((name, arguments, options))
+            return self  # what `init` returns has the run's methods
+
+        return call
+
+
+OPENED = {"project": "agentlightning", "name": "my-run"}
+FIRST = {"evaluation/reward": 0.25}
+LAST = {"step/step": 2.0, "step/reward": 1.0}
+
+
+@pytest.mark.parametrize("name", ["wandb", "trackio"])
+def test_run_is_opened_filled_and_finished(name: MetricsSink, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = calls_of(name, monkeypatch)
+    assert calls[0] == ("init", (), OPENED)
+    assert calls[1] == ("log", (FIRST | {"step": 0},), {})
+    assert calls[-2:] == [("log", (LAST | {"step": 2},), {}), ("finish", (), {})]
+
+
+def test_mlflow_s_run_is_opened_filled_and_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = calls_of("mlflow", monkeypatch)
+    assert calls[:2] == [("set_experiment", ("agentlightning",), {}), ("start_run", (), {"run_name": "my-run"})]
+    assert calls[2] == ("log_metrics", (FIRST,), {"step": 0})
+    assert calls[-2:] == [("log_metrics", (LAST,), {"step": 2}), ("end_run", (), {})]
+
+
+def calls_of(name: MetricsSink, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[Any, ...], dict[str, Any]]]:
+    library = Library()
+    monkeypatch.setitem(sys.modules, name, library)
+    agl.Trainer(algorithm=learn, on_metrics=open_sinks([name], Path("runs/my-run"))).fit(agent)
+    return library.calls
+
+
+def test_tensorboard_s_writer_is_closed_and_a_later_run_opens_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writers: list[Library] = []
+
+    def open_writer(folder: str) -> Library:
+        assert folder == str(tmp_path / "tensorboard")
+        writers.append(Library())
+        return writers[-1]
+
+    monkeypatch.setitem(sys.modules, "tensorboardX", SimpleNamespace(SummaryWriter=open_writer))
+    trainer = agl.Trainer(algorithm=learn, on_metrics=open_sinks(["tensorboard"], tmp_path))
+    trainer.fit(agent)
+    trainer.fit(agent)
+    assert [[name for name, *_ in writer.calls].count("close") for writer in writers] == [1, 1]
+    assert [writer.calls[-1][0] for writer in writers] == ["close", "close"]
