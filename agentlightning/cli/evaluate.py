@@ -159,4 +159,4 @@ def _print_table(table: Table) -> None:
             printed.add_column(column, overflow="fold", min_width=widest_word)
     for row in rows:
         printed.add_row(*row)
-    Console(markup=False).print(printed)  # tasks are text of others
+    Console(markup=False).print(printed, crop=False)  # tasks are text of others, and no figure is cut off

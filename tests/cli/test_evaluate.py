@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -61,6 +62,7 @@ def test_two_sets_are_compared_and_the_folder_keeps_everything(folder: Path) -> 
     assert "new compared with old: +0.6667" in done.stdout
     assert "of which 20 changed: better" in done.stdout
     assert "both ends of 30" in done.stdout
+    assert re.search(r"cost *\n", done.stdout)  # the last column, though the terminal is narrow
     assert {"evaluation.json", "tasks.csv", "run.json", "store.db"} <= {
         path.name for path in (folder / "out").iterdir()
     }

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import asyncio
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,13 @@ async def fail_without_care(task: dict[str, int], prompt: agl.PromptTemplate) ->
 @agl.rollout
 async def unrewarded(task: dict[str, int], prompt: agl.PromptTemplate) -> None:
     pass
+
+
+@agl.rollout
+async def stuck_on_the_first(task: dict[str, int], prompt: agl.PromptTemplate) -> float:
+    if task["number"] == 0:
+        await asyncio.Event().wait()
+    return 1.0
 
 
 def prompt(text: str) -> agl.NamedResources:
@@ -90,6 +99,17 @@ def test_failure_counts_0_and_is_named(caplog: pytest.LogCaptureFixture) -> None
     assert result.verdict == "better"
 
 
+def test_run_that_does_not_end_in_time_counts_0() -> None:
+    [found] = agl.evaluate(stuck_on_the_first, tasks(4), {"old": prompt("hm")}, timeout=5.0).sets
+    assert (found.rewards, found.failed) == ([0.0, 1.0, 1.0, 1.0], 1)
+
+
+def test_progress_is_told_to_the_last_rollout() -> None:
+    told: list[tuple[int, int]] = []
+    agl.evaluate(solve, tasks(4), SETS, samples=2, on_progress=lambda done, total: told.append((done, total)))
+    assert told == [(done, 16) for done in range(1, 17)]
+
+
 def test_split_says_whether_the_tasks_were_the_same() -> None:
     splits = [agl.evaluate(solve, each, SETS).split for each in (tasks(4), tasks(4), tasks(5))]
     assert splits[0] == splits[1] != splits[2]
@@ -128,6 +148,12 @@ def test_folder_holds_record_table_and_plot(tmp_path: Path) -> None:
     assert plot.read_bytes().startswith(b"\x89PNG")
     write_files(agl.evaluate(solve, tasks(), {"old": prompt("hm")}), tmp_path)
     assert (tmp_path / "out" / "store.db").exists()
+
+
+def test_without_matplotlib_there_is_no_plot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    written = write_files(agl.evaluate(solve, tasks(2), {"old": prompt("hm")}), tmp_path)
+    assert [path.name for path in written] == ["evaluation.json", "tasks.csv"]
 
 
 def test_tables_have_a_column_for_each_thing_and_the_worst_task_first() -> None:
