@@ -34,8 +34,8 @@ def build_component(
 
     Args:
         spec: An instance is returned as it is. A class is instantiated, a factory called. A string is a name of the
-            registry or a dotted path to a class. A dict names the class under `type` (a name or a path) or `name`
-            (a name of the registry); the rest are its arguments.
+            registry or a dotted path to a class. A dict names the class under `type` (a name, a path or the
+            class itself) or `name` (a name of the registry); the rest are its arguments.
         expected_type: What must come out.
         spec_name: What the user calls the component, for error messages.
         default_factory: Makes the component when `spec` is None.
@@ -146,6 +146,8 @@ def _class_of(
     if isinstance(spec, str):
         return _named_class(spec, spec_name, registry), {}
     arguments = dict(spec)
+    if inspect.isclass(arguments.get("type")):
+        return cast("type[Any]", arguments.pop("type")), arguments
     if isinstance(arguments.get("type"), str):
         return _named_class(arguments.pop("type"), spec_name, registry), arguments
     if arguments.get("name") in registry:

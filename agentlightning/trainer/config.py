@@ -117,7 +117,11 @@ def _apply(settings: dict[str, Any], change: str) -> None:
             raise ConfigurationError(f"{change!r} reaches into {name!r}, which is no mapping")
         place[name] = inner
         place = cast("dict[str, Any]", inner)
-    place[last] = yaml.safe_load(value)
+    try:
+        place[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        why = " ".join(str(error).split())
+        raise ConfigurationError(f"{change!r} changes nothing, for its value is no YAML: {why}") from error
 
 
 def _what_is_wrong(error: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, cast
 
-from agentlightning.errors import ConfigurationError
+from agentlightning.errors import ConfigurationError, MissingExtra
 from agentlightning.extras import needed_for
 from agentlightning.litagent.loading import load_object
 from agentlightning.types import Dataset
@@ -24,6 +24,7 @@ def load_dataset(source: str) -> Dataset[Any]:
 
     Raises:
         ConfigurationError: There is no such file or object, or it holds no tasks.
+        MissingExtra: The library that reads such files is not installed.
     """
     path = Path(source)
     reader = _READERS.get(path.suffix)
@@ -31,6 +32,8 @@ def load_dataset(source: str) -> Dataset[Any]:
         return _from_python(source)
     try:
         tasks = reader(path)
+    except MissingExtra:
+        raise
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"{source} holds no tasks: {error}") from error
     if not isinstance(tasks, list) or not tasks:
@@ -49,7 +52,7 @@ def _from_python(source: str) -> Dataset[Any]:
 
 def _read_lines(path: Path) -> Any:
     tasks: list[Any] = []
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+    for number, line in enumerate(_text(path).split("\n"), 1):  # JSON's texts hold other line ends, such as U+2028
         try:
             tasks += [json.loads(line)] if line.strip() else []
         except ValueError as error:
@@ -58,11 +61,15 @@ def _read_lines(path: Path) -> Any:
 
 
 def _read_json(path: Path) -> Any:
-    return json.loads(path.read_text("utf-8"))
+    return json.loads(_text(path))
+
+
+def _text(path: Path) -> str:
+    return path.read_text("utf-8-sig")  # which spreadsheets and Windows write
 
 
 def _read_csv(path: Path) -> Any:
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="") as file:
         return list(csv.DictReader(file))
 
 

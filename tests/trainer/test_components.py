@@ -40,7 +40,11 @@ def test_none_gives_the_default_or_none() -> None:
         build(None)
 
 
-@pytest.mark.parametrize("spec", [Engine, "engine", f"{__name__}.Engine", {"type": "engine"}])
+@pytest.mark.parametrize(
+    "spec",
+    [Engine, "engine", f"{__name__}.Engine", {"type": "engine"}, {"type": Engine}],
+    ids=["class", "name", "path", "dict", "dict-of-class"],
+)
 def test_class_name_path_and_dict_are_constructed_with_what_they_accept(spec: object) -> None:
     made = build(spec, optional_defaults={"power": 5, "wings": 2})
     assert made is not None
@@ -48,9 +52,10 @@ def test_class_name_path_and_dict_are_constructed_with_what_they_accept(spec: ob
 
 
 def test_arguments_of_a_dict_win_over_optional_ones() -> None:
-    made = build({"type": "engine", "power": 7, "fuel": "wind"}, optional_defaults={"power": 5})
-    assert made is not None
-    assert (made.power, made.fuel) == (7, "wind")
+    for kind in ("engine", Engine):
+        made = build({"type": kind, "power": 7, "fuel": "wind"}, optional_defaults={"power": 5})
+        assert made is not None
+        assert (made.power, made.fuel) == (7, "wind")
 
 
 def test_factory_is_called() -> None:
@@ -78,8 +83,8 @@ def test_specification_that_leads_nowhere_is_one_clear_error(spec: object, messa
 
 @pytest.mark.parametrize(
     "spec",
-    [Boat, lambda: Boat(), f"{__name__}.Boat", {"type": f"{__name__}.Boat"}],
-    ids=["class", "factory", "path", "dict"],
+    [Boat, lambda: Boat(), f"{__name__}.Boat", {"type": f"{__name__}.Boat"}, {"type": Boat}],
+    ids=["class", "factory", "path", "dict", "dict-of-class"],
 )
 def test_something_else_is_a_type_error(spec: object) -> None:
     with pytest.raises(WrongComponent, match="must be a Engine") as raised:
