@@ -67,8 +67,9 @@ class Algorithm:
         return _present(self._trainer, "trainer")
 
     def set_store(self, store: LightningStore) -> None:
-        """Set the store."""
+        """Set the store; a context of another one is given up."""
         self._store = store
+        self._context = None
 
     def get_store(self) -> LightningStore:
         """Return the store; raises `ConfigurationError` when there is none."""

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from agentlightning.algorithm.base import FastAlgorithm
 from agentlightning.emitter import find_final_reward
 from agentlightning.errors import ConfigurationError
+from agentlightning.store import LightningStore
 from agentlightning.types import Dataset, Rollout, RolloutMode, Span
 
 logger = logging.getLogger(__name__)
@@ -51,14 +52,21 @@ class Baseline(FastAlgorithm):
             val_dataset: Tasks to run in mode `val`.
         """
         store, context = self.get_store(), self.get_context()
-        resources = await store.update_resources("default", self.get_initial_resources() or {})
+        resources_id = await self._publish(store)
         datasets: dict[RolloutMode, Dataset[Any] | None] = {"train": train_dataset, "val": val_dataset}
         for epoch in range(self.n_epochs):
             for mode, dataset in datasets.items():
                 tasks = [] if dataset is None else [dataset[index] for index in range(len(dataset))]
                 key = f"{mode}-{epoch}"
-                async for outcome in context.rollouts(tasks, mode=mode, resources_id=resources.resources_id, key=key):
+                async for outcome in context.rollouts(tasks, mode=mode, resources_id=resources_id, key=key):
                     self._report(outcome.rollout, list(outcome.spans))
+
+    async def _publish(self, store: LightningStore) -> str | None:
+        """Publish the initial resources; without any, rollouts take the newest of the store, which may be none."""
+        initial = self.get_initial_resources()
+        if initial is None and await store.get_latest_resources() is not None:
+            return None
+        return (await store.update_resources("default", initial or {})).resources_id
 
     def _report(self, rollout: Rollout, spans: list[Span]) -> None:
         logger.info(

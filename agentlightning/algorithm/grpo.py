@@ -160,6 +160,7 @@ class GRPO(Algorithm):
             raise ConfigurationError("GRPO needs tasks: fit(agent, train_dataset)")
         context = self.get_context()
         checkpoint = context.latest_checkpoint()
+        self.evaluations = []
         learner, served, tokenizer = await asyncio.to_thread(self._load, checkpoint)
         done = 0
         with settled_heap():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import sqlite3
@@ -135,6 +136,15 @@ class SqliteLightningStore(_LaneStore):
                 farewell=presence.leave,
             )
         super().__init__(signals, writes, reads)
+
+    async def write_back(self) -> None:
+        """Write what was committed from the log beside the file into the file itself, which can be copied then."""
+        await asyncio.to_thread(_write_back, self.path)
+
+
+def _write_back(path: Path) -> None:
+    with closing_on_exit(sqlite3.connect(path, timeout=_BUSY_SECONDS)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(FULL)")
 
 
 class InMemoryLightningStore(_LaneStore):

@@ -43,6 +43,7 @@ class AlgorithmWork:
         train_dataset: Tasks to learn from.
         val_dataset: Tasks to measure with.
         run_dir: The run's folder, or None.
+        run_id: Names the run in what it leaves in the store, or None.
         resuming: Whether the run in the folder goes on.
         on_metrics: Called with each record of the algorithm's metrics.
         context: What the algorithm was given, once it began in this process.
@@ -57,6 +58,7 @@ class AlgorithmWork:
     train_dataset: Dataset[Any] | None
     val_dataset: Dataset[Any] | None
     run_dir: Path | None = None
+    run_id: str | None = None
     resuming: bool = False
     on_metrics: tuple[MetricsListener, ...] = ()
     context: AlgorithmContext | None = None
@@ -72,7 +74,12 @@ class AlgorithmWork:
             return
         limited = store if self.silence is None else SilenceLimit(store, self.silence)
         self.context = AlgorithmContext(
-            limited, run_dir=self.run_dir, resuming=self.resuming, event=event, on_metrics=self.on_metrics
+            limited,
+            run_dir=self.run_dir,
+            run_id=self.run_id,
+            resuming=self.resuming,
+            event=event,
+            on_metrics=self.on_metrics,
         )
         self._equip(self.algorithm, self.context)
         work = partial(self.algorithm.run, train_dataset=self.train_dataset, val_dataset=self.val_dataset)
@@ -83,7 +90,7 @@ class AlgorithmWork:
                 if isinstance(result, Awaitable):
                     await result
             finally:
-                self.context.close()
+                await self.context.close()
 
     def _equip(self, algorithm: Algorithm, context: AlgorithmContext) -> None:
         if self.trainer is not None:

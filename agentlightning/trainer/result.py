@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from agentlightning.algorithm import AlgorithmContext
+from agentlightning.algorithm.context import read_best, read_metrics
 from agentlightning.execution.loop_thread import run_to_result
 from agentlightning.store import LightningStore
 from agentlightning.types import NamedResources, RolloutStatus
@@ -34,29 +35,33 @@ class TrainingResult:
     run_dir: Path | None
 
 
-def summarize(store: LightningStore, context: AlgorithmContext | None, seconds: float) -> TrainingResult:
+def summarize(
+    store: LightningStore, context: AlgorithmContext | None, run_dir: Path | None, seconds: float
+) -> TrainingResult:
     """Say how a run ended that took `seconds`.
 
     Args:
         store: The run's store.
-        context: What the algorithm was given, if it ran in this process.
+        context: What the algorithm was given, if it ran in this process; else its folder tells what it reached.
+        run_dir: The run's folder, or None.
         seconds: Wall-clock time.
     """
     resources, rollouts = run_to_result(_read(store))
-    best = context.best if context else None
+    best = context.best if context else read_best(run_dir)
     return TrainingResult(
         resources=best.resources if best else resources,
         score=best.score if best else None,
-        metrics=context.metrics if context else {},
+        metrics=context.metrics if context else read_metrics(run_dir),
         rollouts=rollouts,
         seconds=seconds,
-        run_dir=context.run_dir if context else None,
+        run_dir=run_dir,
     )
 
 
 def describe(component: object) -> str | None:
-    """Return the dotted path of a component's class; None for None."""
-    return None if component is None else f"{type(component).__module__}.{type(component).__qualname__}"
+    """Return the dotted path of a component's class, or of the function that it was made of; None for None."""
+    named: Any = getattr(component, "__wrapped__", type(component))
+    return None if component is None else f"{named.__module__}.{named.__qualname__}"
 
 
 async def _read(store: LightningStore) -> tuple[NamedResources | None, dict[str, int]]:

@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agentlightning._internal.folders import write_whole
+from agentlightning._internal.ids import generate_id
 from agentlightning.errors import ConfigurationError
 
 RunState = Literal["running", "succeeded", "failed", "interrupted"]
@@ -34,10 +35,12 @@ class RunRecord(BaseModel):
         started_at: Unix seconds of the first start.
         ended_at: Unix seconds of the last end; None while it runs.
         resumed: How often the run was gone on with.
+        run_id: Names the run in what it leaves in the store.
         pid: The process that runs it, or did.
         versions: Of this package and of Python.
         components: The class of each of the trainer's components, and how many runners there are.
         error: What ended the run, if it failed.
+        score: How good the algorithm says the best resources are, if it named any.
         metrics: The newest value of each metric.
         rollouts: How many rollouts of the store are in each status.
     """
@@ -48,12 +51,14 @@ class RunRecord(BaseModel):
     started_at: float
     ended_at: float | None = None
     resumed: int = 0
+    run_id: str = Field(default_factory=lambda: generate_id(16))
     pid: int = Field(default_factory=os.getpid)
     versions: dict[str, str] = Field(
         default_factory=lambda: {"agentlightning": version("agentlightning"), "python": platform.python_version()}
     )
     components: dict[str, Any] = Field(default_factory=dict[str, Any])
     error: str | None = None
+    score: float | None = None
     metrics: dict[str, Any] = Field(default_factory=dict[str, Any])
     rollouts: dict[str, int] = Field(default_factory=dict[str, int])
 
@@ -104,45 +109,44 @@ class RunFolder:
         self.record = RunRecord(state="running", started_at=time.time())
 
     @contextmanager
-    def running(self, components: dict[str, Any]) -> Generator[None]:
-        """Hold the folder for the block, and write down how it ends.
-
-        Args:
-            components: See `RunRecord`.
+    def running(self) -> Generator[RunRecord]:
+        """Hold the folder for the block, which may add to the record, and write down how it ends.
 
         Raises:
             ConfigurationError: It holds a run already, or none to go on with, or another process works in it.
         """
+        if self.resuming:
+            read_run(self.path)  # before anything is written where no run is
         self.path.mkdir(parents=True, exist_ok=True)
         with _held(self.path):
-            self._begin(components)
+            self._begin()
             try:
-                yield
+                yield self.record
             except BaseException as error:
                 state = "failed" if isinstance(error, Exception) else "interrupted"
                 self._end(state, f"{type(error).__name__}: {error}")
                 raise
             self._end("succeeded", None)
 
-    def _begin(self, components: dict[str, Any]) -> None:
+    def _begin(self) -> None:
         if self.resuming:
             before = read_run(self.path)
             self.record = self.record.model_copy(
-                update={"started_at": before.started_at, "resumed": before.resumed + 1, "metrics": before.metrics}
+                update={"run_id": before.run_id, "started_at": before.started_at, "resumed": before.resumed + 1}
             )
         elif (self.path / RECORD_FILE).exists():
             raise ConfigurationError(
                 f"{self.path} holds a run already: go on with it by fit(…, resume={str(self.path)!r}), "
                 "or choose another folder"
             )
-        self.record.components = components
-        self._write()
+        self.write()
 
     def _end(self, state: RunState, error: str | None) -> None:
         self.record.state, self.record.error, self.record.ended_at = state, error, time.time()
-        self._write()
+        self.write()
 
-    def _write(self) -> None:
+    def write(self) -> None:
+        """Write the record as it is now."""
         write_whole(self.path / RECORD_FILE, self.record.model_dump_json(indent=2) + "\n")
 
 

@@ -11,8 +11,10 @@ from typing import Any, TypeVar
 
 from agentlightning.adapter import TraceAdapter, TracerTraceToTriplet
 from agentlightning.algorithm import Algorithm, Baseline, FastAlgorithm
+from agentlightning.algorithm.context import read_metrics
 from agentlightning.algorithm.metrics_log import MetricsListener
 from agentlightning.algorithm.rounds import settle_leftovers
+from agentlightning.errors import ConfigurationError
 from agentlightning.execution import ExecutionStrategy, SharedMemoryExecutionStrategy
 from agentlightning.execution.loop_thread import run_to_result
 from agentlightning.litagent import LitAgent
@@ -99,6 +101,7 @@ class Trainer:
         self.max_rollouts: int | None = renamed("max_rollouts", max_rollouts, "max_tasks", max_tasks)
         self.initial_resources = initial_resources
         self.port = port
+        self.daemon = daemon
         self.tracer: Tracer = _needed("tracer", tracer, Tracer, OtelTracer)
         self.adapter: TraceAdapter[Any] = _needed(
             "adapter", adapter, TraceAdapter, TracerTraceToTriplet, dict_default_cls=TracerTraceToTriplet
@@ -107,10 +110,12 @@ class Trainer:
         self.strategy = _strategy(strategy, n_runners, port)
         self.n_runners = self.strategy.n_runners
         self._given_store = store is not None
-        self.store: LightningStore = _needed("store", store, LightningStore, InMemoryLightningStore)
+        self._configured_store: LightningStore = _needed("store", store, LightningStore, InMemoryLightningStore)
+        self.store = self._configured_store
         self.runner = self._build_runner(runner)
         self.llm_proxy = _optional("llm_proxy", llm_proxy, LLMProxy, {"store": lambda: self.store})
         self.hooks = (hooks,) if isinstance(hooks, Hook) else tuple(hooks or ())
+        self.n_workers, self.max_tasks, self.triplet_exporter = self.n_runners, self.max_rollouts, self.adapter
         self.run_dir = Path(run_dir) if run_dir is not None else None
         self.on_metrics = (on_metrics,) if callable(on_metrics) else tuple(on_metrics)
 
@@ -140,6 +145,8 @@ class Trainer:
         """
         silence = silence_limit.SECONDS if self.strategy.supervises and not silence_limit.being_debugged() else None
         folder = None
+        if resume is not None and self.run_dir is not None and Path(resume).absolute() != self.run_dir.absolute():
+            raise ConfigurationError(f"resume={str(resume)!r} goes on in that folder: leave out run_dir={self.run_dir}")
         if not self.strategy.leads:  # the run belongs to another machine
             pass
         elif resume is not None:
@@ -184,8 +191,12 @@ class Trainer:
     ) -> TrainingResult:
         started = time.monotonic()
         agent.set_trainer(self)
-        with folder.running(self._components()) if folder else nullcontext():
-            self._open_store(folder)
+        self.store = self._configured_store  # not that of an earlier run's folder
+        with folder.running() if folder else nullcontext() as record:
+            if folder is not None:
+                self._open_store(folder)
+                folder.record.components = self._components()
+                folder.write()
             work = AlgorithmWork(
                 self,
                 algorithm,
@@ -195,23 +206,33 @@ class Trainer:
                 silence,
                 train_dataset,
                 val_dataset,
-                folder.path if folder else None,
-                folder is not None and folder.resuming,
-                self.on_metrics,
+                run_dir=folder.path if folder else None,
+                run_id=record.run_id if record else None,
+                resuming=folder is not None and folder.resuming,
+                on_metrics=self.on_metrics,
             )
-            self.strategy.execute(work, RunnerWork(self.runner, agent, self.hooks), self.store)
-            result = summarize(self.store, work.context, time.monotonic() - started)
-            if folder is not None:
-                folder.record.metrics, folder.record.rollouts = dict(result.metrics), dict(result.rollouts)
+            try:
+                self.strategy.execute(work, RunnerWork(self.runner, agent, self.hooks), self.store)
+            except BaseException:
+                if record is not None:
+                    record.metrics = work.context.metrics if work.context else read_metrics(folder and folder.path)
+                raise
+            finally:
+                if isinstance(self.store, SqliteLightningStore):
+                    run_to_result(self.store.write_back())
+            result = summarize(self.store, work.context, folder.path if folder else None, time.monotonic() - started)
+            if record is not None:
+                record.metrics, record.rollouts = dict(result.metrics), dict(result.rollouts)
+                record.score = result.score
             return result
 
-    def _open_store(self, folder: RunFolder | None) -> None:
-        """Let a run with a folder have its store there, unless the trainer was given one."""
-        if folder is None or self._given_store:
-            return
-        self.store = SqliteLightningStore(folder.path / STORE_FILE)
-        if folder.resuming:  # whoever worked on this store is gone, for nobody else holds its folder
-            run_to_result(settle_leftovers(self.store))
+    def _open_store(self, folder: RunFolder) -> None:
+        """Let a run with a folder have its store there, unless one was given, and settle what a dead process left."""
+        if not self._given_store:
+            self.store = SqliteLightningStore(folder.path / STORE_FILE)
+        if folder.resuming:
+            # Nobody else has the store in the folder, for nobody else holds the folder.
+            run_to_result(settle_leftovers(self.store, folder.record.run_id, alone=not self._given_store))
 
     def _components(self) -> dict[str, Any]:
         parts = ("algorithm", "runner", "tracer", "adapter", "strategy", "store", "llm_proxy")

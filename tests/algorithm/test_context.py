@@ -44,7 +44,7 @@ def test_best_resources_are_kept_and_found_again(store: agl.LightningStore, tmp_
     assert not resumed.keep_best(0.55, prompt("0.55"))
 
 
-def test_resumed_run_goes_on_at_the_newest_checkpoint_and_its_metrics(
+async def test_resumed_run_goes_on_at_the_newest_checkpoint_and_its_metrics(
     store: agl.LightningStore, tmp_path: Path
 ) -> None:
     context = AlgorithmContext(store, run_dir=tmp_path)
@@ -52,15 +52,35 @@ def test_resumed_run_goes_on_at_the_newest_checkpoint_and_its_metrics(
         context.log({"step": step})
         if step < 4:
             context.save_checkpoint(step, lambda folder, step=step: (folder / "w").write_text(str(step)), {"at": step})
-    context.close()
+    await context.close()
     resumed = AlgorithmContext(store, run_dir=tmp_path, resuming=True)
     checkpoint = resumed.latest_checkpoint()
     assert checkpoint is not None
     assert (checkpoint.step, checkpoint.state, (checkpoint.folder / "w").read_text()) == (3, {"at": 3}, "3")
     resumed.log({"step": "again"})
-    resumed.close()
+    await resumed.close()
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, "again"]
+
+
+async def test_metrics_of_a_resumed_run_without_checkpoints_come_anew_and_no_torn_line_spoils_them(
+    store: agl.LightningStore, tmp_path: Path
+) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"ste')
+    resumed = AlgorithmContext(store, run_dir=tmp_path, resuming=True)
+    resumed.log({"step": 1})
+    await resumed.close()
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n'
+
+
+async def test_metrics_of_a_resumed_run_begin_where_its_checkpoint_was(
+    store: agl.LightningStore, tmp_path: Path
+) -> None:
+    context = AlgorithmContext(store, run_dir=tmp_path)
+    context.log({"loss": 2.0})
+    context.save_checkpoint(1, lambda _: None, {})
+    await context.close()
+    assert AlgorithmContext(store, run_dir=tmp_path, resuming=True).metrics == {"loss": 2.0}
 
 
 def test_a_new_run_does_not_look_for_checkpoints(store: agl.LightningStore, tmp_path: Path) -> None:

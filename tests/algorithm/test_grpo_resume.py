@@ -21,27 +21,32 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def make_agent(asked: list[int]) -> agl.LitAgent[Any]:
+def make_agent(asked: list[int], fails: bool) -> agl.LitAgent[Any]:
+    """An agent that, if it `fails`, does so in every third rollout, after its call."""
+
     @agl.rollout
     async def agent(task: int, llm: agl.LLM) -> float:
         asked.append(task)
+        number = len(asked)
         async with openai.AsyncOpenAI(base_url=llm.endpoint, api_key="none", max_retries=0) as client:
             messages: list[Any] = [{"role": "user", "content": f"What is the value of {task}?"}]
             answer = await client.chat.completions.create(
                 model=llm.model, messages=messages, max_tokens=4, **llm.sampling_parameters
             )
+        if fails and number % 3 == 0:
+            raise RuntimeError("a broken tool")
         return float(len(answer.choices[0].message.content or "") % 3)
 
     return agent
 
 
-def train(run_dir: Path, *, resume: bool = False, **options: Any) -> list[int]:
+def train(run_dir: Path, *, resume: bool = False, fails: bool = False, **options: Any) -> list[int]:
     """Train for three steps of 2 x 3 rollouts; returns the tasks that the agent was asked."""
     asked: list[int] = []
     settings = {"steps": 3, "batch_size": 2, "group_size": 3, "checkpoint_every": 1} | options
     algorithm = agl.GRPO(settings.pop("model", CHECKPOINT), device="cpu", learning_rate=1e-3, **settings)
     trainer = agl.Trainer(algorithm=algorithm, run_dir=None if resume else run_dir)
-    trainer.fit(make_agent(asked), [1, 2, 3], val_dataset=[4, 5], resume=run_dir if resume else None)
+    trainer.fit(make_agent(asked, fails), [1, 2, 3], val_dataset=[4, 5], resume=run_dir if resume else None)
     asyncio.run(trainer.store.close())
     return asked
 
@@ -71,9 +76,13 @@ def records(run_dir: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
 
 
-@pytest.mark.parametrize("lost", [1, 2], ids=["last-step", "all-checkpoints"])
-def test_steps_that_are_made_again_give_the_same_bits_without_running_a_rollout(tmp_path: Path, lost: int) -> None:
-    assert len(train(tmp_path)) == 3 * 6 + 2 * 2
+@pytest.mark.parametrize(
+    ("lost", "fails"), [(1, False), (2, False), (2, True)], ids=["last-step", "all-checkpoints", "failures"]
+)
+def test_steps_that_are_made_again_give_the_same_bits_without_running_a_rollout(
+    tmp_path: Path, lost: int, fails: bool
+) -> None:
+    assert len(train(tmp_path, fails=fails)) == 3 * 6 + 2 * 2
     before, written = state_of(tmp_path / "checkpoint"), records(tmp_path)
     for folder in sorted((tmp_path / "checkpoints").iterdir())[-lost:]:
         shutil.rmtree(folder)

@@ -3,14 +3,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import agentlightning as agl
 from agentlightning.algorithm import AlgorithmContext, Outcome
-from agentlightning.algorithm.rounds import ROUND_KEY, settle_leftovers
-from agentlightning.errors import ConfigurationError
+from agentlightning.algorithm.rounds import RUN_KEY, settle_leftovers
+from agentlightning.errors import ConfigurationError, StoreUnreachable
 
 Serve = Callable[[agl.AttemptedRollout], Awaitable[None]]
 
@@ -165,41 +166,125 @@ async def test_whoever_leaves_early_cancels_the_rest(store: agl.LightningStore, 
     assert sorted(each.status for each in await store.query_rollouts()) == ["cancelled", "cancelled", "succeeded"]
 
 
-async def test_resumed_round_runs_only_what_had_not_succeeded(store: agl.LightningStore) -> None:
+def of_run(store: agl.LightningStore, folder: Path, *, resuming: bool = False, run: str = "one") -> AlgorithmContext:
+    return AlgorithmContext(store, run_dir=folder, run_id=run, resuming=resuming)
+
+
+async def test_resumed_round_that_had_not_ended_runs_what_had_not_succeeded(
+    store: agl.LightningStore, tmp_path: Path
+) -> None:
     served: list[Any] = []
 
     async def serve(rollout: agl.AttemptedRollout) -> None:
         served.append(rollout.input)
-        await end(store, rollout, "failed" if rollout.input == "b" and len(served) < 4 else "succeeded")
+        if rollout.input != "d" or served.count("d") > 1:
+            await end(store, rollout, "failed" if rollout.input == "b" and served.count("b") < 2 else "succeeded")
+
+    async with serving(store, serve), asyncio.timeout(30):
+        killed = aiter(of_run(store, tmp_path).rollouts("abcd", key="step-1"))
+        for _ in range(3):
+            await anext(killed)
+        await settle_leftovers(store, "one", alone=True)
+        resumed = of_run(store, tmp_path, resuming=True).rollouts("abcd", key="step-1")
+        outcomes = await collect(resumed)
+        assert sorted(served) == ["a", "b", "b", "c", "d", "d"]
+        await collect(of_run(store, tmp_path, resuming=True).rollouts("abcd", key="step-2"))
+    assert {outcome.rollout.status for outcome in outcomes} == {"succeeded"}
+    assert (resumed.counts.reused, len(served)) == (2, 10)
+
+
+async def test_resumed_round_that_had_ended_gives_the_same_failures_and_stragglers(
+    store: agl.LightningStore, tmp_path: Path
+) -> None:
+    async def serve(rollout: agl.AttemptedRollout) -> None:
+        if rollout.input != "straggler":
+            await end(store, rollout, "failed" if rollout.input == "bad" else "succeeded")
 
     async with serving(store, serve):
-        await collect(AlgorithmContext(store).rollouts("abc", key="step-1"))
-        assert sorted(served) == ["a", "b", "c"]
-        resumed = AlgorithmContext(store, resuming=True).rollouts("abcd", key="step-1")
-        outcomes = await collect(resumed)
-        assert sorted(served[3:]) == ["b", "d"]
-        other = await collect(AlgorithmContext(store, resuming=True).rollouts("abc", key="step-2"))
-    assert [outcome.task for outcome in outcomes[:2]] == [0, 2]
-    assert {outcome.rollout.status for outcome in outcomes} == {"succeeded"}
-    assert resumed.counts.reused == 2
-    assert len(other) == 3
-    assert len(served) == 8
+        tasks = ["good", "bad", "straggler"]
+        first = await collect(of_run(store, tmp_path).rollouts(tasks, key="step-1", timeout=0.3))
+    again = await collect(of_run(store, tmp_path, resuming=True).rollouts(tasks, key="step-1"))
+
+    def told(outcomes: list[Outcome]) -> set[tuple[int, str, str | None]]:
+        return {(outcome.task, outcome.rollout.rollout_id, outcome.error) for outcome in outcomes}
+
+    assert told(again) == told(first)
 
 
-async def test_what_a_dead_run_left_is_cancelled_if_a_round_brings_it_again_and_queued_otherwise(
-    store: agl.LightningStore,
+async def test_rounds_of_another_run_in_the_same_store_are_not_taken(store: agl.LightningStore, tmp_path: Path) -> None:
+    served: list[Any] = []
+
+    async def serve(rollout: agl.AttemptedRollout) -> None:
+        served.append(rollout.input)
+        await end(store, rollout)
+
+    for run in ("one", "two"):
+        (tmp_path / run).mkdir()
+    async with serving(store, serve):
+        await collect(of_run(store, tmp_path / "one").rollouts(["theirs"], key="step-1"))
+        await collect(of_run(store, tmp_path / "two", resuming=True, run="two").rollouts(["ours"], key="step-1"))
+    assert served == ["theirs", "ours"]
+
+
+@pytest.mark.parametrize(("alone", "mine"), [(True, "requeuing"), (False, "preparing")])
+async def test_what_a_dead_run_left_is_cancelled_if_it_is_of_its_rounds_and_queued_if_nobody_runs_it(
+    store: agl.LightningStore, alone: bool, mine: str
 ) -> None:
-    claimed = [
-        await store.enqueue_rollout("round", metadata={ROUND_KEY: "step-1"}),
-        await store.enqueue_rollout("mine"),
-    ]
+    claimed = [await store.enqueue_rollout("round", metadata={RUN_KEY: "one"}), await store.enqueue_rollout("mine")]
     for _ in claimed:
         assert await store.dequeue_rollout("dead") is not None
-    queued = await store.enqueue_rollout("queued", metadata={ROUND_KEY: "step-1"})
-    await settle_leftovers(store)
+    queued = await store.enqueue_rollout("queued", metadata={RUN_KEY: "one"})
+    theirs = await store.enqueue_rollout("queued", metadata={RUN_KEY: "two"})
+    await settle_leftovers(store, "one", alone=alone)
     found = {rollout.rollout_id: rollout.status for rollout in await store.query_rollouts()}
-    ids = [rollout.rollout_id for rollout in (*claimed, queued)]
-    assert [found[each] for each in ids] == ["cancelled", "requeuing", "cancelled"]
+    ids = [rollout.rollout_id for rollout in (*claimed, queued, theirs)]
+    assert [found[each] for each in ids] == ["cancelled", mine, "cancelled", "queuing"]
+
+
+async def test_rounds_left_by_break_are_cancelled_when_the_algorithm_ends(
+    store: agl.LightningStore, context: AlgorithmContext
+) -> None:
+    async def serve(rollout: agl.AttemptedRollout) -> None:
+        if rollout.input == "quick":
+            await end(store, rollout)
+
+    async with serving(store, serve), asyncio.timeout(30):
+        kept = context.rollouts(["quick", "slow", "slow"])
+        async for _ in kept:
+            break
+        await context.close()
+    assert sorted(each.status for each in await store.query_rollouts()) == ["cancelled", "cancelled", "succeeded"]
+
+
+async def test_whoever_is_cancelled_while_it_enqueues_leaves_nothing_behind(store: agl.LightningStore) -> None:
+    class Slow(agl.LightningStoreThreaded):
+        async def enqueue_many_rollouts(self, rollouts: Any) -> Any:
+            found = await super().enqueue_many_rollouts(rollouts)
+            enqueued.set()
+            await asyncio.sleep(0.05)  # the answer is under way
+            return found
+
+    enqueued = asyncio.Event()
+    sampling = asyncio.create_task(AlgorithmContext(Slow(store)).rollouts(["a", "b"]).gather())
+    async with asyncio.timeout(30):
+        await enqueued.wait()
+        sampling.cancel()
+        await asyncio.wait({sampling})
+    assert [each.status for each in await store.query_rollouts()] == ["cancelled", "cancelled"]
+
+
+async def test_a_store_that_is_gone_is_not_asked_to_cancel(store: agl.LightningStore) -> None:
+    class Gone(agl.LightningStoreThreaded):
+        async def read_finished_rollouts(self, *, cursor: int = 0, limit: int = 100, wait: float = 0.0) -> Any:
+            if cursor < 0:
+                return await super().read_finished_rollouts(cursor=cursor, limit=limit, wait=wait)
+            raise StoreUnreachable("nobody answers")
+
+        async def cancel_rollouts(self, rollout_ids: Any) -> Any:
+            raise AssertionError("it was asked")
+
+    with pytest.raises(StoreUnreachable, match="nobody answers"):
+        await AlgorithmContext(Gone(store)).rollouts(["a"]).gather()
 
 
 @pytest.mark.parametrize("wrong", [{"samples": 0}, {"retries": -1}, {"quorum": 0.0}, {"quorum": 1.5}], ids=str)

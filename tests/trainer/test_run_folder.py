@@ -69,7 +69,7 @@ def test_folder_says_why_a_run_ended_early(tmp_path: Path, error: BaseException,
     folder = RunFolder(tmp_path, resuming=False)
 
     def run() -> None:
-        with folder.running({}):
+        with folder.running():
             assert read_run(tmp_path).state == "running"
             raise error
 
@@ -101,7 +101,7 @@ def test_folder_without_a_run_cannot_be_gone_on_with(tmp_path: Path) -> None:
 
 
 def _hold(path: Path, held: Any, done: Any) -> None:
-    with RunFolder(path, resuming=False).running({}):
+    with RunFolder(path, resuming=False).running():
         held.set()
         done.wait(60)
 
@@ -125,7 +125,7 @@ def test_to_look_whether_a_folder_is_held_changes_nothing_there(tmp_path: Path) 
     assert not is_held(tmp_path)
     assert list(tmp_path.iterdir()) == []
     folder = RunFolder(tmp_path, resuming=False)
-    with folder.running({}):
+    with folder.running():
         assert is_held(tmp_path)
     descriptor = _look(tmp_path)
     try:
@@ -142,7 +142,7 @@ def test_run_begins_although_somebody_looks(tmp_path: Path, monkeypatch: pytest.
         os.close(looks.pop())  # who looked has seen it
 
     monkeypatch.setattr(time, "sleep", pause)
-    with RunFolder(tmp_path, resuming=False).running({}):
+    with RunFolder(tmp_path, resuming=False).running():
         assert not looks
 
 
