@@ -37,7 +37,7 @@ async def run_in_thread(function: Callable[[], Any], name: str) -> Any:
         try:
             loop.call_soon_threadsafe(_set_outcome, done, outcome)
         except RuntimeError:  # the loop is closed: nobody waits any more
-            logger.warning("The thread %s ended after its event loop was closed; its result is lost", name)
+            logger.info("The thread %s ended after its event loop was closed; its result is lost", name)
 
     threading.Thread(target=call, name=name, daemon=True).start()
     value, error = await done

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from agentlightning.adapter import TraceAdapter, TracerTraceToTriplet
 from agentlightning.algorithm import Algorithm, Baseline, FastAlgorithm
@@ -112,7 +112,7 @@ class Trainer:
         self._given_store = store is not None
         self._configured_store: LightningStore = _needed("store", store, LightningStore, InMemoryLightningStore)
         self.store = self._configured_store
-        self.runner = self._build_runner(runner)
+        self.runner = self._build_runner(runner, tracer is not None)
         self.llm_proxy = _optional("llm_proxy", llm_proxy, LLMProxy, {"store": lambda: self.store})
         self.hooks = (hooks,) if isinstance(hooks, Hook) else tuple(hooks or ())
         self.n_workers, self.max_tasks, self.triplet_exporter = self.n_runners, self.max_rollouts, self.adapter
@@ -238,12 +238,16 @@ class Trainer:
         parts = ("algorithm", "runner", "tracer", "adapter", "strategy", "store", "llm_proxy")
         return {"n_runners": self.n_runners} | {part: describe(getattr(self, part)) for part in parts}
 
-    def _build_runner(self, spec: ComponentSpec[Runner[Any]]) -> Runner[Any]:
+    def _build_runner(self, spec: ComponentSpec[Runner[Any]], tracer_given: bool) -> Runner[Any]:
         defaults: dict[str, Any] = {"tracer": lambda: self.tracer}
         if self.max_rollouts is not None:
             defaults["max_rollouts"] = self.max_rollouts
-            if isinstance(spec, Runner):
-                logger.warning("The runner was given as an instance: its own limit holds, not max_rollouts.")
+        ignored = ["tracer"] if tracer_given else []
+        ignored += ["max_rollouts"] if self.max_rollouts is not None else []
+        own = defaults if isinstance(spec, Runner) else cast("dict[str, Any]", spec) if isinstance(spec, dict) else {}
+        for name in ignored:
+            if name in own:
+                logger.warning("The runner was given with its own %s; that of the trainer is ignored.", name)
         return _needed("runner", spec, Runner, lambda: instantiate_component(LitAgentRunner, None, defaults), defaults)
 
 

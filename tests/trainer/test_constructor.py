@@ -71,11 +71,18 @@ def test_port_goes_to_a_strategy_that_serves_and_to_no_other(caplog: pytest.LogC
     assert "port=4003 is ignored" in caplog.text
 
 
-def test_limit_of_an_instance_stays_its_own(caplog: pytest.LogCaptureFixture) -> None:
+def test_tracer_and_limit_of_an_instance_stay_its_own(caplog: pytest.LogCaptureFixture) -> None:
     runner = agl.LitAgentRunner[Any](agl.DummyTracer(), max_rollouts=9)
     with caplog.at_level(logging.WARNING, logger="agentlightning"):
-        assert agl.Trainer(runner=runner, max_rollouts=2).runner is runner
-    assert "its own limit holds" in caplog.text
+        assert agl.Trainer(runner=runner, max_rollouts=2, tracer=agl.OtelTracer()).runner is runner
+    assert "its own max_rollouts" in caplog.text
+    assert "its own tracer" in caplog.text
+
+
+def test_limit_of_a_specification_wins_and_nothing_else_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, logger="agentlightning"):
+        agl.Trainer(runner={"type": "litagent", "max_rollouts": 5}, max_rollouts=2, tracer=agl.OtelTracer())
+    assert [record.args for record in caplog.records] == [("max_rollouts",)]
 
 
 def test_proxy_made_by_the_trainer_has_the_trainers_store() -> None:
