@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Coroutine
 from typing import Any, Final
+from urllib.parse import unquote
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -18,6 +19,10 @@ _ATTEMPT: Final = r"/rollout/(?P<rollout_id>[^/]+)/attempt/(?P<attempt_id>[^/]+)
 _V1_0: Final = re.compile(rf"/proxy{_ATTEMPT}/mode/(?P<mode>train|val)/openai/v1(?=/)")
 # Anthropic's clients write the version themselves, behind an OpenAI base URL, too.
 _BASE: Final = re.compile(rf"(?:{_ATTEMPT})?(?:/v1){{0,2}}(?=/)")
+
+_SEPARATOR: Final = re.compile(r"[/\\]")
+_DECODINGS: Final = 4
+"""How often the servers behind the gateway may decode a path, one after the other."""
 
 Endpoint = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -53,3 +58,23 @@ class BelowBases(BaseRoute):
         """Answer; see ASGI."""
         response = await scope["endpoint"](Request(scope, receive, send))
         await response(scope, receive, send)
+
+
+def raw_below(scope: Scope) -> str | None:
+    """Return the path below the base URL as the client wrote it, or None if it might lead out of a backend's."""
+    raw: str = scope["raw_path"].decode("latin-1")
+    base = _V1_0.match(raw) or _BASE.match(raw)
+    below = raw[base.end() :] if base is not None else ""
+    # Where the bases differ, a part of an id stands in an encoded slash.
+    return below if unquote(below) == f"/{scope['path_params']['path']}" and _stays_below(below) else None
+
+
+def _stays_below(path: str) -> bool:
+    for _ in range(_DECODINGS):
+        if ".." in _SEPARATOR.split(path):
+            return False
+        decoded = unquote(path)
+        if decoded == path:
+            return True
+        path = decoded
+    return False

@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, Response
 from agentlightning._internal.json_text import read_json
 from agentlightning.errors import InvalidAnswer, InvalidRequest, InvalidValue, NotFound
 from agentlightning.llm_proxy.answers import code_of, guarded, refusal, response_of
+from agentlightning.llm_proxy.base_urls import raw_below
 from agentlightning.llm_proxy.counting import count_tokens
 from agentlightning.llm_proxy.dialects import messages
 from agentlightning.llm_proxy.dialects.as_is import PlainView
@@ -132,7 +133,8 @@ class Endpoints:
 
     async def pass_through(self, request: Request) -> Response:
         """Send a request that is no model call we know on to its backend, unrecorded."""
-        if ".." in request.path_params["path"].split("/"):
+        below = raw_below(request.scope)
+        if below is None:
             return response_of(refusal(404, "a path must not lead out of the backend's base URL", "not_found"))
         body = await request.body()
         model = (_json_object(body) or {}).get("model")
@@ -141,7 +143,8 @@ class Endpoints:
         replicas = self._replicas(request, model or next(iter(self._get_table().names), None))
         if replicas is None:
             return response_of(self._unknown_model(model))
-        path = "/" + request.path_params["path"] + (f"?{request.url.query}" if request.url.query else "")
+        query: bytes = request.scope["query_string"]
+        path = f"{below}?{query.decode('latin-1')}" if query else below
         headers = _headers(request)
         reply = await self._asked(
             request,

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Final
 
 import aiohttp
+from yarl import URL
 
 from agentlightning._internal.json_text import write_json
 from agentlightning.errors import BackendTimeout, BackendUnreachable, ModelError
@@ -125,7 +127,7 @@ class Upstream:
     async def send(
         self, backend: Backend, method: str, path: str, body: bytes, headers: Mapping[str, str]
     ) -> Reply | EventStream:
-        """Send a request as it is; the caller closes the stream if the answer is one.
+        """Send a request as it is, to a path that is encoded; the caller closes the stream if the answer is one.
 
         Raises:
             BackendUnreachable: Nobody answers.
@@ -135,9 +137,11 @@ class Upstream:
             return await self._litellm.send(backend, method, path, body)
         if backend.api_key is not None:
             headers = {**headers, "Authorization": f"Bearer {backend.api_key}"}
-        url = backend.api_base + path
+        url = _encoded(backend.api_base) + path
         try:
-            answer = await self._session.request(method, url, data=body, headers=headers, allow_redirects=False)
+            answer = await self._session.request(
+                method, URL(url, encoded=True), data=body, headers=headers, allow_redirects=False
+            )
             if answer.content_type == "text/event-stream":
                 return _HttpStream(answer, backend.api_base, self._timeout)
             async with answer:
@@ -157,6 +161,11 @@ class Upstream:
         if isinstance(answer, EventStream):
             answer.close()
         return answer.status < 500
+
+
+@lru_cache
+def _encoded(url: str) -> str:
+    return str(URL(url))
 
 
 def _named(error: Exception, url: str, timeout: float) -> ModelError:

@@ -86,12 +86,38 @@ async def test_headers_of_one_connection_stay_on_it(
     assert received == {"content-type", "content-length", "retry-after", "x-request-id"}
 
 
-@pytest.mark.parametrize("path", ["%2e%2e/admin", "x/%2e%2e/%2e%2e/admin", "..%2fadmin"], ids=["up", "far up", "slash"])
+OUTSIDE = {
+    "up": "%2e%2e/admin",
+    "far up": "x/%2e%2e/%2e%2e/admin",
+    "slash": "..%2fadmin",
+    "twice": "%252e%252e/admin",
+    "three times": "x/%25252e./..%252fadmin",
+    "backslash": "..%5cadmin",
+    "without end": "%252525252525252e./admin",
+}
+
+
+@pytest.mark.parametrize("path", OUTSIDE.values(), ids=OUTSIDE.keys())
+@pytest.mark.parametrize("method", ["GET", "POST"])
 async def test_no_path_leads_out_of_the_backends_base_url(
-    proxy: LLMProxy, attempted: AttemptedRollout, backend: ScriptedBackend, http: aiohttp.ClientSession, path: str
+    proxy: LLMProxy,
+    attempted: AttemptedRollout,
+    backend: ScriptedBackend,
+    http: aiohttp.ClientSession,
+    path: str,
+    method: str,
 ) -> None:
     endpoint = proxy.as_resource(attempted.rollout_id, attempted.attempt.attempt_id).endpoint
-    async with http.get(URL(f"{endpoint}/{path}", encoded=True)) as reply:
+    async with http.request(method, URL(f"{endpoint}/{path}", encoded=True)) as reply:
         assert reply.status == 404
         assert "must not lead out" in await reply.text()  # the backend's own 404 says something else
     assert backend.paths == []
+
+
+async def test_a_path_reaches_the_backend_as_it_was_written(
+    proxy: LLMProxy, attempted: AttemptedRollout, backend: ScriptedBackend, http: aiohttp.ClientSession
+) -> None:
+    endpoint = proxy.as_resource(attempted.rollout_id, attempted.attempt.attempt_id).endpoint
+    async with http.get(URL(f"{endpoint}/files/a%2Fb%23c%3Fd%2520..?q=%2Fx%20y", encoded=True)) as reply:
+        said = await reply.json()
+    assert said == {"path": "/v1/files/a/b%23c%3Fd%20..", "query": "q=%2Fx%20y"}
