@@ -33,7 +33,7 @@ _RESOURCE = OtelResource(attributes={"service.name": "agentlightning.gateway"}, 
 
 Json = dict[str, Any]
 
-_OTHER_FORM: Final = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
+_OTHER_FORM: Final = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 """What reading an answer raises that is not of the expected form: a backend may answer anything."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -12,6 +13,7 @@ logger = logging.getLogger(__name__)
 
 _QUIET_SECONDS: Final = 60.0
 _MOST_ATTEMPTS: Final = 10_000
+_LONGEST_ERROR: Final = 1000
 
 Attempt = tuple[str, str]
 
@@ -30,7 +32,7 @@ class Losses:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._of: OrderedDict[Attempt, int] = OrderedDict()
-        self._said: float | None = None
+        self._said: dict[str, float] = {}
         self.total = 0
         self.journal_full = 0
 
@@ -49,12 +51,29 @@ class Losses:
         """Count a call that the journal did not take, and say so once a minute."""
         self.add(attempt)
         self.journal_full += 1
-        now = self._clock()
-        if self._said is None or now - self._said >= _QUIET_SECONDS:
-            self._said = now
+        if self._is_time_for("unwritten"):
             logger.error(
                 "model calls are answered and not recorded, %d so far, the last of rollout %s: %s",
                 self.journal_full,
                 attempt[0],
                 error,
             )
+
+    def add_refused(self, attempt: Attempt, count: int, error: Exception) -> None:
+        """Count calls that the store refuses, or that cannot be written for it, and say so once a minute."""
+        self.add(attempt, count)
+        if self._is_time_for("refused"):
+            logger.error(
+                "model calls or events are dropped, %d are lost so far, the last of rollout %s: %s: %s",
+                self.total,
+                attempt[0],
+                type(error).__name__,
+                str(error)[:_LONGEST_ERROR],
+            )
+
+    def _is_time_for(self, kind: str) -> bool:
+        now = self._clock()
+        if now - self._said.get(kind, -math.inf) < _QUIET_SECONDS:
+            return False
+        self._said[kind] = now
+        return True

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from typing import Final
 
-from agentlightning.errors import InvalidValue, NotFound
+from agentlightning.errors import AgentLightningError, InvalidValue, NotFound
 from agentlightning.llm_proxy.capture import to_span
 from agentlightning.llm_proxy.exchange import Exchange
 from agentlightning.llm_proxy.journal import Journal, Segment
 from agentlightning.llm_proxy.losses import Losses
 from agentlightning.llm_proxy.pace import Pace
+from agentlightning.llm_proxy.unknown import UnknownAttempts
 from agentlightning.store.base import LightningStore
 from agentlightning.types import Span
 
@@ -22,6 +23,10 @@ logger = logging.getLogger(__name__)
 _LINGER_SECONDS: Final = 0.02
 """How long a first call waits for others to share an operation of the store, unless somebody flushes."""
 _LONGEST_DELAY_SECONDS: Final = 5.0
+_STORE_SECONDS: Final = 30.0
+"""How long one operation of the store may take. Writing is harmless twice, so what takes longer is tried again."""
+_SEQUENCE_SECONDS: Final = 5.0
+"""How long calls wait at most for numbers that are asked for already; after that the shipper asks."""
 
 SequenceFuture = asyncio.Future[int | None]
 
@@ -60,6 +65,7 @@ class Shipper:
         self._backlogs: dict[tuple[str, str], _Backlog] = {}
         self._waiting: defaultdict[Segment, _Waiting] = defaultdict(_Waiting)
         self.losses = Losses()
+        self._unknown = UnknownAttempts()
         self.waiting = 0
         self._recounted = asyncio.Event()
         self._arrived = asyncio.Event()
@@ -74,6 +80,7 @@ class Shipper:
     def start(self) -> None:
         """Begin, with what an earlier process left."""
         self._task = asyncio.create_task(self._run(self._journal.seal()), name="agl-gateway-shipper")
+        self._task.add_done_callback(_say_why_it_ended)
 
     def add(self, exchange: Exchange, sequence_id: SequenceFuture) -> bool:
         """Journal a call, which reaches the store later; False if it is lost, for the journal takes no more."""
@@ -109,8 +116,6 @@ class Shipper:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
-            if not self._task.cancelled():
-                self._task.result()
         self._journal.seal()
         return shipped
 
@@ -153,8 +158,7 @@ class Shipper:
         exchanges = self._read(segment)
         if exchanges is None:
             return
-        pace = Pace()
-        spans = [await to_span(exchange, pace) for exchange in exchanges]
+        spans = await self._to_spans(exchanges)
         await self._write_until_taken(spans, await self._take_sequence_ids(segment))
         try:
             self._journal.delete(segment)
@@ -182,40 +186,69 @@ class Shipper:
             logger.warning("%s could not be renamed: %r", segment.path, error)
         return None
 
+    async def _to_spans(self, exchanges: list[Exchange]) -> list[Span]:
+        pace, spans = Pace(), list[Span]()
+        for exchange in exchanges:
+            try:
+                spans.append(await to_span(exchange, pace))
+            except Exception as error:  # noqa: BLE001  # one answer in an odd form costs itself and no other call
+                self.losses.add_refused((exchange.rollout_id, exchange.attempt_id), 1, error)
+        return spans
+
     async def _take_sequence_ids(self, segment: Segment) -> dict[str, int]:
         futures = self._waiting[segment].sequence_ids
-        ids = {span_id: await future for span_id, future in futures.items()}
+        if futures:
+            await asyncio.wait(futures.values(), timeout=_SEQUENCE_SECONDS)
+        ids = {span_id: future.result() for span_id, future in futures.items() if future.done()}
         return {span_id: sequence_id for span_id, sequence_id in ids.items() if sequence_id is not None}
 
     async def _write_until_taken(self, spans: list[Span], sequence_ids: dict[str, int]) -> None:
-        delay = 0.05
-        while True:
+        """Write calls, or those among them that the store takes: what it refuses now it refuses always."""
+        delay, groups = 0.05, deque(self._groups(spans))
+        while groups:
             try:
-                return await self._write(spans, sequence_ids)
+                await self._write(groups[0], sequence_ids)
+            except (NotFound, InvalidValue) as error:
+                groups.extendleft(self._refused(groups.popleft(), error))
             except Exception as error:  # noqa: BLE001  # any store may fail in any way; the calls are safe meanwhile
-                logger.warning("%d model calls wait for the store, next try in %.2f s: %r", len(spans), delay, error)
-            await asyncio.sleep(delay)
-            delay = min(delay * 2, _LONGEST_DELAY_SECONDS)
+                count = sum(map(len, groups))
+                logger.warning("%d model calls wait for the store, next try in %.2f s: %r", count, delay, error)
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, _LONGEST_DELAY_SECONDS)
+            else:
+                groups.popleft()
+
+    def _groups(self, spans: list[Span]) -> list[list[Span]]:
+        """Return the calls to write in one operation; attempts that the store did not know each in their own."""
+        groups: defaultdict[tuple[str, str] | None, list[Span]] = defaultdict(list)
+        for span in spans:
+            attempt = span.rollout_id, span.attempt_id
+            groups[attempt if attempt in self._unknown else None].append(span)
+        return list(groups.values())
+
+    def _refused(self, spans: list[Span], error: AgentLightningError) -> list[list[Span]]:
+        """Count calls as lost if the refusal is about all of them; else return the parts to try."""
+        attempts = {(span.rollout_id, span.attempt_id) for span in spans}
+        if len(attempts) > 1 or (len(spans) > 1 and not isinstance(error, NotFound)):
+            return _parts(spans)
+        (attempt,) = attempts
+        if isinstance(error, NotFound):
+            self._unknown.add(attempt)
+        self.losses.add_refused(attempt, len(spans), error)
+        return []
 
     async def _write(self, spans: list[Span], sequence_ids: dict[str, int]) -> None:
-        """Write calls, or those among them that the store takes: what it refuses now it refuses always."""
         store = self._get_store()
-        try:
-            missing = [span for span in spans if span.span_id not in sequence_ids]
-            if missing:
-                attempts = [(span.rollout_id, span.attempt_id) for span in missing]
+        missing = [span for span in spans if span.span_id not in sequence_ids]
+        if missing:
+            attempts = [(span.rollout_id, span.attempt_id) for span in missing]
+            async with asyncio.timeout(_STORE_SECONDS):
                 reserved = await store.get_many_span_sequence_ids(attempts)
-                sequence_ids.update(zip((span.span_id for span in missing), reserved, strict=True))
-            for span in spans:
-                span.sequence_id = sequence_ids[span.span_id]
+            sequence_ids.update(zip((span.span_id for span in missing), reserved, strict=True))
+        for span in spans:
+            span.sequence_id = sequence_ids[span.span_id]
+        async with asyncio.timeout(_STORE_SECONDS):
             await store.add_many_spans(spans)
-        except (NotFound, InvalidValue) as error:
-            if len(spans) == 1:
-                self.losses.add((spans[0].rollout_id, spans[0].attempt_id))
-                logger.error("a model call or event is dropped, for the store refuses it: %s", error)
-                return
-            for span in spans:
-                await self._write([span], sequence_ids)
 
     def _recount(self, segment: Segment) -> bool:
         """Count what an earlier process left in a segment; False if that cannot be read."""
@@ -247,3 +280,16 @@ class Shipper:
         if backlog.size == 0:
             backlog.empty.set()
             del self._backlogs[attempt]
+
+
+def _parts(spans: list[Span]) -> list[list[Span]]:
+    """Return the calls by attempt; those of one attempt one by one."""
+    parts: defaultdict[tuple[str, str], list[Span]] = defaultdict(list)
+    for span in spans:
+        parts[span.rollout_id, span.attempt_id].append(span)
+    return list(parts.values()) if len(parts) > 1 else [[span] for span in spans]
+
+
+def _say_why_it_ended(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.error("model calls reach the store no more; the journal keeps them for the next start", exc_info=error)

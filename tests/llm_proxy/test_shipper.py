@@ -9,18 +9,22 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
 from scripted_backend import ScriptedBackend, answer
 
 from agentlightning._internal.ids import generate_id
-from agentlightning.llm_proxy import LLMProxy, flush_captures
+from agentlightning.llm_proxy import LLMProxy, flush_captures, shipper as shipper_module
+from agentlightning.llm_proxy.capture import to_span
 from agentlightning.llm_proxy.exchange import Exchange
 from agentlightning.llm_proxy.journal import Journal
 from agentlightning.llm_proxy.losses import Losses
+from agentlightning.llm_proxy.pace import Pace
 from agentlightning.llm_proxy.sequence import SequenceReserver
 from agentlightning.llm_proxy.shipper import Shipper
+from agentlightning.llm_proxy.unknown import UnknownAttempts
 from agentlightning.store import InMemoryLightningStore
 from agentlightning.types import AttemptedRollout, Span
 
@@ -62,7 +66,7 @@ class Pipeline:
         self.shipper = Shipper(Journal(directory), lambda: store)
         self.shipper.start()
 
-    def call(self, rollout_id: str, attempt_id: str, number: int = 1) -> None:
+    def call(self, rollout_id: str, attempt_id: str, number: int = 1, response: bytes | None = None) -> None:
         exchange = Exchange(
             rollout_id=rollout_id,
             attempt_id=attempt_id,
@@ -72,7 +76,7 @@ class Pipeline:
             end_ns=number + 1,
             status=200,
             request=b'{"model": "m"}',
-            response=json.dumps(answer({"model": "m"}, number)).encode(),
+            response=json.dumps(answer({"model": "m"}, number)).encode() if response is None else response,
         )
         self.shipper.add(exchange, self.reserver.reserve(rollout_id, attempt_id))
 
@@ -140,6 +144,147 @@ async def test_shipping_a_segment_again_changes_nothing(
     second = Pipeline(tmp_path / "copy", store)
     assert await second.close()
     assert await response_ids(store, attempted) == ["chatcmpl-1"]
+
+
+HUGE = 10**400
+ODD: dict[str, dict[str, Any]] = {
+    "logprob": {"logprobs": {"content": [{"logprob": -HUGE}, {"logprob": -0.5}]}},
+    "token": {"token_ids": [HUGE, 1]},
+    "no logprob": {"logprobs": {"content": [{}, {}]}},
+    "text for a message": {"message": "hello"},
+    "numbers for a message": {"message": {"role": 1, "content": [HUGE]}},
+    "half a character": {"message": {"role": "assistant", "content": "\ud800"}},
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+async def test_an_answer_in_an_odd_form_costs_no_other_call(
+    tmp_path: Path, store: TroubledStore, attempted: AttemptedRollout, name: str
+) -> None:
+    pipeline = Pipeline(tmp_path, store)
+    odd = answer({"model": "m"}, 1)
+    odd["choices"][0] |= ODD[name]
+    async with asyncio.timeout(30):
+        pipeline.call(*ids(attempted), 1, json.dumps(odd).encode())
+        pipeline.call(*ids(attempted), 2)
+        assert await pipeline.shipper.flush(*ids(attempted), 20)
+        pipeline.call(*ids(attempted), 3)
+        assert await pipeline.close()
+    spans = await store.query_spans(attempted.rollout_id)
+    seen = [span.attributes.get("gen_ai.response.id") for span in spans]
+    assert [each for each in seen if each in ("chatcmpl-2", "chatcmpl-3")] == ["chatcmpl-2", "chatcmpl-3"]
+    assert len(spans) + pipeline.shipper.losses.total == 3
+
+
+async def test_a_call_that_cannot_be_read_at_all_is_counted_as_lost(
+    tmp_path: Path,
+    store: TroubledStore,
+    attempted: AttemptedRollout,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def refuse(exchange: Exchange, pace: Pace) -> Span:
+        if exchange.start_ns == 1:
+            raise AssertionError("nobody thought of this")
+        return await to_span(exchange, pace)
+
+    monkeypatch.setattr(shipper_module, "to_span", refuse)
+    pipeline = Pipeline(tmp_path, store)
+    for number in (1, 2):
+        pipeline.call(*ids(attempted), number)
+    assert await pipeline.close()
+    assert await response_ids(store, attempted) == ["chatcmpl-2"]
+    assert pipeline.shipper.losses.of(ids(attempted)) == 1
+    assert "nobody thought of this" in caplog.text
+
+
+class HangingStore(TroubledStore):
+    """Answers the first operation of each of these names never, though it may do what it was asked for."""
+
+    def __init__(self, hanging: set[str]) -> None:
+        super().__init__()
+        self.hanging = hanging
+
+    async def get_many_span_sequence_ids(self, rollout_attempt_ids: Sequence[tuple[str, str]]) -> Sequence[int]:
+        await self._hang("get_many_span_sequence_ids")
+        return await super().get_many_span_sequence_ids(rollout_attempt_ids)
+
+    async def add_many_spans(self, spans: Sequence[Span]) -> Sequence[Span]:
+        written = await super().add_many_spans(spans)
+        await self._hang("add_many_spans")
+        return written
+
+    async def _hang(self, name: str) -> None:
+        if name in self.hanging:
+            self.hanging.remove(name)
+            await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("hanging", ["get_many_span_sequence_ids", "add_many_spans"])
+async def test_an_operation_of_the_store_that_never_ends_is_tried_again(
+    tmp_path: Path, hanging: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shipper_module, "_STORE_SECONDS", 0.1)
+    monkeypatch.setattr(shipper_module, "_SEQUENCE_SECONDS", 0.1)
+    store = HangingStore({hanging})
+    attempted = await store.start_rollout(input={})
+    pipeline = Pipeline(tmp_path, store)
+    async with asyncio.timeout(30):
+        for number in range(2):
+            pipeline.call(*ids(attempted), number)
+            assert await pipeline.shipper.flush(*ids(attempted), 20)
+        assert await pipeline.close()
+    assert await response_ids(store, attempted) == ["chatcmpl-0", "chatcmpl-1"]
+
+
+class WatchedStore(TroubledStore):
+    """Remembers whose spans were written in one operation, and for whom numbers were asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written: list[list[str]] = []
+        self.asked: list[list[str]] = []
+
+    async def get_many_span_sequence_ids(self, rollout_attempt_ids: Sequence[tuple[str, str]]) -> Sequence[int]:
+        self.asked.append([rollout_id for rollout_id, _ in rollout_attempt_ids])
+        return await super().get_many_span_sequence_ids(rollout_attempt_ids)
+
+    async def add_many_spans(self, spans: Sequence[Span]) -> Sequence[Span]:
+        self.written.append([span.rollout_id for span in spans])
+        return await super().add_many_spans(spans)
+
+
+async def test_an_unknown_rollout_spoils_no_operation_for_others_twice(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = WatchedStore()
+    known = [await store.start_rollout(input={}) for _ in range(3)]
+    pipeline = Pipeline(tmp_path, store)
+    for _ in range(2):
+        store.written.clear()
+        store.asked.clear()
+        for attempted in known:
+            pipeline.call("nobody", "a")
+            pipeline.call(*ids(attempted))
+        async with asyncio.timeout(30):
+            assert await pipeline.shipper.flush("nobody", "a", 20)
+            for attempted in known:
+                assert await pipeline.shipper.flush(*ids(attempted), 20)
+    names = [attempted.rollout_id for attempted in known]
+    assert store.written == [names]
+    assert store.asked == [names, ["nobody"] * 3]  # not with others, and once for all of its calls
+    assert pipeline.shipper.losses.of(("nobody", "a")) == 6
+    assert len([each for each in caplog.records if "dropped" in each.message]) == 1
+    assert await pipeline.close()
+
+
+def test_an_attempt_that_was_unknown_is_asked_for_again_after_a_while() -> None:
+    now = 0.0
+    unknown = UnknownAttempts(lambda: now)
+    unknown.add(("r", "a"))
+    assert (("r", "a") in unknown, ("r", "b") in unknown) == (True, False)
+    now = 10.0
+    assert ("r", "a") not in unknown
 
 
 def files(directory: Path, pattern: str = "*") -> list[Path]:
