@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from agentlightning.errors import NotFound
+from agentlightning.llm_proxy.unknown import UnknownAttempts
 from agentlightning.store.base import LightningStore
 
 logger = logging.getLogger(__name__)
@@ -22,6 +23,8 @@ first. It is at most twice as long, so that calls wait for each other."""
 
 _ANSWER_SECONDS: Final = 0.05
 """How long after its arrival an answered call may still keep its agent waiting for the number."""
+_STORE_SECONDS: Final = 5.0
+"""How long the store may take for numbers; then the shipper asks."""
 
 
 @dataclass(slots=True, eq=False)
@@ -51,6 +54,8 @@ class SequenceReserver:
         self._open: dict[tuple[str, str], list[_Waiting]] = {}
         self._task: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()
+        self._unknown = UnknownAttempts()
+        self._slow = False
 
     def reserve(self, rollout_id: str, attempt_id: str) -> asyncio.Future[int | None]:
         """Return the coming id, which is None when the store gives none now; ids follow the order of these calls."""
@@ -69,7 +74,8 @@ class SequenceReserver:
         """Ask at once for this attempt, and wait: what the agent does with its answer shall come after the call.
 
         A model that takes its time never makes anybody wait, for the number is there before the answer; nor does a
-        store that is away, beyond a moment after the call came.
+        store that is away, beyond a moment after the call came. Once that moment was not enough, nobody waits any more
+        until the store is quick again.
         """
         if rollout_id is None or attempt_id is None:
             return
@@ -81,8 +87,9 @@ class SequenceReserver:
             self._hurried += hurried
             self._hurry.set()
         left = max(call.came for call in calls) + _ANSWER_SECONDS - asyncio.get_running_loop().time()
-        if left > 0:
-            await asyncio.wait({call.future for call in calls}, timeout=left)
+        if left > 0 and not self._slow:
+            _, missing = await asyncio.wait({call.future for call in calls}, timeout=left)
+            self._slow = bool(missing)
 
     async def reserve_known(self, rollout_id: str, attempt_id: str) -> asyncio.Future[int | None]:
         """Like `reserve`, but wait a moment for the store to say whether it knows the attempt.
@@ -159,16 +166,36 @@ class SequenceReserver:
         return sorted(taken, key=_came)
 
     async def _ask(self, attempts: list[tuple[str, str]]) -> Sequence[int | None]:
+        known = [attempt for attempt in attempts if attempt not in self._unknown]
+        found: defaultdict[tuple[str, str], deque[int | None]] = defaultdict(deque)
+        for attempt, number in zip(known, await self._ask_store(known) if known else (), strict=True):
+            found[attempt].append(number)
+        return [found[attempt].popleft() if found[attempt] else None for attempt in attempts]
+
+    async def _ask_store(self, attempts: list[tuple[str, str]]) -> Sequence[int | None]:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         try:
-            return await self._get_store().get_many_span_sequence_ids(attempts)
+            async with asyncio.timeout(_STORE_SECONDS):
+                numbers = await self._get_store().get_many_span_sequence_ids(attempts)
         except NotFound:
-            if len(attempts) == 1:
-                return [None]
-            return [(await self._ask([attempt]))[0] for attempt in attempts]
+            if len(set(attempts)) > 1:
+                return await self._ask_apart(attempts)
+            self._unknown.add(attempts[0])
+            return [None] * len(attempts)
         except Exception as error:  # noqa: BLE001  # any store may fail in any way; the shipper asks again later
             logger.warning("no sequence ids for %d model calls yet: %r", len(attempts), error)
             self._leave(attempts)
             return [None] * len(attempts)
+        if loop.time() - began < _ANSWER_SECONDS:
+            self._slow = False
+        return numbers
+
+    async def _ask_apart(self, attempts: list[tuple[str, str]]) -> Sequence[int | None]:
+        """Ask for each attempt in an operation of its own, for the store does not know all."""
+        counts = Counter(attempts)
+        numbers = {attempt: iter(await self._ask_store([attempt] * count)) for attempt, count in counts.items()}
+        return [next(numbers[attempt]) for attempt in attempts]
 
     def _leave(self, attempts: list[tuple[str, str]]) -> None:
         """Give the later calls of these attempts no number either: the shipper asks for all, in the calls' order."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from agentlightning.errors import StoreError
+from agentlightning.errors import NotFound, StoreError
 from agentlightning.llm_proxy.sequence import SequenceReserver
 from agentlightning.store import InMemoryLightningStore
 
@@ -128,4 +128,73 @@ async def test_whoever_settles_while_the_number_is_asked_for_waits_for_it_and_no
         await reserver.settle(*ATTEMPT)
         assert await later == 1
     assert store.asked == [ATTEMPT] * 2
+    await reserver.close()
+
+
+async def test_a_store_that_hangs_keeps_one_answer_back_and_no_more_until_it_is_quick(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asking, answer = asyncio.Event(), asyncio.Event()
+
+    class Hanging(CountingStore):
+        async def get_many_span_sequence_ids(self, rollout_attempt_ids: Sequence[tuple[str, str]]) -> Sequence[int]:
+            asking.set()
+            await answer.wait()
+            return await super().get_many_span_sequence_ids(rollout_attempt_ids)
+
+    store = Hanging()
+    reserver = SequenceReserver(lambda: store)
+    async with asyncio.timeout(DEADLINE):
+        first = reserver.reserve(*ATTEMPT)
+        await reserver.settle(*ATTEMPT)  # waits in vain
+        monkeypatch.setattr("agentlightning.llm_proxy.sequence._ANSWER_SECONDS", 1000.0)
+        for _ in range(3):
+            second = reserver.reserve(*ATTEMPT)
+            await reserver.settle(*ATTEMPT)  # would wait for a thousand seconds
+        answer.set()
+        assert (await first, await second) == (0, 3)
+        third = reserver.reserve(*ATTEMPT)
+        await reserver.settle(*ATTEMPT)
+        assert third.result() == 4
+    await reserver.close()
+
+
+async def test_a_question_that_the_store_never_answers_costs_its_own_numbers_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("agentlightning.llm_proxy.sequence._STORE_SECONDS", 0.05)
+    hang = True
+
+    class Hanging(CountingStore):
+        async def get_many_span_sequence_ids(self, rollout_attempt_ids: Sequence[tuple[str, str]]) -> Sequence[int]:
+            if hang:
+                await asyncio.Event().wait()
+            return await super().get_many_span_sequence_ids(rollout_attempt_ids)
+
+    store = Hanging()
+    reserver = SequenceReserver(lambda: store)
+    async with asyncio.timeout(DEADLINE):
+        assert await reserver.reserve(*ATTEMPT) is None
+        hang = False
+        assert await reserver.reserve(*ATTEMPT) == 0
+    await reserver.close()
+
+
+async def test_an_unknown_attempt_costs_no_other_its_operation_twice() -> None:
+    asked: list[list[tuple[str, str]]] = []
+
+    class Asked(CountingStore):
+        async def get_many_span_sequence_ids(self, rollout_attempt_ids: Sequence[tuple[str, str]]) -> Sequence[int]:
+            asked.append(list(rollout_attempt_ids))
+            if OTHER in rollout_attempt_ids:
+                raise NotFound("no such rollout")
+            return await super().get_many_span_sequence_ids(rollout_attempt_ids)
+
+    store = Asked()
+    reserver = SequenceReserver(lambda: store)
+    mixed = [ATTEMPT, OTHER, ATTEMPT, OTHER]
+    async with asyncio.timeout(DEADLINE):
+        numbers = [await asyncio.gather(*(reserver.reserve(*attempt) for attempt in mixed)) for _ in range(2)]
+    assert numbers == [[0, None, 1, None], [2, None, 3, None]]
+    assert asked == [mixed, [ATTEMPT] * 2, [OTHER] * 2, [ATTEMPT] * 2]
     await reserver.close()
