@@ -53,12 +53,14 @@ def version() -> None:
 
 @app.callback()
 def agl(
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show what the parts log, not only errors.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show all that the parts log, not only warnings.")
+    ] = False,
 ) -> None:
     """Train any AI agent with almost no change to the agent."""
     from agentlightning.logging import setup_logging
 
-    setup_logging("INFO" if verbose else "ERROR")
+    setup_logging("INFO" if verbose else "WARNING")
 
 
 def run(argv: Sequence[str] | None = None) -> int:

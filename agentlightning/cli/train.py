@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from agentlightning.cli.interrupt import INTERRUPTED, ignore_interrupts, interrupt_exits_at_once
+from agentlightning.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from agentlightning.trainer import TrainingResult
@@ -52,6 +53,7 @@ def train(
         from agentlightning.trainer.config import read_config
         from agentlightning.trainer.datasets import load_dataset
 
+        _refuse_two_folders(run_dir, resume)
         config = read_config(Path(run), changes or ())
         folder = resume or run_dir or config.run_dir or new_folder()
         trainer = config.trainer(folder)
@@ -70,8 +72,8 @@ def dev(
 ) -> None:
     """Run an agent on a few tasks without training, to see that everything fits together.
 
-    Uses the agent, tasks, resources and parts of a file for `agl train`, with Baseline for the algorithm, and keeps
-    nothing. Exit code 1 if a rollout failed.
+    Uses the agent, tasks, resources and parts of a file for `agl train`, with Baseline for the algorithm and a store of
+    its own, and keeps nothing. Exit code 1 if a rollout failed.
 
     Example: agl dev run.yaml --tasks 5
     """
@@ -80,7 +82,8 @@ def dev(
         from agentlightning.trainer.config import read_config
         from agentlightning.trainer.datasets import load_dataset
 
-        read = read_config(config, changes or ()).model_copy(update={"algorithm": "baseline", "metrics": []})
+        own: dict[str, Any] = {"algorithm": "baseline", "store": None, "metrics": []}
+        read = read_config(config, changes or ()).model_copy(update=own)
         trainer = read.trainer(None)
         agent = load_agent(read.agent)
         datasets = [_first(load_dataset(source), tasks) if source else None for source in (read.train, read.val)]
@@ -92,14 +95,19 @@ def dev(
 
 
 def _refuse_options(changes: list[str] | None, run_dir: Path | None, resume: Path | None) -> None:
-    from agentlightning.errors import ConfigurationError
-
     if changes or run_dir or resume:
         raise ConfigurationError("--set, --run-dir and --resume are for files: a function says for itself what it runs")
 
 
+def _refuse_two_folders(run_dir: Path | None, resume: Path | None) -> None:
+    if run_dir and resume and run_dir.resolve() != resume.resolve():
+        raise ConfigurationError(
+            f"--run-dir {run_dir} and --resume {resume} name two folders: a run goes on in its own, so leave "
+            "--run-dir out"
+        )
+
+
 def _call(target: str) -> None:
-    from agentlightning.errors import ConfigurationError
     from agentlightning.litagent.loading import load_object
 
     function = load_object(target, "function")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import agentlightning
+from agentlightning.demo.options import DemoOptions
 
 DEADLINE = 60
 
@@ -60,6 +61,34 @@ def test_folder_that_holds_a_run_is_exit_1_and_stays_as_it_is(tmp_path: Path) ->
     (tmp_path / "store.db").write_bytes(b"an earlier run")
     done = agl("demo", "--output", str(tmp_path))
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"agl: {tmp_path} holds a run already; choose another --output\n"
+    assert (
+        done.stderr == f"agl: {tmp_path} holds a run already; go on with it by --resume, or choose another --output\n"
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["store.db"]
     assert (tmp_path / "store.db").read_bytes() == b"an earlier run"
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--seed", "0"), "--seed 0 disagrees"),
+        (("--steps", "40"), "--steps 40 disagrees"),
+        (("--output", "other"), "--output other disagrees"),
+        (("--from-scratch",), "--from-scratch True disagrees"),
+        (("--strategy", "cs"), "--strategy cs disagrees"),
+    ],
+    ids=["seed", "steps", "output", "from-scratch", "strategy"],
+)
+def test_demo_goes_on_with_a_run_as_it_was_begun_or_says_what_disagrees(
+    tmp_path: Path, options: tuple[str, ...], says: str
+) -> None:
+    DemoOptions(output=tmp_path, seed=7, steps=3).save()
+    done = agl("demo", "--resume", str(tmp_path), *options)
+    assert (done.returncode, done.stdout, says in done.stderr) == (1, "", True)
+    assert [path.name for path in tmp_path.iterdir()] == ["demo.json"]
+
+
+def test_options_that_agree_with_the_run_to_go_on_with_are_taken(tmp_path: Path) -> None:
+    DemoOptions(output=tmp_path, seed=7, steps=3).save()
+    done = agl("demo", "--resume", str(tmp_path), "--seed", "7", "--output", str(tmp_path / "." / "x" / ".."))
+    assert (done.returncode, done.stderr) == (1, f"agl: {tmp_path} holds no run: there is no run.json in it\n")

@@ -46,14 +46,14 @@ number = 7
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "agents.py").write_text(AGENTS)
+    (tmp_path / "my_agents.py").write_text(AGENTS)
     (tmp_path / "tasks.jsonl").write_text("".join(json.dumps({"number": number}) + "\n" for number in range(4)))
     return tmp_path
 
 
 def write(folder: Path, **settings: Any) -> Path:
     path = folder / "run.yaml"
-    path.write_text(yaml.safe_dump({"agent": "agents:double", "train": "tasks.jsonl"} | settings))
+    path.write_text(yaml.safe_dump({"agent": "my_agents:double", "train": "tasks.jsonl"} | settings))
     return path
 
 
@@ -69,7 +69,7 @@ def agl(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_file_is_run_and_leaves_a_folder(folder: Path) -> None:
-    write(folder, algorithm="baseline", val="agents.py:tasks", n_runners=2, run_dir="out")
+    write(folder, algorithm="baseline", val="my_agents.py:tasks", n_runners=2, run_dir="out")
     done = agl(folder, "train", "run.yaml")
     assert (done.returncode, done.stderr) == (0, "")
     assert "9 succeeded" in done.stdout
@@ -86,16 +86,32 @@ def test_resumed_run_goes_on_in_its_folder(folder: Path) -> None:
     assert (done.returncode, "4 succeeded" in done.stdout) == (0, True)
 
 
+def test_folders_that_disagree_are_refused(folder: Path) -> None:
+    write(folder, algorithm="baseline")
+    assert agl(folder, "train", "run.yaml", "--run-dir", "out").returncode == 0
+    refused = agl(folder, "train", "run.yaml", "--run-dir", "other", "--resume", "out")
+    assert (refused.returncode, "--run-dir other and --resume out name two folders" in refused.stderr) == (1, True)
+    assert not (folder / "other").exists()
+    assert agl(folder, "train", "run.yaml", "--run-dir", "./out", "--resume", "out").returncode == 0
+
+
+@pytest.mark.parametrize("command", ["train", "dev"])
+def test_warnings_are_shown(folder: Path, command: str) -> None:
+    write(folder, algorithm="baseline", n_runners=3, strategy={"type": "shm", "n_runners": 2})
+    done = agl(folder, command, "run.yaml")
+    assert (done.returncode, "n_runners=3 is ignored" in done.stderr) == (0, True)
+
+
 def test_function_is_called(folder: Path) -> None:
-    done = agl(folder, "train", "agents:main")
+    done = agl(folder, "train", "my_agents:main")
     assert (done.returncode, done.stdout) == (0, "called {'succeeded': 5}\n")
-    refused = agl(folder, "train", "agents:main", "--set", "n_runners=2")
+    refused = agl(folder, "train", "my_agents:main", "--set", "n_runners=2")
     assert (refused.returncode, "are for files" in refused.stderr) == (1, True)
-    assert "is no function but a int" in agl(folder, "train", "agents:number").stderr
+    assert "is no function but a int" in agl(folder, "train", "my_agents:number").stderr
 
 
 def test_interrupted_run_says_how_to_go_on(folder: Path) -> None:
-    write(folder, agent="agents:slow", algorithm="baseline")
+    write(folder, agent="my_agents:slow", algorithm="baseline")
     process = subprocess.Popen(
         [sys.executable, "-c", ENTRY_POINT, "train", "run.yaml", "--run-dir", "out"],
         cwd=folder,
@@ -120,11 +136,20 @@ def test_dev_runs_a_few_tasks_and_its_exit_code_says_how_they_went(folder: Path)
     write(folder, algorithm={"type": "grpo", "model": "nowhere"}, val="tasks.jsonl")
     done = agl(folder, "dev", "run.yaml", "--tasks", "2")
     assert (done.returncode, "4 succeeded" in done.stdout) == (0, True)
-    failed = agl(folder, "dev", "run.yaml", "--set", "agent=agents:broken")
+    failed = agl(folder, "dev", "run.yaml", "--set", "agent=my_agents:broken")
     assert (failed.returncode, "failed" in failed.stdout) == (1, True)
     assert sorted(path.name for path in folder.iterdir() if path.name != "__pycache__") == [
-        "agents.py", "run.yaml", "tasks.jsonl"
+        "my_agents.py", "run.yaml", "tasks.jsonl"
     ]  # fmt: skip
+
+
+def test_dev_leaves_the_file_s_store_alone(folder: Path) -> None:
+    write(folder, algorithm="baseline", store={"type": "sqlite", "path": "kept.db"})
+    assert agl(folder, "train", "run.yaml", "--run-dir", "out").returncode == 0
+    before = (folder / "kept.db").read_bytes()
+    done = agl(folder, "dev", "run.yaml", "--tasks", "2")
+    assert (done.returncode, "Rollouts: 2 succeeded." in done.stdout) == (0, True)
+    assert (folder / "kept.db").read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -134,12 +159,13 @@ def test_dev_runs_a_few_tasks_and_its_exit_code_says_how_they_went(folder: Path)
         ({"algorithm": {"type": "grpoo"}}, (), "'grpoo' cannot be imported"),
         ({"algorithm": {"type": "baseline", "epochs": 2}}, (), "unexpected keyword argument 'epochs'"),
         ({"train": "lost.jsonl"}, (), "lost.jsonl holds no tasks"),
-        ({"train": "agents:number"}, (), "is no dataset but a int"),
-        ({"agent": "agents:lost"}, (), "agents has no 'lost'; it has double, broken, slow"),
+        ({"train": "my_agents:number"}, (), "is no dataset but a int"),
+        ({"agent": "my_agents:lost"}, (), "my_agents has no 'lost'; it has double, broken, slow"),
         ({"n_runners": -1}, (), "n_runners: Input should be greater than or equal to 0"),
         ({"metrics": ["paper"]}, (), "metrics.0: Input should be"),
         ({}, ("--set", "n_runners"), "changes nothing: write key=value"),
         ({"n_runners": 2}, ("--set", "n_runners.x=1"), "reaches into 'n_runners'"),
+        ({}, ("--set", "algorithm.x=[a"), "its value is no YAML"),
     ],
     ids=str,
 )
