@@ -28,7 +28,7 @@ from agentlightning.llm_proxy.events import EVENTS_PATH, event_fields, read_even
 from agentlightning.llm_proxy.held import HeldStream, waited
 from agentlightning.llm_proxy.hold import Gate
 from agentlightning.llm_proxy.metrics import Meter
-from agentlightning.llm_proxy.overrides import SamplingOverrides
+from agentlightning.llm_proxy.overrides import SamplingOverrides, override
 from agentlightning.llm_proxy.recorder import Recorder, Recorders
 from agentlightning.llm_proxy.replicas import Replicas
 from agentlightning.llm_proxy.reply import EventStream, Reply
@@ -102,7 +102,7 @@ class Endpoints:
                 self._watch(request, path, None).answered(reply)
                 return _refused(path, reply, recorder)
             overrides = await self._overrides.of(request.scope["path"], attempt[0])
-            call.request.update(overrides)
+            override(call.request, overrides)
             if recorder is not None and (call.translated or overrides):
                 recorder = replace(recorder, asked=json.dumps(call.request).encode())
             if self._gate.closed:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any, Final, get_args
@@ -21,6 +23,10 @@ _NO_SAMPLING: Final = frozenset(
 )
 _REMEMBERED: Final = 10_000
 _PATIENCE_SECONDS: Final = 2.0
+_AWAY_SECONDS: Final = 5.0
+"""How long no call waits for a store that gave no mode: it would go out as it came all the same, but late."""
+_ONE_NAME: Final = frozenset({"max_tokens", "max_completion_tokens"})
+"""Names of one parameter; of two in a request, backends take the one or the other."""
 
 Json = dict[str, Any]
 ByMode = Mapping[RolloutMode, Mapping[str, Any]]
@@ -32,15 +38,23 @@ class SamplingOverrides:
     Args:
         by_mode: The parameters, in the words of Chat Completions, by the mode in which they hold.
         get_store: Returns the store, which knows a rollout's mode where the URL does not name it.
+        clock: Returns seconds that never go back.
 
     Raises:
         ConfigurationError: An unknown mode, or what is no parameter of sampling.
     """
 
-    def __init__(self, by_mode: ByMode, get_store: Callable[[], LightningStore]) -> None:
+    def __init__(
+        self,
+        by_mode: ByMode,
+        get_store: Callable[[], LightningStore],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._by_mode: dict[str, Json] = {mode: _checked(mode, values) for mode, values in by_mode.items() if values}
         self._get_store = get_store
+        self._clock = clock
         self._modes: OrderedDict[str, str | None] = OrderedDict()
+        self._away_until = -math.inf
 
     async def of(self, path: str, rollout_id: str | None) -> Json:
         """Return what to set in a call: nothing where nothing is configured, or nobody knows the mode.
@@ -58,16 +72,33 @@ class SamplingOverrides:
         if rollout_id in self._modes:
             self._modes.move_to_end(rollout_id)
             return self._modes[rollout_id]
+        if self._clock() < self._away_until:
+            return None
         try:
             async with asyncio.timeout(_PATIENCE_SECONDS):
                 rollout = await self._get_store().get_rollout_by_id(rollout_id)
         except Exception as error:  # noqa: BLE001  # any store may fail in any way, and no model call may fail of it
-            logger.warning("a call of rollout %s is sent as it came, for its mode is not known: %r", rollout_id, error)
+            self._away_until = self._clock() + _AWAY_SECONDS
+            logger.warning(
+                "a call of rollout %s is sent as it came, for its mode is not known; so is every other call of an "
+                "unknown mode in the next %g s: %r",
+                rollout_id,
+                _AWAY_SECONDS,
+                error,
+            )
             return None
         self._modes[rollout_id] = mode = None if rollout is None else rollout.mode
         if len(self._modes) > _REMEMBERED:
             self._modes.popitem(last=False)
         return mode
+
+
+def override(request: Json, overrides: Json) -> None:
+    """Set parameters in a request, in the place of what it says of them under whatever name."""
+    if _ONE_NAME & overrides.keys():
+        for name in _ONE_NAME - overrides.keys():
+            request.pop(name, None)
+    request.update(overrides)
 
 
 def _checked(mode: str, values: Mapping[str, Any]) -> Json:
@@ -76,6 +107,8 @@ def _checked(mode: str, values: Mapping[str, Any]) -> Json:
     wrong = sorted(_NO_SAMPLING & values.keys())
     if wrong:
         raise ConfigurationError(f"sampling_overrides[{mode!r}] has {wrong}, which is not about sampling: leave it out")
+    if values.keys() >= _ONE_NAME:
+        raise ConfigurationError(f"sampling_overrides[{mode!r}] has both of {sorted(_ONE_NAME)}: leave one out")
     try:
         return json.loads(json.dumps(dict(values), allow_nan=False))
     except (TypeError, ValueError) as error:

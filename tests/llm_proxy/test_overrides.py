@@ -111,11 +111,40 @@ async def test_a_store_that_is_away_fails_no_call(
 ) -> None:
     attempted = await store.start_rollout(input={}, mode="train")
     store.away = True
-    await call(proxy, base_of(attempted) + "/v1")
-    assert "its mode is not known" in caplog.text
+    for _ in range(3):
+        await call(proxy, base_of(attempted) + "/v1")
+    assert [each.message for each in caplog.records if "its mode is not known" in each.message] != []
+    assert store.asked == 1  # no further call waits for it
+    assert [body["temperature"] for body in backend.requests] == [0.1] * 3
+
+
+async def test_a_store_that_was_away_is_asked_again_after_some_seconds(store: CountingStore) -> None:
+    now = 0.0
+    attempted = await store.start_rollout(input={}, mode="train")
+    other = await store.start_rollout(input={}, mode="val")
+    overrides = SamplingOverrides(OVERRIDES, lambda: store, lambda: now)
+    assert await overrides.of("/v1", attempted.rollout_id) == OVERRIDES["train"]
+    store.away = True
+    assert await overrides.of("/v1", other.rollout_id) == {}
     store.away = False
-    await call(proxy, base_of(attempted) + "/v1")
-    assert [body["temperature"] for body in backend.requests] == [0.1, 1.0]
+    assert await overrides.of("/v1", other.rollout_id) == {}
+    assert await overrides.of("/v1", attempted.rollout_id) == OVERRIDES["train"]  # known before
+    now = 5.0
+    assert await overrides.of("/v1", other.rollout_id) == OVERRIDES["val"]
+
+
+@pytest.mark.parametrize("set_as", ["max_tokens", "max_completion_tokens"])
+@pytest.mark.parametrize("asked_as", ["max_tokens", "max_completion_tokens"])
+async def test_the_longest_answer_is_one_parameter_under_two_names(
+    store: CountingStore, backend: ScriptedBackend, set_as: str, asked_as: str
+) -> None:
+    proxy = LLMProxy(model_list=[backend.model_config], store=store, sampling_overrides={"train": {set_as: 7}})
+    await proxy.start()
+    attempted = await store.start_rollout(input={}, mode="train")
+    await call(proxy, base_of(attempted) + "/v1", body={**CHAT, asked_as: 5000})
+    (sent,) = backend.requests
+    assert {key: value for key, value in sent.items() if key.startswith("max_")} == {set_as: 7}
+    await proxy.stop()
 
 
 async def test_nothing_is_asked_where_nothing_is_configured(store: CountingStore) -> None:
@@ -128,6 +157,7 @@ async def test_nothing_is_asked_where_nothing_is_configured(store: CountingStore
     [
         ({"training": {"temperature": 1.0}}, "the modes of rollouts are"),
         ({"train": {"temperature": 1.0, "stream": True}}, "stream.*not about sampling"),
+        ({"train": {"max_tokens": 1, "max_completion_tokens": 1}}, "has both of"),
         ({"val": {"temperature": float("nan")}}, "cannot be sent as JSON"),
     ],
 )
