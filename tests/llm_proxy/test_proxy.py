@@ -164,11 +164,10 @@ async def test_an_error_of_the_backend_passes_through_and_is_recorded(
 @pytest.mark.parametrize(
     "body",
     [
-        '{"choices": 3}',
         '{"choices": [{"message": {}, "logprobs": 2}]}',
         '{"choices": [{"message": {}, "token_ids": [1, null]}]}',
         '{"choices": [], "id": 7}',
-        pytest.param('{"choices": ' + "[" * 100_000, id="deep"),
+        pytest.param('{"choices": ' + "[" * 100_000 + "}", id="deep"),
     ],
 )
 async def test_an_answer_of_another_form_reaches_the_agent_and_is_not_trained_on(
@@ -187,8 +186,10 @@ async def test_an_answer_of_another_form_reaches_the_agent_and_is_not_trained_on
     assert span.status.status_code == "ERROR"
 
 
-@pytest.mark.parametrize("body", ["<html>502 Bad Gateway</html>", "[]", ""])
-async def test_an_answer_that_is_no_json_object_is_an_error_that_sdks_retry(
+@pytest.mark.parametrize(
+    "body", ["<html>502 Bad Gateway</html>", "[]", "", '{"detail": "Not found"}', '{"choices": null}', '{"choices": [']
+)
+async def test_an_answer_that_is_none_of_a_model_is_an_error_that_sdks_retry(
     proxy: LLMProxy,
     store: InMemoryLightningStore,
     attempted: AttemptedRollout,
