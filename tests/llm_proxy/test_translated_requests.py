@@ -121,6 +121,27 @@ def test_a_history_of_messages() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("told", "key"),
+    [
+        ("reasoning", "reasoning"),
+        ("reasoning_content", "reasoning_content"),
+        ("role", "reasoning_content"),
+        ("EqQBCgIYAhIM", "reasoning_content"),
+        ("", "reasoning_content"),
+        (None, "reasoning_content"),
+        (["role"], "reasoning_content"),
+    ],
+)
+def test_thoughts_go_back_under_no_name_but_that_of_thoughts(told: Any, key: str) -> None:
+    expected = {"role": "assistant", "content": "so", key: "hm"}
+    thought: Json = {"type": "thinking", "thinking": "hm", "signature": told}
+    blocks = [thought, {"type": "text", "text": "so"}]
+    assert of_messages(messages=[HI, {"role": "assistant", "content": blocks}, HI])["messages"][1] == expected
+    item = {"type": "reasoning", "content": [{"type": "reasoning_text", "text": "hm"}], "encrypted_content": told}
+    assert chat_message(item, {"role": "assistant", "content": "so"}) == [expected]
+
+
 def test_an_answer_that_the_client_began_is_continued() -> None:
     request = of_messages(messages=[HI, {"role": "assistant", "content": "The answer is"}])
     assert (request["continue_final_message"], request["add_generation_prompt"]) == (True, False)

@@ -141,6 +141,11 @@ def blocks_of(message: Json) -> list[Block]:
     return reader.blocks
 
 
+def thoughts_key(told: Any) -> str:
+    """Return the name under which a backend gets thoughts back; what the client kept may be a seal that names none."""
+    return told if told in _THOUGHTS else _THOUGHTS[0]
+
+
 def message_of(blocks: Sequence[Block]) -> Json:
     """Return blocks as a chat's message, as it stands in the history of the next request."""
     said = [block for block in blocks if block.kind in ("text", "refusal", "other")]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, cast
 
 from agentlightning.errors import InvalidRequest
+from agentlightning.llm_proxy.dialects.blocks import thoughts_key
 
 Json = dict[str, Any]
 
@@ -82,7 +83,7 @@ def _assistant(blocks: Sequence[Json], arguments: Arguments) -> Json:
     message: Json = {"role": "assistant", "content": content_of(said) or None}
     for block in blocks:
         if block["type"] == "thinking":  # what is redacted, nobody but Anthropic can read
-            key = block.get("signature") or "reasoning_content"
+            key = thoughts_key(block.get("signature"))
             message[key] = message.get(key, "") + block["thinking"]
     calls = [_tool_call(block, arguments) for block in blocks if block["type"] == "tool_use"]
     return message | ({"tool_calls": calls} if calls else {})

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final, cast
 
 from agentlightning.errors import InvalidRequest
+from agentlightning.llm_proxy.dialects.blocks import thoughts_key
 
 Json = dict[str, Any]
 
@@ -105,7 +106,7 @@ def _begins(item: Json, message: Json) -> bool:
 def _add(message: Json, item: Json) -> None:
     match item.get("type", "message"):
         case "reasoning":
-            key = item.get("encrypted_content") or "reasoning_content"
+            key = thoughts_key(item.get("encrypted_content"))
             thoughts = "".join(part["text"] for part in item.get("content") or item.get("summary") or ())
             message[key] = message.get(key, "") + thoughts
         case "function_call":
