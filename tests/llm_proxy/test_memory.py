@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 from hypothesis import given, strategies as st
 
+from agentlightning.errors import InvalidRequest
 from agentlightning.llm_proxy.dialects.memory import Attempt, Memory
+from agentlightning.llm_proxy.dialects.responses import ResponsesCall, name_of
+from agentlightning.llm_proxy.reply import Reply
 
 KEYS = st.tuples(st.sampled_from([("r", "a"), ("r", "b"), (None, None)]), st.sampled_from("xyz"))
 
@@ -40,3 +45,29 @@ def test_another_attempt_knows_nothing() -> None:
     memory = Memory()
     memory.keep(("r", "a"), "x", 1, 1)
     assert memory.recall(("r", "b"), "x") is None
+
+
+def test_conversations_that_share_turns_are_bounded_with_all_that_they_hold() -> None:
+    memory, attempt = Memory(most_bytes=20_000), ("r", "a")
+    previous: dict[str, str] = {}
+    names: list[str] = []
+    for turn in range(30):
+        try:
+            call = ResponsesCall({"model": "m", "input": "x" * 1000, **previous}, attempt, memory)
+        except InvalidRequest:
+            break  # forgotten: the conversation alone is larger than the memory
+        message = {"role": "assistant", "content": "y"}
+        choice = {"message": message, "finish_reason": "stop"}
+        chat = {"id": f"c{turn}", "created": 1, "model": "m", "choices": [choice]}
+            "id": f"c{turn}",
+            "created": 1,
+            "model": "m",
+            "choices": [{"message": message, "finish_reason": "stop"}],
+        }
+        call.answer(Reply(200, json.dumps(chat).encode()))
+        previous = {"previous_response_id": f"c{turn}"}
+        names.append(name_of(f"c{turn}"))
+        conversations = [kept for name in names if (kept := memory.recall(attempt, name)) is not None]
+        alive = {id(message): message for kept in conversations for message in kept}
+        assert len(json.dumps(list(alive.values()))) <= 20_000
+    assert 10 < len(names) < 30

@@ -23,7 +23,10 @@ class Memory:
         self._kept: OrderedDict[tuple[Attempt, str], tuple[Any, int]] = OrderedDict()
 
     def keep(self, attempt: Attempt, name: str, value: Any, size: int) -> None:
-        """Remember a value of about `size` bytes, in the place of an earlier one of that name."""
+        """Remember a value of about `size` bytes, in the place of an earlier one of that name.
+
+        What it shares with others counts for each: it stays alive with the last of them.
+        """
         key = attempt, name
         self._drop(key)
         self._kept[key] = value, size
@@ -38,6 +41,10 @@ class Memory:
             return None
         self._kept.move_to_end(key)
         return self._kept[key][0]
+
+    def size_of(self, attempt: Attempt, name: str) -> int:
+        """Return the size with which a value was kept; 0 if nothing is."""
+        return self._kept.get((attempt, name), (None, 0))[1]
 
     def _drop(self, key: tuple[Attempt, str]) -> None:
         if key in self._kept:

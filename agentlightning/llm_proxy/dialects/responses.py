@@ -43,7 +43,7 @@ class ResponsesCall:
         self._attempt = attempt
         self._memory = memory
         try:
-            self._history = self._recall(payload.get("previous_response_id"))
+            self._history, self._history_size = self._recall(payload.get("previous_response_id"))
             self.request: Json = to_chat(payload, self._history)
         except InvalidRequest:
             raise
@@ -67,9 +67,10 @@ class ResponsesCall:
         stream = ResponseStream(self._payload)
         return TranslatedView(stream, lambda: self._remember(stream.head["id"], stream.reader.blocks))
 
-    def _recall(self, response_id: str | None) -> list[Json]:
+    def _recall(self, response_id: str | None) -> tuple[list[Json], int]:
+        """Return the conversation that ended with a response, and its size."""
         if response_id is None:
-            return []
+            return [], 0
         history = self._memory.recall(self._attempt, name_of(response_id))
         if history == AMBIGUOUS:
             raise InvalidRequest(
@@ -79,7 +80,7 @@ class ResponsesCall:
             raise InvalidRequest(
                 f"no response {response_id!r} of this attempt is known: send the conversation as input instead"
             )
-        return history
+        return history, self._memory.size_of(self._attempt, name_of(response_id))
 
     def _remember(self, response_id: str, blocks: Sequence[Block]) -> None:
         if self._payload.get("store") is False:
@@ -87,7 +88,7 @@ class ResponsesCall:
         said = [*input_messages(self._payload), message_of(blocks)]
         known = self._memory.recall(self._attempt, name_of(response_id)) is not None
         conversation = AMBIGUOUS if known else [*self._history, *said]
-        self._memory.keep(self._attempt, name_of(response_id), conversation, len(json.dumps(said)))
+        self._memory.keep(self._attempt, name_of(response_id), conversation, self._history_size + len(json.dumps(said)))
 
 
 def name_of(response_id: str) -> str:
