@@ -94,7 +94,9 @@ class Endpoints:
             body = await request.body()
             recorder = self._recorder(request, path, body)
             payload, attempt = _json_object(body), _attempt(request)
-            await self._restorer.restore(path, payload, attempt)
+            if unavailable := await self._restorer.restore(path, payload, attempt):
+                self._watch(request, path, None).answered(unavailable)
+                return _refused(path, unavailable, recorder)
             try:
                 call = call_of(path, payload, attempt, self._memory)
             except InvalidRequest as error:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Final
 
+from agentlightning.llm_proxy.answers import refusal
 from agentlightning.llm_proxy.dialects import responses
 from agentlightning.llm_proxy.dialects.blocks import blocks_of, message_of
 from agentlightning.llm_proxy.dialects.memory import Attempt, Memory
+from agentlightning.llm_proxy.reply import Reply
 from agentlightning.llm_proxy.shipper import Shipper
 from agentlightning.semconv import AGL_LLM_CALL
 from agentlightning.store.base import LightningStore
@@ -20,6 +23,7 @@ from agentlightning.types.llm_call_span import CLIENT_REQUEST, MESSAGES, PROTOCO
 logger = logging.getLogger(__name__)
 
 _PATIENCE_SECONDS: Final = 5.0
+_RETRY_SECONDS: Final = 5
 
 Json = dict[str, Any]
 
@@ -38,26 +42,38 @@ class Restorer:
         self._shipper = shipper
         self._memory = memory
 
-    async def restore(self, path: str, payload: Json | None, attempt: Attempt) -> None:
-        """Put the conversation that a request goes on from into the memory, if it is recorded and not there."""
+    async def restore(self, path: str, payload: Json | None, attempt: Attempt) -> Reply | None:
+        """Put the conversation that a request goes on from into the memory, if it is recorded and not there.
+
+        Returns:
+            What the client gets if the record cannot be read now; None if the call may go on.
+        """
         previous = (payload or {}).get("previous_response_id")
         rollout_id, attempt_id = attempt
         if path != responses.PATH or not isinstance(previous, str) or rollout_id is None or attempt_id is None:
-            return
+            return None
         name = responses.name_of(previous)
         if self._memory.recall(attempt, name) is not None:
-            return
+            return None
         try:
             async with asyncio.timeout(_PATIENCE_SECONDS):
-                await self._shipper.flush(rollout_id, attempt_id, _PATIENCE_SECONDS)
+                if not await self._shipper.flush(rollout_id, attempt_id, _PATIENCE_SECONDS):
+                    raise TimeoutError("the store has not taken the attempt's calls yet")
                 spans = await self._get_store().query_spans(rollout_id, attempt_id, name=AGL_LLM_CALL)
             found = [_conversation(span) for span in spans if _is_response(span, previous)]
-        except Exception as error:  # noqa: BLE001  # any store may fail in any way; the client hears that it is unknown
+        except Exception as error:  # noqa: BLE001  # any store may fail in any way; the client is asked to try again
             logger.warning("the conversation before %s cannot be read again: %r", previous, error)
-            return
+            return _try_again(previous)
         if found:
             conversation = found[0] if len(found) == 1 else responses.AMBIGUOUS
             self._memory.keep(attempt, name, conversation, sum(len(str(each)) for each in found))
+        return None
+
+
+def _try_again(response_id: str) -> Reply:
+    message = f"the conversation before {response_id!r} cannot be read from the store now; try again"
+    reply = refusal(503, message, "conversation_unavailable")
+    return replace(reply, headers={**reply.headers, "retry-after": str(_RETRY_SECONDS)})
 
 
 def _is_response(span: Span, response_id: str) -> bool:

@@ -15,6 +15,7 @@ from agentlightning.adapter import llm_calls, merge_calls
 from agentlightning.adapter.prefix_break import BreakKind
 from agentlightning.doctor.script import Reply, ToolCall
 from agentlightning.doctor.scripted_model import ScriptedModel
+from agentlightning.errors import StoreUnreachable
 from agentlightning.llm_proxy import flush_captures
 from agentlightning.types import LLMCall
 
@@ -187,6 +188,40 @@ async def test_a_conversation_goes_on_after_a_restart_of_the_gateway(store: agl.
     assert answer.output_text == "Bye."
     counters = merge_calls(llm_calls(list(await store.query_spans(attempted.rollout_id)))).counters
     assert (counters.calls, counters.rows) == (3, 1)
+
+
+class AwayStore(agl.InMemoryLightningStore):
+    """Lets nobody read spans while it is told so."""
+
+    away = False
+
+    async def query_spans(self, *args: Any, **kwargs: Any) -> Any:
+        if self.away:
+            raise StoreUnreachable("away")
+        return await super().query_spans(*args, **kwargs)
+
+
+async def test_a_conversation_that_the_store_cannot_give_now_is_worth_another_try() -> None:
+    store = AwayStore()
+    attempted = await store.start_rollout(input={})
+    previous: Any = None
+    async with ScriptedModel(["a", "b"]) as model:
+        for store.away in (False, True):
+            proxy = agl.LLMProxy(model_list=model.model_list, store=store)
+            await proxy.start()
+            llm = proxy.as_resource(attempted.rollout_id, attempted.attempt.attempt_id)
+            async with openai.AsyncOpenAI(base_url=llm.endpoint, api_key="unused", max_retries=0) as client:
+                if previous is None:
+                    previous = (await client.responses.create(model=llm.model, input="hi")).id
+                else:
+                    with pytest.raises(openai.InternalServerError, match="try again") as caught:
+                        await client.responses.create(model=llm.model, input="go", previous_response_id=previous)
+                    assert (caught.value.status_code, caught.value.response.headers["retry-after"]) == (503, "5")
+                    store.away = False
+                    answer = await client.responses.create(model=llm.model, input="go", previous_response_id=previous)
+                    assert answer.output_text == "b"
+            await proxy.stop()
+    await store.close()
 
 
 async def test_a_conversation_of_another_attempt_is_not_known(store: agl.InMemoryLightningStore) -> None:

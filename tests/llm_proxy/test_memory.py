@@ -59,11 +59,6 @@ def test_conversations_that_share_turns_are_bounded_with_all_that_they_hold() ->
         message = {"role": "assistant", "content": "y"}
         choice = {"message": message, "finish_reason": "stop"}
         chat = {"id": f"c{turn}", "created": 1, "model": "m", "choices": [choice]}
-            "id": f"c{turn}",
-            "created": 1,
-            "model": "m",
-            "choices": [{"message": message, "finish_reason": "stop"}],
-        }
         call.answer(Reply(200, json.dumps(chat).encode()))
         previous = {"previous_response_id": f"c{turn}"}
         names.append(name_of(f"c{turn}"))
