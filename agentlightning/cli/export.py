@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from agentlightning._internal.defaults import NAMESPACE
+from agentlightning._internal.folders import whole_folder
 from agentlightning.cli.interrupt import interrupt_exits_at_once
 from agentlightning.cli.store_location import Namespace, Show, counted, progress_bar, run_until_done
 from agentlightning.errors import ConfigurationError
@@ -146,4 +147,5 @@ async def _write_dataset(records: AsyncIterator[Record], target: Path) -> None:
 
     found: list[dict[str, Any]] = [record async for record in records]
     library: Any = datasets
-    library.Dataset.from_list(found).save_to_disk(str(target))
+    with whole_folder(target) as draft:
+        library.Dataset.from_list(found).save_to_disk(str(draft))

@@ -33,7 +33,7 @@ def list_runs(
     """List the runs in a folder, the newest first."""
     from agentlightning.trainer.run_folder import RECORD_FILE
 
-    found = [_read(path.parent) for path in folder.glob(f"*/{RECORD_FILE}")]
+    found = [_read_or_unreadable(path) for path in folder.glob(f"*/{RECORD_FILE}")]
     found.sort(key=lambda run: run["started_at"], reverse=True)
     if as_json:
         typer.echo(json.dumps(found, indent=2))
@@ -90,6 +90,18 @@ def _read(folder: Path) -> dict[str, Any]:
     killed = record.state == "running" and not is_held(folder)
     metrics = record.metrics or _last_metrics(folder)
     return {"run": str(folder)} | record.model_dump() | {"metrics": metrics} | ({"state": "killed"} if killed else {})
+
+
+def _read_or_unreadable(path: Path) -> dict[str, Any]:
+    """Return the record of a run in a list, which shows the others though one cannot be read."""
+    from agentlightning.trainer.run_folder import RunRecord
+
+    try:
+        return _read(path.parent)
+    except (OSError, ValueError) as error:
+        typer.echo(f"agl: {error}", err=True)
+        unknown = RunRecord(state="failed", started_at=path.stat().st_mtime, error=str(error), pid=0, versions={})
+        return {"run": str(path.parent)} | unknown.model_dump() | {"state": "unreadable"}
 
 
 def _last_metrics(folder: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 import agentlightning as agl
 from agentlightning.algorithm import AlgorithmContext
 from agentlightning.trainer.run_folder import RunFolder
+from agentlightning.types import AttemptStatus
+from tests.adapter.spans import make_call, make_reward
 
 ENTRY_POINT = "import sys; from agentlightning.cli import main; sys.exit(main())"
 
@@ -49,7 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         trainer.fit(agent, [{"reward": reward} for reward in rewards])
         asyncio.run(trainer.store.close())
     killed = RunFolder(folder / "runs" / "killed", resuming=False)
-    with killed.running({}):
+    with killed.running():
         text = (killed.path / "run.json").read_text()
     (killed.path / "run.json").write_text(text)
     (killed.path / "metrics.jsonl").write_text('{"reward": 0.75}\n{"rew')
@@ -69,6 +72,20 @@ def test_list_shows_each_run_the_newest_first(folder: Path) -> None:
     assert listed[1]["rollouts"] == {"succeeded": 1}
 
 
+@pytest.mark.parametrize("content", [b"", b"{}", b"\xff", b'{"state": "lost", "started_at": 1}'], ids=str)
+def test_one_run_that_cannot_be_read_hides_no_other(tmp_path: Path, content: bytes) -> None:
+    with RunFolder(tmp_path / "runs" / "good", resuming=False).running():
+        pass
+    (tmp_path / "runs" / "bad").mkdir()
+    (tmp_path / "runs" / "bad" / "run.json").write_bytes(content)
+    done = run_agl(tmp_path, "runs", "list")
+    assert (done.returncode, "runs/bad/run.json is not what a run writes" in done.stderr) == (0, True)
+    lines = [line.split() for line in done.stdout.splitlines() if line.strip().startswith("runs/")]
+    assert {line[0]: line[1] for line in lines} == {"runs/good": "succeeded", "runs/bad": "unreadable"}
+    listed = run_agl(tmp_path, "runs", "list", "--json")
+    assert {run["run"]: run["state"] for run in json.loads(listed.stdout)}["runs/bad"] == "unreadable"
+
+
 def test_list_of_a_folder_without_runs_says_what_makes_some(tmp_path: Path) -> None:
     done = run_agl(tmp_path, "runs", "list")
     assert (done.returncode, "agl train and agl demo make some" in done.stdout) == (0, True)
@@ -77,7 +94,15 @@ def test_list_of_a_folder_without_runs_says_what_makes_some(tmp_path: Path) -> N
 def test_show_says_what_a_run_was_and_reached(folder: Path) -> None:
     done = run_agl(folder, "runs", "show", "runs/one")
     assert done.returncode == 0
-    for said in ("runs/one: succeeded", "OtelTracer", "loss", "0.125", "metrics.jsonl", "store.db"):
+    for said in (
+        "runs/one: succeeded",
+        f"{__name__}.learn",
+        "OtelTracer",
+        "loss",
+        "0.125",
+        "metrics.jsonl",
+        "store.db",
+    ):
         assert said in done.stdout
     assert json.loads(run_agl(folder, "runs", "show", "runs/one", "--json").stdout)["metrics"]["loss"] == 0.125
     refused = run_agl(folder, "runs", "show", "runs")
@@ -95,16 +120,96 @@ def test_compare_sets_metrics_and_differences_side_by_side(folder: Path) -> None
     assert (refused.returncode, "at least two" in refused.stderr) == (1, True)
 
 
-@pytest.mark.parametrize(("kind", "per_rollout"), [("spans", 3), ("messages", 0), ("triplets", 0), ("rows", 0)])
-def test_export_writes_records_of_what_succeeded(folder: Path, tmp_path: Path, kind: str, per_rollout: int) -> None:
+CONTENTS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "spans": lambda record: record["span_id"],
+    "messages": lambda record: record["messages"][-1]["content"],
+    "triplets": lambda record: (record["prompt"]["token_ids"], record["response"]["token_ids"], record["reward"]),
+    "rows": lambda record: (record["token_ids"], record["mask"]),
+}
+EXPECTED: dict[str, list[Any]] = {
+    "spans": ["first", "second", "reward-2"],
+    "messages": ["first", "second"],
+    "triplets": [([1, 2], [1], None), ([1, 2], [2], 0.75)],
+    "rows": [([1, 2, 1], [False, False, True]), ([1, 2, 2], [False, False, True])],
+}
+
+
+@pytest.fixture(scope="module")
+def calls(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a store, in which one rollout with two model calls succeeded and another one failed."""
+    folder = tmp_path_factory.mktemp("run-with-calls")
+    asyncio.run(_fill(folder / "store.db"))
+    return folder
+
+
+async def _fill(path: Path) -> None:
+    store = agl.SqliteLightningStore(path)
+    statuses: tuple[AttemptStatus, ...] = ("succeeded", "failed")
+    for status in statuses:
+        rollout = await store.start_rollout(input={}, mode="train")
+        ids = {"rollout_id": rollout.rollout_id, "attempt_id": rollout.attempt.attempt_id}
+        spans = [make_call("first", 0), make_call("second", 1), make_reward(0.75, 2)]
+        await store.add_many_spans([span.model_copy(update=ids) for span in spans])
+        await store.update_attempt(ids["rollout_id"], ids["attempt_id"], status=status)
+    await store.close()
+
+
+@pytest.mark.parametrize("kind", CONTENTS)
+def test_export_writes_records_of_what_succeeded(calls: Path, tmp_path: Path, kind: str) -> None:
     target = tmp_path / "out.jsonl"
-    done = run_agl(folder, "export", "runs/one", str(target), "--as", kind)
+    done = run_agl(calls, "export", ".", str(target), "--as", kind)
     assert done.returncode == 0, done.stderr
     records = [json.loads(line) for line in target.read_text().splitlines()]
-    assert len({record["rollout_id"] for record in records}) == (2 if per_rollout else 0)
-    assert {record["final_reward"] for record in records} == ({0.5, 1.0} if per_rollout else set())
-    again = run_agl(folder, "export", "runs/one", str(target), "--as", kind)
+    assert [CONTENTS[kind](record) for record in records] == EXPECTED[kind]
+    assert {(record["final_reward"], record["mode"]) for record in records} == {(0.75, "train")}
+    assert len({record["rollout_id"] for record in records}) == 1
+    again = run_agl(calls, "export", ".", str(target), "--as", kind)
     assert (again.returncode, "is there already" in again.stderr) == (1, True)
+
+
+LIBRARY = """
+import json, os
+
+class Dataset:
+    @classmethod
+    def from_list(cls, records):
+        made = cls()
+        made.records = records
+        return made
+
+    def save_to_disk(self, folder):
+        with open(os.path.join(folder, "records.json"), "w") as file:
+            json.dump(self.records, file)
+        if os.path.exists("fails"):
+            raise OSError("disk full")
+"""
+MISSING = 'raise ModuleNotFoundError("No module named datasets", name="datasets")'
+
+
+def test_dataset_is_a_folder_that_is_there_whole_or_as_it_was(calls: Path, tmp_path: Path) -> None:
+    (tmp_path / "datasets.py").write_text(
+        LIBRARY
+    )  # stands in for the library, which the working directory comes before
+    command = ("export", str(calls), "out", "--format", "hf", "--force")
+    for _ in range(2):
+        done = run_agl(tmp_path, *command)
+        assert done.returncode == 0, done.stderr
+    written = (tmp_path / "out" / "records.json").read_text()
+    assert [record["messages"][-1]["content"] for record in json.loads(written)] == EXPECTED["messages"]
+    (tmp_path / "fails").touch()
+    assert run_agl(tmp_path, *command, "--as", "spans").returncode != 0
+    assert (tmp_path / "out" / "records.json").read_text() == written
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "__pycache__") == [
+        "datasets.py", "fails", "out"
+    ]  # fmt: skip
+
+
+def test_dataset_without_its_library_says_what_to_install(calls: Path, tmp_path: Path) -> None:
+    (tmp_path / "datasets.py").write_text(MISSING)
+    done = run_agl(tmp_path, "export", str(calls), "out", "--format", "hf")
+    assert (done.returncode, done.stdout, "[datasets]" in done.stderr) == (1, "", True)
+    assert "Traceback" not in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "__pycache__") == ["datasets.py"]
 
 
 def test_export_takes_only_what_it_is_asked_for(folder: Path, tmp_path: Path) -> None:
