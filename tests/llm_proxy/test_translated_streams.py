@@ -178,6 +178,98 @@ def test_whatever_the_order_the_next_request_holds_the_answer_as_it_was(deltas: 
         assert messages_call(memory, history).request["messages"][1] == expected
 
 
+@st.composite
+def interleaved_calls(draw: st.DrawFn, indices: st.SearchStrategy[int] | None = None) -> tuple[list[Json], list[Json]]:
+    """Some tool calls, and pieces of them that come in turns; with `indices`, one call after another under any."""
+    calls: list[Json] = [
+        {"id": f"call_{i}", "type": "function", "function": {"name": f"tool_{i}", "arguments": json.dumps(arguments)}}
+        for i, arguments in enumerate(draw(st.lists(ARGUMENTS, min_size=1, max_size=3)))
+    ]
+    waiting: list[list[Json]] = []
+    for i, call in enumerate(calls):
+        text, index = call["function"]["arguments"], i if indices is None else draw(indices)
+        cut = draw(st.integers(0, len(text)))
+        begun = {**call, "index": index, "function": {"name": f"tool_{i}", "arguments": ""}}
+        rest = [
+            {"index": index, "id": f"call_{i}", "function": {"arguments": each}} for each in (text[:cut], text[cut:])
+        ]
+        waiting.append([begun, *rest])
+    deltas: list[Json] = []
+    while any(waiting):
+        turns = [pieces for pieces in waiting if pieces]
+        deltas.append({"tool_calls": [(turns[0] if indices is not None else draw(st.sampled_from(turns))).pop(0)]})
+    return calls, deltas
+
+
+INTERLEAVED = interleaved_calls() | interleaved_calls(st.integers(0, 1))
+
+
+@given(sent=INTERLEAVED, finish_reason=FINISH_REASONS)
+def test_calls_that_come_in_turns_keep_apart(sent: tuple[list[Json], list[Json]], finish_reason: str) -> None:
+    calls, deltas = sent
+    chunks = chunks_of(deltas, finish_reason)
+    assert merge_chunks(chunks)["choices"][0]["message"]["tool_calls"] == sorted_by_begin(calls, deltas)
+    message = message_from(read_stream(seen(messages_call(), stream_of(chunks))))
+    assert message == whole_of(messages_call(), chunks)
+    said = {block["id"]: block["input"] for block in message["content"]}
+    assert said == {call["id"]: json.loads(call["function"]["arguments"]) for call in calls}
+    response = read_stream(seen(responses_call(), stream_of(chunks)))[-1]["response"]
+    assert {item["call_id"]: item["arguments"] for item in response["output"]} == {
+        call["id"]: call["function"]["arguments"] for call in calls
+    }
+
+
+def sorted_by_begin(calls: Sequence[Json], deltas: Sequence[Json]) -> list[Json]:
+    names = list(dict.fromkeys(delta["tool_calls"][0]["id"] for delta in deltas))
+    return sorted(calls, key=lambda call: names.index(call["id"]))
+
+
+@given(sent=INTERLEAVED, said=SAYINGS, finish_reason=FINISH_REASONS)
+def test_nothing_is_added_to_what_is_closed(
+    sent: tuple[list[Json], list[Json]], said: list[Json], finish_reason: str
+) -> None:
+    body = stream_of(chunks_of(_woven(said, sent[1]), finish_reason))
+    opened: set[int] = set()
+    for event in read_stream(seen(messages_call(), body)):
+        match event["type"]:
+            case "content_block_start":
+                opened.add(event["index"])
+            case "content_block_delta":
+                assert event["index"] in opened
+            case "content_block_stop":
+                opened.remove(event["index"])
+            case _:
+                pass
+    assert not opened
+    *events, last = read_stream(seen(responses_call(), body))
+    items: dict[int, str] = {}
+    for event in events:
+        match event["type"]:
+            case "response.output_item.added":
+                items[event["output_index"]] = ""
+            case "response.function_call_arguments.delta":
+                items[event["output_index"]] += event["delta"]
+            case "response.output_item.done":
+                streamed = items.pop(event["output_index"])
+                assert event["item"] == last["response"]["output"][event["output_index"]]
+                assert streamed == event["item"].get("arguments", "")
+            case _:
+                pass
+    assert not items
+
+
+@given(values=st.lists(ARGUMENTS, min_size=1, max_size=3))
+def test_calls_that_come_one_after_the_other_are_closed_in_between(values: list[Json]) -> None:
+    """Some clients look for what an event closes at the end of what they have."""
+    deltas = [
+        {"tool_calls": [{"index": i, "id": str(i), "function": {"name": "f", "arguments": json.dumps(value)}}]}
+        for i, value in enumerate(values)
+    ]
+    events = read_stream(seen(messages_call(), stream_of(chunks_of(deltas, "tool_calls"))))
+    steps = [event["type"] for event in events if event["type"].startswith("content_block_s")]
+    assert steps == ["content_block_start", "content_block_stop"] * len(values)
+
+
 @given(value=ARGUMENTS, indent=st.integers(0, 3))
 def test_arguments_return_as_the_model_wrote_them(value: Json, indent: int) -> None:
     written, memory = json.dumps(value, indent=indent), Memory()

@@ -5,9 +5,12 @@ An answer that is not streamed is read as a stream of one piece, so both become 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, cast
+
+from agentlightning.llm_proxy.dialects.chat_stream import begins_another
 
 Json = dict[str, Any]
 Kind = Literal["thinking", "text", "refusal", "tool", "other"]
@@ -55,7 +58,7 @@ class BlockReader:
 
     def __init__(self) -> None:
         self.blocks: list[Block] = []
-        self._open: int | None = None
+        self._open: list[int] = []
         self._tools: dict[int, int] = {}
         self._nameless: dict[int, Block] = {}
 
@@ -66,7 +69,7 @@ class BlockReader:
     def finish(self) -> list[Step]:
         """Say what the end of the answer does."""
         steps = [step for index in list(self._nameless) for step in self._begin_tool(index)]
-        return steps + list(self._close())
+        return steps + list(self._close(list(self._open)))
 
     def _read(self, delta: Json) -> Iterator[Step]:
         key = next((key for key in _THOUGHTS if delta.get(key)), None)
@@ -92,13 +95,17 @@ class BlockReader:
             raise TypeError(f"{kind} is no text but {str(text)[:80]}")
         if not text:
             return
-        if self._open is None or self.blocks[self._open].kind != kind:
+        if not self.blocks or self.blocks[-1].kind != kind:
             yield from self._begin(Block(kind, key=key))
         yield self._grow(len(self.blocks) - 1, text)
 
     def _call(self, index: int, call: Json) -> Iterator[Step]:
         function: Json = call.get("function") or {}
         arguments: str = function.get("arguments") or ""
+        known = self._known(index)
+        if known is not None and begins_another(call, known.call_id):
+            yield from self._begin_tool(index) if index in self._nameless else ()
+            del self._tools[index]
         if index not in self._tools:
             block = self._nameless.setdefault(index, Block("tool"))
             block.call_id = block.call_id or call.get("id") or ""
@@ -109,6 +116,9 @@ class BlockReader:
         elif arguments:
             yield self._grow(self._tools[index], arguments)
 
+    def _known(self, index: int) -> Block | None:
+        return self.blocks[self._tools[index]] if index in self._tools else self._nameless.get(index)
+
     def _begin_tool(self, index: int) -> Iterator[Step]:
         block = self._nameless.pop(index)
         arguments, block.text = block.text, ""
@@ -118,14 +128,15 @@ class BlockReader:
             yield self._grow(self._tools[index], arguments)
 
     def _begin(self, block: Block) -> Iterator[Step]:
-        yield from self._close()
-        self._open = len(self.blocks)
+        # Calls that are made at once may come in turns, so one closes only when its arguments are whole.
+        yield from self._close([index for index in self._open if not _may_grow(self.blocks[index])])
+        self._open.append(len(self.blocks))
         self.blocks.append(block)
-        yield Step("open", self._open)
+        yield Step("open", self._open[-1])
 
-    def _close(self) -> Iterator[Step]:
-        if self._open is not None:
-            index, self._open = self._open, None
+    def _close(self, indices: Iterable[int]) -> Iterator[Step]:
+        for index in indices:
+            self._open.remove(index)
             yield Step("close", index)
 
     def _grow(self, index: int, text: str) -> Step:
@@ -155,6 +166,15 @@ def message_of(blocks: Sequence[Block]) -> Json:
             message[block.key] = message.get(block.key, "") + block.text
     calls = [_tool_call(block) for block in blocks if block.kind == "tool"]
     return message | ({"tool_calls": calls} if calls else {})
+
+
+def _may_grow(block: Block) -> bool:
+    if block.kind != "tool":
+        return False
+    try:
+        return not isinstance(json.loads(block.text), dict)
+    except (ValueError, RecursionError):
+        return True
 
 
 def _content(said: Sequence[Block]) -> Any:

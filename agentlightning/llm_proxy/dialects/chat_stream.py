@@ -30,6 +30,15 @@ def without_usage_chunk(events: bytes) -> bytes:
     return b"".join(event for event in split_events(events) if not _is_usage_chunk(event))
 
 
+def begins_another(piece: Json, known_id: Any) -> bool:
+    """Whether a piece of a tool call goes on with none, though its index is that of the call with this id.
+
+    Some backends give all calls the index 0; others name a call again, or the id alone anew, in each of its pieces.
+    """
+    function: Json = piece.get("function") or {}
+    return bool(function.get("name") and known_id and piece.get("id") and piece["id"] != known_id)
+
+
 def merge_chunks(chunks: Iterable[Json]) -> Json:
     """Return the answer that the same request would have got without streaming.
 
@@ -99,8 +108,8 @@ class MergedChunks:
             if piece is None or index is None:
                 items.append(item)
                 continue
-            earlier = next((each for each in items if each.get("index") == index), None)
-            if earlier is None:
+            earlier = next((each for each in reversed(items) if each.get("index") == index), None)
+            if earlier is None or begins_another(piece, earlier.get("id")):
                 items.append(earlier := dict[str, Any]())
             self._merge(earlier, piece)
 

@@ -50,7 +50,8 @@ class ResponseStream:
         self._usage = chunk.get("usage") or self._usage
         for choice in chunk.get("choices") or ():
             if choice.get("index", 0) == 0:
-                events += self._events(self.reader.feed(choice.get("delta") or {}), "completed")
+                steps = self.reader.feed(choice.get("delta") or {})
+                events += [event for step in steps for event in self._step(step, "completed")]
                 self._finish_reason = choice.get("finish_reason") or self._finish_reason
         return self._numbered(events)
 
@@ -58,8 +59,8 @@ class ResponseStream:
         """Return the events that end the response."""
         steps = self.reader.finish()
         whole = whole_response(self._payload, self.head, self.reader.blocks, self._finish_reason, self._usage)
-        last = {"type": f"response.{whole['status']}", "response": whole}
-        return self._numbered([*self._events(steps, whole["status"]), last])
+        events = [event for step in steps for event in self._step(step, whole["output"][step.index]["status"])]
+        return self._numbered([*events, {"type": f"response.{whole['status']}", "response": whole}])
 
     def error(self, message: str, code: str) -> list[Json]:
         """Return the event that says that the response failed."""
@@ -71,9 +72,6 @@ class ResponseStream:
         begun = response(self._payload, chunk, [])
         self.head = chunk
         return [{"type": f"response.{state}", "response": begun} for state in ("created", "in_progress")]
-
-    def _events(self, steps: Sequence[Step], status: str) -> list[Json]:
-        return [event for step in steps for event in self._step(step, status)]
 
     def _step(self, step: Step, status: str) -> Iterator[Json]:
         block = self.reader.blocks[step.index]
