@@ -199,9 +199,11 @@ class AttemptRun:
 
         rollout_id, attempt_id = self._rollout.rollout_id, self._rollout.attempt.attempt_id
         try:
-            await flush_captures(self._resources, rollout_id, attempt_id, deadline=GATEWAY_DEADLINE)
+            missing = await flush_captures(self._resources, rollout_id, attempt_id, deadline=GATEWAY_DEADLINE)
         except Exception as error:  # noqa: BLE001  # the gateway keeps its captures; they arrive late
             logger.warning("The gateway did not flush rollout %s: %s: %s", rollout_id, type(error).__name__, error)
+            missing = [f"{type(error).__name__}: {error}"]
+        self._verdict.missing_calls = missing
 
     async def _all_spans(self, gateway: bool) -> list[Span]:
         """Return the spans of the trace, and those that the gateway wrote if there is one."""

@@ -24,12 +24,16 @@ class Verdict:
         store: The store.
         rollout: The rollout with its attempt.
         patience: Seconds for which a store that is away is asked again.
+
+    Attributes:
+        missing_calls: Why the store may lack model calls of the attempt; stands in the attempt's metadata.
     """
 
     def __init__(self, store: LightningStore, rollout: AttemptedRollout, patience: float) -> None:
         self._store = store
         self._rollout = rollout
         self._patience = patience
+        self.missing_calls: list[str] = []
 
     async def succeeded(self) -> None:
         """Write that it succeeded; not shielded, as the store skips a write whose caller is cancelled before its turn.
@@ -38,7 +42,8 @@ class Verdict:
             LeaseLost: The attempt was over in the store.
             StoreError: The store did not take it.
         """
-        await self._update(status="succeeded")
+        changes = {"metadata": self._metadata()} if self.missing_calls else {}
+        await self._update(status="succeeded", **changes)
 
     async def failed(
         self, failure: BaseException, status: Literal["failed", "timeout"], resources: NamedResources
@@ -53,12 +58,16 @@ class Verdict:
             logger.exception("The failure of rollout %s was not written", self._rollout.rollout_id)
 
     async def _explain(self, failure: BaseException, status: str, resources: NamedResources) -> None:
-        known = self._rollout.attempt.metadata or {}
+        known = self._metadata()
         try:
             await self._update(status=status, metadata={**known, "error": describe_failure(failure, resources)})
         except (InvalidValue, TooLarge) as refusal:
             logger.warning("The failure of rollout %s is written without words: %s", self._rollout.rollout_id, refusal)
             await self._update(status=status, metadata={**known, "error": {"type": type(failure).__name__}})
+
+    def _metadata(self) -> dict[str, Any]:
+        known = self._rollout.attempt.metadata or {}
+        return {**known, "missing_calls": self.missing_calls} if self.missing_calls else known
 
     async def _update(self, **changes: Any) -> None:
         rollout_id, attempt_id = self._rollout.rollout_id, self._rollout.attempt.attempt_id

@@ -12,6 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 from opentelemetry import trace as otel
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
 
 from agentlightning.emitter import emit_message, emit_reward, find_final_reward, get_message_value
 from agentlightning.emitter.reward import get_rewards_from_span
@@ -27,6 +31,7 @@ from agentlightning.errors import (
 from agentlightning.execution.events import MultiprocessingEvent, ThreadingEvent
 from agentlightning.litagent import LitAgent, rollout
 from agentlightning.runner import LitAgentRunner
+from agentlightning.serving import EmbeddedServer
 from agentlightning.store import InMemoryLightningStore
 from agentlightning.tracer import DummyTracer, OtelTracer, Tracer, get_active_tracer
 from agentlightning.types import (
@@ -272,6 +277,31 @@ async def test_proxies_are_resolved_for_class_agents_too(store: InMemoryLightnin
     await step(store, Raw(), resources=resources)
     assert seen[0].endpoint.startswith(f"http://127.0.0.1:9/rollout/{completed.rollout_id}/attempt/")
     assert seen[1] == resources["m"]
+
+
+@pytest.mark.parametrize(("result", "status"), [(1.0, "succeeded"), (lambda: 1 / 0, "failed")])
+@pytest.mark.parametrize("answer", [200, 507, None])
+async def test_an_attempt_says_why_the_store_may_lack_its_model_calls(
+    store: InMemoryLightningStore, answer: int | None, result: Any, status: str
+) -> None:
+    async def flush(_: Request) -> Response:
+        return PlainTextResponse("3 calls are lost", answer or 200)
+
+    gateway = EmbeddedServer(Starlette(routes=[Route("/{path:path}", flush, methods=["POST"])]))
+    await gateway.start()
+    url = gateway.url
+    if answer is None:
+        await gateway.stop()  # nobody answers
+    resources: NamedResources = {"m": ProxyLLM(endpoint=f"{url}/v1", model="m")}
+    with contextlib.suppress(ZeroDivisionError):
+        await step(store, returning(result), resources=resources)
+    await gateway.stop()
+    attempt = await latest_attempt(store)
+    missing = (attempt.metadata or {}).get("missing_calls", [])
+    assert attempt.status == status
+    assert ("error" in (attempt.metadata or {})) == (status == "failed")
+    assert len(missing) == (answer != 200)
+    assert all(("3 calls are lost" in reason) == (answer == 507) for reason in missing)
 
 
 async def test_a_sync_agent_runs_off_the_loop_and_inside_the_trace(store: InMemoryLightningStore) -> None:
