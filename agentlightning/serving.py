@@ -28,6 +28,8 @@ into a connection that is being closed."""
 _THREAD_SECONDS: Final = 10.0
 _FIRST_HEAD_SECONDS: Final = 10
 """How long a new connection has for the head of its first request."""
+_LAST_WORDS_SECONDS: Final = 30
+"""How long a client has to take the rest of an answer once its connection is closed."""
 _HEAD_BYTES: Final = 64 * 1024
 """How large a request's head may be, and what else a connection sends that is no body."""
 
@@ -309,6 +311,8 @@ class _Gathering:
     def close(self) -> None:
         self.flush()
         self._transport.close()
+        if self._transport.get_write_buffer_size():
+            self._loop.call_later(_LAST_WORDS_SECONDS, self._transport.abort)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)

@@ -208,7 +208,7 @@ class Endpoints:
     async def _held(self, request: Request, path: str, call: Call, recorder: Recorder | None) -> Response:
         go_on = partial(self._respond, request, path, call, recorder)
         if call.request.get("stream"):
-            return HeldStream(self._gate, go_on)
+            return HeldStream(self._gate, go_on, self._upstream.timeout)
         return await go_on(await waited(self._gate, request))
 
     async def _respond(
@@ -229,7 +229,7 @@ class Endpoints:
         watch.answered(reply)
         if recorder is not None:
             recorder.take(reply)
-        return FailedStream(reply, call.view()) if begun else _answered(path, call, reply)
+        return FailedStream(reply, call.view(), self._upstream.timeout) if begun else _answered(path, call, reply)
 
     async def _answer(self, request: Request, call: Call) -> Reply | EventStream:
         replicas = self._replicas(request, call.request.get("model"))
@@ -239,8 +239,18 @@ class Endpoints:
         answer = await self._asked(
             request, replicas, lambda backend: self._upstream.ask(backend, call.path, call.request, headers)
         )
-        await self._sequences.settle(*_attempt(request))
+        try:
+            await self._sequences.settle(*_attempt(request))
+        except BaseException:
+            if isinstance(answer, EventStream):
+                self._leave(answer)
+            raise
         return answer
+
+    def _leave(self, stream: EventStream) -> None:
+        """End a stream that nobody is to read."""
+        stream.close()
+        self._gate.leave()
 
     async def _asked(
         self, request: Request, replicas: Replicas, work: Work, *, repeatable: bool = True
@@ -262,7 +272,7 @@ class Endpoints:
     def _streamed(
         self, stream: EventStream, view: View, on_end: Callable[[Received], None] | None, *, begun: bool = False
     ) -> Response:
-        return StreamedResponse(stream, view, on_end, self._gate.leave, begun=begun)
+        return StreamedResponse(stream, view, on_end, self._gate.leave, self._upstream.timeout, begun=begun)
 
     def _at_end(self, stream: EventStream, recorder: Recorder | None, watch: Watch) -> Callable[[Received], None]:
         if recorder is None:

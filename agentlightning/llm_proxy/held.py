@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from typing import Any, Final
@@ -58,18 +59,23 @@ class HeldStream(Response):
         gate: Where the call waits.
         go_on: Returns the rest of the answer; called with what the client gets if the call may not go on, and whether
             the answer has begun, with status 200.
+        timeout: How many seconds the client may take nothing.
     """
 
-    def __init__(self, gate: Gate, go_on: GoOn) -> None:
+    def __init__(self, gate: Gate, go_on: GoOn, timeout: float) -> None:
         # Not Starlette's constructor, which would make headers for a body.
         self.background = None
         self._gate = gate
         self._go_on = go_on
+        self._timeout = timeout
         self._begun = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer; see ASGI."""
-        refused = await waited(self._gate, Request(scope, receive), lambda seconds: self._opens(seconds, send))
+        try:
+            refused = await waited(self._gate, Request(scope, receive), lambda seconds: self._opens(seconds, send))
+        except TimeoutError:
+            refused = refusal(CLIENT_LEFT, "the client took nothing while its call was held", "client_left")
         response = await self._go_on(refused, self._begun)
         await response(scope, receive, send)
 
@@ -78,8 +84,9 @@ class HeldStream(Response):
             seconds -= KEEPALIVE_SECONDS
             if seconds <= 0:
                 return False
-            if not self._begun:
-                await send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
-                self._begun = True
-            await send({"type": "http.response.body", "body": _KEEPALIVE, "more_body": True})
+            async with asyncio.timeout(self._timeout):
+                if not self._begun:
+                    await send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
+                    self._begun = True
+                await send({"type": "http.response.body", "body": _KEEPALIVE, "more_body": True})
         return True

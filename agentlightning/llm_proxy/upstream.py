@@ -16,6 +16,7 @@ from agentlightning.errors import BackendTimeout, BackendUnreachable, ModelError
 from agentlightning.llm_proxy.backends import Backend
 from agentlightning.llm_proxy.capabilities import named_in
 from agentlightning.llm_proxy.litellm_backend import LiteLLM
+from agentlightning.llm_proxy.patience import Patience
 from agentlightning.llm_proxy.reply import EventStream, Reply
 
 logger = logging.getLogger(__name__)
@@ -51,31 +52,20 @@ class _HttpStream(EventStream):
         super().__init__(answer.status, _kept_headers(answer), backend)
         self._answer = answer
         self._timeout = timeout
-        self._loop = asyncio.get_running_loop()
-        self._asked: float | None = None  # since when somebody waits for the next piece
-        # aiohttp's own deadline does not hold when what comes between two chunks is no HTTP, and one timer for a whole
-        # stream is a fraction of one for each chunk.
-        self._timer = self._loop.call_later(timeout, self._end_silence)
+        # aiohttp's own deadline does not hold when what comes between two chunks is no HTTP.
+        self._patience = Patience(timeout, lambda: answer.content.set_exception(TimeoutError()))
 
     async def _next(self) -> bytes:
-        self._asked = self._loop.time()
+        self._patience.begin()
         try:
             return await self._answer.content.readany()
         except _FAILURES as error:
             raise _named(error, str(self._answer.url), self._timeout) from error
         finally:
-            self._asked = None
-
-    def _end_silence(self) -> None:
-        now = self._loop.time()
-        left = self._timeout if self._asked is None else self._asked + self._timeout - now
-        if left > 0:
-            self._timer = self._loop.call_later(left, self._end_silence)
-        else:
-            self._answer.content.set_exception(TimeoutError())
+            self._patience.end()
 
     def close(self) -> None:
-        self._timer.cancel()
+        self._patience.close()
         self._answer.close()
 
 
@@ -83,11 +73,14 @@ class Upstream:
     """Sends requests to backends; made inside the event loop that uses it.
 
     Args:
+        timeout: See the attribute.
+
+    Attributes:
         timeout: The longest silence of a backend, in seconds.
     """
 
     def __init__(self, timeout: float) -> None:
-        self._timeout = timeout
+        self.timeout: Final = timeout
         self._litellm = LiteLLM(timeout)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_SECONDS),
@@ -143,11 +136,11 @@ class Upstream:
                 method, URL(url, encoded=True), data=body, headers=headers, allow_redirects=False
             )
             if answer.content_type == "text/event-stream":
-                return _HttpStream(answer, backend.api_base, self._timeout)
+                return _HttpStream(answer, backend.api_base, self.timeout)
             async with answer:
                 return Reply(answer.status, await answer.read(), _kept_headers(answer), backend.api_base)
         except _FAILURES as error:
-            raise _named(error, url, self._timeout) from error
+            raise _named(error, url, self.timeout) from error
 
     async def is_alive(self, backend: Backend) -> bool:
         """Whether a backend answers a small question at all; those of LiteLLM, of whom none is known, do."""
@@ -182,4 +175,9 @@ def _kept_headers(answer: aiohttp.ClientResponse) -> dict[str, str]:
     own = _OWN_HEADERS
     if "connection" in answer.headers:
         own = own.union(name.strip().lower() for name in answer.headers["connection"].split(","))
-    return {key: value for key, value in answer.headers.items() if key.lower() not in own}
+    return {key: _as_sent(value) for key, value in answer.headers.items() if key.lower() not in own}
+
+
+def _as_sent(value: str) -> str:
+    """Return a header, which aiohttp takes for UTF-8, as the bytes that it has on its way to the client."""
+    return value if value.isascii() else value.encode(errors="surrogateescape").decode("latin-1")
