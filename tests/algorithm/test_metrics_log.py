@@ -52,12 +52,12 @@ class Listener:
 
 
 @pytest.mark.parametrize("kept", [True, False])
-def test_numbers_of_libraries_become_plain_ones(tmp_path: Path, kept: bool) -> None:
+async def test_numbers_of_libraries_become_plain_ones(tmp_path: Path, kept: bool) -> None:
     heard: list[Mapping[str, Any]] = []
     store = agl.InMemoryLightningStore()
     context = AlgorithmContext(store, run_dir=tmp_path if kept else None, on_metrics=[heard.append])
     context.log(NUMBERS)
-    context.close()
+    await context.close()
     for record in (heard[0], context.metrics):
         assert {key: record[key] for key in PLAIN} == PLAIN
         assert math.isnan(record["nan"])
@@ -71,20 +71,20 @@ def test_numbers_are_numpy_s_and_pytorch_s_too() -> None:
     assert [type(value) for value in context.metrics.values()] == [float, float, bool, list]
 
 
-def test_file_is_json_whatever_the_numbers_are(tmp_path: Path) -> None:
+async def test_file_is_json_whatever_the_numbers_are(tmp_path: Path) -> None:
     context = AlgorithmContext(agl.InMemoryLightningStore(), run_dir=tmp_path)
     context.log(NUMBERS)
-    context.close()
+    await context.close()
     (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert json.loads(line, parse_constant=pytest.fail) == PLAIN | {"nan": None, "most": [None, None]}
 
 
-def test_listener_that_fails_is_named_once_and_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
+async def test_listener_that_fails_is_named_once_and_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
     first, second = Listener(fails=True), Listener()
     context = AlgorithmContext(agl.InMemoryLightningStore(), on_metrics=[first, second])
     for step in range(3):
         context.log({"step": step})
-    context.close()
+    await context.close()
     assert len(first.heard) == len(second.heard) == 3
     (record,) = caplog.records
     assert (record.levelname, "the network is down" in (record.exc_text or str(record.exc_info))) == ("ERROR", True)

@@ -35,7 +35,7 @@ async def slow(task, prompt: agl.PromptTemplate) -> float:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "agents.py").write_text(AGENTS)
+    (tmp_path / "my_agents.py").write_text(AGENTS)
     tasks = [{"number": number, "text": "[/b] is no markup"} for number in range(30)]
     (tmp_path / "tasks.jsonl").write_text("".join(json.dumps(task) + "\n" for task in tasks))
     for name, template in (("old", "hm"), ("new", "careful")):
@@ -44,11 +44,11 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def command(*arguments: str, agent: str = "agents:solve") -> list[str]:
+def command(*arguments: str, agent: str = "my_agents:solve") -> list[str]:
     return [sys.executable, "-c", ENTRY_POINT, "evaluate", agent, "--data", "tasks.jsonl", *arguments]
 
 
-def evaluate(folder: Path, *arguments: str, agent: str = "agents:solve") -> subprocess.CompletedProcess[str]:
+def evaluate(folder: Path, *arguments: str, agent: str = "my_agents:solve") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command(*arguments, agent=agent), cwd=folder, capture_output=True, text=True, timeout=DEADLINE, check=False
     )
@@ -81,7 +81,7 @@ def test_json_is_for_programs_and_a_runs_best_is_a_set_of_resources(folder: Path
 
 
 def test_interrupted_evaluation_says_so_and_gives_no_verdict(folder: Path) -> None:
-    arguments = command("--resources", "old.json", "--output", "out", agent="agents:slow")
+    arguments = command("--resources", "old.json", "--output", "out", agent="my_agents:slow")
     process = subprocess.Popen(arguments, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         deadline = time.monotonic() + DEADLINE
@@ -120,6 +120,6 @@ def test_what_is_wrong_is_one_line_before_anything_runs(
 
 
 def test_agent_that_always_fails_is_named(folder: Path) -> None:
-    done = evaluate(folder, "--resources", "old.json", agent="agents:broken")
+    done = evaluate(folder, "--resources", "old.json", agent="my_agents:broken")
     assert (done.returncode, done.stdout) == (1, "")
     assert "agl: none of 30 rollouts had a reward: the first that failed says LookupError: no such thing" in done.stderr
