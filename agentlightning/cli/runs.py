@@ -84,11 +84,12 @@ def _side_by_side(found: Sequence[Mapping[str, Any]], field: str) -> list[list[s
 
 def _read(folder: Path) -> dict[str, Any]:
     """Return a run's record, with the metrics of its file if it did not come to write them down."""
+    from agentlightning.algorithm.context import read_metrics
     from agentlightning.trainer.run_folder import is_held, read_run
 
     record: RunRecord = read_run(folder)
     killed = record.state == "running" and not is_held(folder)
-    metrics = record.metrics or _last_metrics(folder)
+    metrics = record.metrics or read_metrics(folder)
     return {"run": str(folder)} | record.model_dump() | {"metrics": metrics} | ({"state": "killed"} if killed else {})
 
 
@@ -102,19 +103,6 @@ def _read_or_unreadable(path: Path) -> dict[str, Any]:
         typer.echo(f"agl: {error}", err=True)
         unknown = RunRecord(state="failed", started_at=path.stat().st_mtime, error=str(error), pid=0, versions={})
         return {"run": str(path.parent)} | unknown.model_dump() | {"state": "unreadable"}
-
-
-def _last_metrics(folder: Path) -> dict[str, Any]:
-    from agentlightning.algorithm.context import METRICS_FILE
-
-    path = folder / METRICS_FILE
-    merged: dict[str, Any] = {}
-    for line in path.read_text("utf-8").splitlines() if path.exists() else ():
-        try:
-            merged |= json.loads(line)
-        except ValueError:  # the line that a killed process was writing
-            continue
-    return merged
 
 
 def _row(run: Mapping[str, Any]) -> list[str]:
