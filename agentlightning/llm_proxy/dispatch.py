@@ -10,6 +10,7 @@ from functools import partial
 from agentlightning.errors import BackendTimeout, BackendUnreachable, ModelError
 from agentlightning.llm_proxy.backends import Backend
 from agentlightning.llm_proxy.health import Prober
+from agentlightning.llm_proxy.hold import Gate
 from agentlightning.llm_proxy.replicas import Replicas
 from agentlightning.llm_proxy.reply import EventStream, Reply
 from agentlightning.llm_proxy.retries import Backoff, is_passing
@@ -39,6 +40,7 @@ class Dispatcher:
 
     Args:
         prober: Asks backends that are left out whether they are back.
+        gate: Where calls wait that are held; a call is counted there while a backend works on it.
         timeout: Seconds until a call is answered or its stream begins, with all its retries.
         num_retries: How often a call is made again.
         backoff: How long to wait before.
@@ -48,12 +50,14 @@ class Dispatcher:
     def __init__(
         self,
         prober: Prober,
+        gate: Gate,
         timeout: float,
         num_retries: int,
         backoff: Backoff | None = None,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         self._prober = prober
+        self._gate = gate
         self._timeout = timeout
         self._num_retries = num_retries
         self._backoff = backoff or Backoff()
@@ -119,13 +123,32 @@ class Dispatcher:
 
     async def _wait(self, replicas: Replicas, trail: Trail, headers: Mapping[str, str], limit: asyncio.Timeout) -> bool:
         """Wait before a call is made again; False if the backend, or the call, has not the time."""
-        if any(not backend.health.out and backend not in trail.tried for backend in replicas.backends):
-            return True  # somebody else is asked, who may have time now
-        seconds = self._backoff.seconds(len(trail.tried) - 1, headers)
+        # Somebody else, who may have time now, is asked at once.
+        elsewhere = any(not backend.health.out and backend not in trail.tried for backend in replicas.backends)
+        seconds = 0.0 if elsewhere else self._backoff.seconds(len(trail.tried) - 1, headers)
         end = limit.when()
         if seconds is None or (end is not None and asyncio.get_running_loop().time() + seconds >= end):
             return False
-        await self._sleep(seconds)
+        if elsewhere and not self._gate.closed:
+            return True
+        # No backend works on the call meanwhile: whoever drains need not wait for it, and it goes on as others do.
+        self._gate.leave()
+        try:
+            if not elsewhere:
+                await self._sleep(seconds)
+            return not self._gate.closed or await self._held(limit)
+        finally:
+            self._gate.enter()
+
+    async def _held(self, limit: asyncio.Timeout) -> bool:
+        """Wait at the gate, which takes nothing of the call's time; False if that is too long."""
+        loop, end = asyncio.get_running_loop(), limit.when()
+        left = None if end is None else end - loop.time()
+        limit.reschedule(None)
+        while self._gate.closed:
+            if not await self._gate.opens(self._gate.patience):
+                return False
+        limit.reschedule(None if left is None else loop.time() + left)
         return True
 
     def _note_status(self, backend: Backend, status: int) -> None:

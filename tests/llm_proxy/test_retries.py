@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterable
 from email.utils import formatdate
 
 import pytest
+from shifted_clock import Clock, until
 
 from agentlightning.errors import BackendTimeout, BackendUnreachable, InvalidAnswer, ModelError
 from agentlightning.llm_proxy.backends import Backend
 from agentlightning.llm_proxy.dispatch import Dispatcher, Trail
 from agentlightning.llm_proxy.health import Prober
+from agentlightning.llm_proxy.hold import Gate
 from agentlightning.llm_proxy.replicas import Replicas
 from agentlightning.llm_proxy.reply import EventStream, Reply
 from agentlightning.llm_proxy.retries import Backoff, is_passing
@@ -59,7 +61,10 @@ class Script:
         self.replicas = Replicas([Backend("m", f"http://b{number}/v1", None) for number in range(replicas)])
         prober = Prober(self._probe, lambda _: True, asyncio.sleep)
         self.prober = prober
-        self.dispatcher = Dispatcher(prober, timeout, retries, Backoff(lambda: 0.0, lambda: NOW), self._sleep)
+        self.gate = Gate()
+        self.dispatcher = Dispatcher(
+            prober, self.gate, timeout, retries, Backoff(lambda: 0.0, lambda: NOW), self._sleep
+        )
 
     async def _probe(self, backend: Backend) -> bool:
         self.probed.append(backend)
@@ -158,7 +163,7 @@ async def test_a_client_that_leaves_ends_the_retries() -> None:
         await asyncio.Event().wait()
 
     script._sleep = sleep
-    script.dispatcher = Dispatcher(script.prober, 60, 2, sleep=sleep)
+    script.dispatcher = Dispatcher(script.prober, script.gate, 60, 2, sleep=sleep)
     task = asyncio.create_task(script.run())
     await waits.wait()
     task.cancel()
@@ -293,3 +298,28 @@ def test_a_backend_that_says_how_long_is_believed_within_reason(headers: dict[st
 async def test_a_backend_that_wants_more_time_than_that_is_heard_by_the_client() -> None:
     answer = await Script([refused(429, retry_after="600"), OK]).run()
     assert (answer.status, answer.headers["retry-after"], answer.retries) == (429, "600", 0)
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+async def test_a_call_that_is_made_again_waits_while_calls_are_held_and_is_not_in_flight(
+    replicas: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, script = Clock(monkeypatch), Script([refused(503), OK], replicas)
+    script.gate.enter()  # as whoever dispatches a call does
+    script.gate.close("trainer", 600.0, 3600.0)
+    call = asyncio.create_task(script.run())
+    assert await script.gate.drain(60.0)
+    await until(lambda: script.gate.held)
+    await clock.advance(500)  # the hold is no part of the call's time
+    assert len(script.asked) == 1
+    script.gate.open("trainer")
+    answer = await call
+    assert (answer.status, len(script.asked), script.gate.in_flight) == (200, 2, 1)
+
+
+async def test_a_call_that_is_held_for_too_long_gets_the_backends_answer() -> None:
+    script = Script([refused(503)])
+    script.gate.enter()
+    script.gate.close("trainer", 600.0, 0.01)
+    assert ((await script.run()).status, script.gate.in_flight) == (503, 1)
+    script.gate.open("trainer")
