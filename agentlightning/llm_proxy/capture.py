@@ -19,6 +19,7 @@ from agentlightning.types import Attributes, OtelResource, Span, SpanContext, Tr
 from agentlightning.types.llm_call_span import (
     BACKEND,
     BACKEND_REQUEST_ID,
+    HELD,
     REQUEST_ID,
     RETRIES,
     SUPERSEDES,
@@ -61,6 +62,7 @@ def _transport(exchange: Exchange) -> Attributes:
         REQUEST_ID: exchange.request_id,
         BACKEND_REQUEST_ID: exchange.backend_request_id,
         SUPERSEDES: exchange.supersedes,
+        HELD: exchange.held_ns / _NANOSECONDS or None,
     }
     return attributes | {key: value for key, value in optional.items() if value is not None}
 
@@ -109,11 +111,11 @@ async def _read_stream(exchange: Exchange, request: str, pace: Pace) -> tuple[Ca
         error = error or next((chunk["error"] for chunk in chunks if chunk.get("error")), None)
         merged.add(_slim(chunk) for chunk in chunks if not chunk.get("error"))
         await pace.rest()
-    first = exchange.first_byte_ns
+    first, asked = exchange.first_byte_ns, exchange.start_ns + exchange.held_ns
     call = replace(
         read_reply(request, merged.whole()),
         streamed=True,
-        time_to_first_token=None if first is None else (first - exchange.start_ns) / _NANOSECONDS,
+        time_to_first_token=None if first is None else (first - asked) / _NANOSECONDS,
     )
     failure = _stream_failure(exchange, call, error)
     if failure is not None:

@@ -206,10 +206,19 @@ class Endpoints:
         return JSONResponse({"status": "ok"})
 
     async def _held(self, request: Request, path: str, call: Call, recorder: Recorder | None) -> Response:
-        go_on = partial(self._respond, request, path, call, recorder)
+        since = time.monotonic_ns()
+        recorded = self._shipper.expect(recorder.rollout_id, recorder.attempt_id) if recorder else _nothing
+
+        async def go_on(refused: Reply | None, begun: bool = False) -> Response:
+            later = recorder and replace(recorder, held_ns=time.monotonic_ns() - since)
+            return await self._respond(request, path, call, later, refused, begun)
+
         if call.request.get("stream"):
-            return HeldStream(self._gate, go_on, self._upstream.timeout)
-        return await go_on(await waited(self._gate, request))
+            return HeldStream(self._gate, go_on, self._upstream.timeout, recorded)
+        try:
+            return await go_on(await waited(self._gate, request))
+        finally:
+            recorded()
 
     async def _respond(
         self,
@@ -309,6 +318,10 @@ class Endpoints:
     def _unknown_model(self, model: object) -> Reply:
         names = self._get_table().names
         return refusal(404, f"no model {model!r} here: the gateway serves {names}", "model_not_found")
+
+
+def _nothing() -> None:
+    """Do nothing."""
 
 
 def _attempt(request: Request) -> tuple[str | None, str | None]:

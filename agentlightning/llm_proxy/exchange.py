@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from agentlightning._internal.json_text import read_json
 
-_RARE: Final = ("backend", "retries", "request_id", "backend_request_id", "supersedes")
+_RARE: Final = ("backend", "retries", "request_id", "backend_request_id", "supersedes", "held_ns")
 """Fields that a record may lack; records of earlier versions do."""
 
 
@@ -41,6 +41,7 @@ class Exchange:
         request_id: The id that the client gave its request, or None.
         backend_request_id: The id that the backend gave the request, or None.
         supersedes: The span id of the call that this one repeats because its answer did not reach the agent, or None.
+        held_ns: For how many nanoseconds the request was held before a backend was asked.
     """
 
     rollout_id: str
@@ -61,6 +62,7 @@ class Exchange:
     request_id: str | None = None
     backend_request_id: str | None = None
     supersedes: str | None = None
+    held_ns: int = 0
 
     @property
     def span_id(self) -> str:

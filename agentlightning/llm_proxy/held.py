@@ -60,24 +60,31 @@ class HeldStream(Response):
         go_on: Returns the rest of the answer; called with what the client gets if the call may not go on, and whether
             the answer has begun, with status 200.
         timeout: How many seconds the client may take nothing.
+        on_end: Told that the call is held no more.
     """
 
-    def __init__(self, gate: Gate, go_on: GoOn, timeout: float) -> None:
+    def __init__(self, gate: Gate, go_on: GoOn, timeout: float, on_end: Callable[[], None]) -> None:
         # Not Starlette's constructor, which would make headers for a body.
         self.background = None
         self._gate = gate
         self._go_on = go_on
         self._timeout = timeout
+        self._on_end = on_end
         self._begun = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer; see ASGI."""
         try:
-            refused = await waited(self._gate, Request(scope, receive), lambda seconds: self._opens(seconds, send))
-        except TimeoutError:
-            refused = refusal(CLIENT_LEFT, "the client took nothing while its call was held", "client_left")
-        response = await self._go_on(refused, self._begun)
+            response = await self._go_on(await self._waited(scope, receive, send), self._begun)
+        finally:
+            self._on_end()
         await response(scope, receive, send)
+
+    async def _waited(self, scope: Scope, receive: Receive, send: Send) -> Reply | None:
+        try:
+            return await waited(self._gate, Request(scope, receive), lambda seconds: self._opens(seconds, send))
+        except TimeoutError:
+            return refusal(CLIENT_LEFT, "the client took nothing while its call was held", "client_left")
 
     async def _opens(self, seconds: float, send: Send) -> bool:
         while not await self._gate.opens(min(seconds, KEEPALIVE_SECONDS)):

@@ -36,6 +36,7 @@ class Recorder:
         asked: The body of what the backend is asked for, if that is another.
         request_id: The id that the client gave its request, or None.
         repetition: Says which call this one repeats; None for what is no model call.
+        held_ns: For how many nanoseconds the call was held before a backend was asked.
     """
 
     shipper: Shipper
@@ -47,6 +48,7 @@ class Recorder:
     asked: bytes = b""
     request_id: str | None = None
     repetition: tuple[Repetitions, Sent] | None = None
+    held_ns: int = 0
     trace_id: str = field(default_factory=lambda: generate_id(32))
     start_ns: int = field(default_factory=time.time_ns)
 
@@ -81,6 +83,7 @@ class Recorder:
             request_id=self.request_id,
             backend_request_id=_backend_id(reply.headers),
             supersedes=self._repeated(outcome),
+            held_ns=self.held_ns,
         )
         return self.shipper.add(exchange, self.sequence_id)
 

@@ -2,7 +2,8 @@
 
 SDKs say so in a header, `x-stainless-retry-count`. An idempotency key names the request; without one, requests of an
 attempt with the same body are the same request or, as in best-of-n, several samples. So an answered call is repeated
-only by one that says that it is a repetition; a call that failed, or whose client left, by any later one.
+only by one that says that it is a repetition, and so is a stream whose client left, perhaps because it had all that it
+wanted; a call that failed, also because its client left before an answer, by any later one.
 """
 
 from __future__ import annotations

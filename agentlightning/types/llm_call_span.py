@@ -31,6 +31,7 @@ WEIGHTS_VERSION: Final = "agentlightning.llm_call.weights_version"
 BACKEND: Final = "agentlightning.llm_call.backend"
 REQUEST_ID: Final = "agentlightning.llm_call.request_id"
 BACKEND_REQUEST_ID: Final = "agentlightning.llm_call.backend_request_id"
+HELD: Final = "agentlightning.llm_call.held"
 SUPERSEDES: Final = "agentlightning.llm_call.supersedes"
 RETRIES: Final = "http.request.resend_count"
 REQUEST_MODEL: Final = "gen_ai.request.model"
@@ -74,7 +75,8 @@ class CapturedCall:
         partial: What came of the answers' messages before a stream broke off; empty otherwise.
         response: What else the answer said, such as `model` and `usage`.
         streamed: Whether the answer came as a stream.
-        time_to_first_token: Seconds until a stream's first piece was there, or None.
+        time_to_first_token: Seconds until a stream's first piece was there, without those for which the call was held,
+            or None.
         response_id: The id the backend gave the answer.
         weights_version: Version of the weights that sampled, or None.
         input_tokens: The backend's count of prompt tokens, or None.

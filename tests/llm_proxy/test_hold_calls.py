@@ -283,6 +283,41 @@ async def test_a_gateway_that_stops_sends_held_calls_away(connect: Connect, prox
         await answer
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_flush_waits_for_held_calls_and_the_span_says_how_long_they_were_held(
+    store: InMemoryLightningStore,
+    proxy: LLMProxy,
+    endpoint: str,
+    attempted: AttemptedRollout,
+    http: aiohttp.ClientSession,
+    backend: ScriptedBackend,
+    stream: bool,
+) -> None:
+    if stream:
+        backend.script = lambda _: Stream([*ANSWER, USAGE, DONE]).response()
+    body = {"model": "policy", "messages": [], "stream": stream}
+    flush = endpoint.removesuffix("/v1") + "/flush"
+    async with asyncio.timeout(30):
+        async with proxy.hold():
+            calling = asyncio.create_task(http.post(f"{endpoint}/chat/completions", json=body))
+            await held(proxy, 1)
+            async with http.post(flush, params={"deadline": "0.05"}) as answer:
+                assert answer.status == 504
+            flushing = asyncio.create_task(http.post(flush, params={"deadline": "20"}))
+        async with await calling as answer:
+            assert (answer.status, len(await answer.read()) > 0) == (200, True)
+        async with await flushing as answer:
+            assert answer.status == 200
+    (span,) = await store.query_spans(attempted.rollout_id)
+    assert span.end_time is not None
+    assert span.start_time is not None
+    held, first = (span.attributes.get(f"agentlightning.llm_call.{key}") for key in ("held", "time_to_first_token"))
+    assert isinstance(held, float)
+    assert held >= 0.05  # the first flush waited that long
+    assert (first is not None) == stream
+    assert float(str(first or 0)) + held <= span.end_time - span.start_time + 0.001
+
+
 async def test_a_call_has_its_place_from_the_moment_it_comes(
     connect: Connect,
     proxy: LLMProxy,
