@@ -19,12 +19,12 @@ Record: TypeAlias = dict[str, Any]
 
 
 def records_of(rollout: Rollout, spans: Sequence[Span], kind: RecordKind) -> Iterator[Record]:
-    """Yield the records of one attempt of a rollout, each with the rollout's id, mode, status and final reward."""
+    """Yield the records of one attempt of a rollout, each with the id, mode, status and final reward of the rollout."""
     identity = {
         "rollout_id": rollout.rollout_id,
         "attempt_id": spans[0].attempt_id if spans else None,
         "mode": rollout.mode,
-        "status": rollout.status,
+        "rollout_status": rollout.status,
         "final_reward": find_final_reward(spans),
     }
     for record in _MAKERS[kind](spans):
