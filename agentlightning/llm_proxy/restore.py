@@ -22,7 +22,7 @@ from agentlightning.types.llm_call_span import CLIENT_REQUEST, MESSAGES, PROTOCO
 
 logger = logging.getLogger(__name__)
 
-_PATIENCE_SECONDS: Final = 5.0
+_PATIENCE_SECONDS: Final = 3.0
 _RETRY_SECONDS: Final = 5
 
 Json = dict[str, Any]
@@ -56,11 +56,13 @@ class Restorer:
         if self._memory.recall(attempt, name) is not None:
             return None
         try:
+            # A stream of the attempt, or a call that is held, may keep the flush waiting: what it ends may be there.
+            flushed = await self._shipper.flush(rollout_id, attempt_id, _PATIENCE_SECONDS)
             async with asyncio.timeout(_PATIENCE_SECONDS):
-                if not await self._shipper.flush(rollout_id, attempt_id, _PATIENCE_SECONDS):
-                    raise TimeoutError("the store has not taken the attempt's calls yet")
                 spans = await self._get_store().query_spans(rollout_id, attempt_id, name=AGL_LLM_CALL)
             found = [_conversation(span) for span in spans if _is_response(span, previous)]
+            if not found and not flushed:
+                raise TimeoutError("the store has not taken all calls of the attempt yet")
         except Exception as error:  # noqa: BLE001  # any store may fail in any way; the client is asked to try again
             logger.warning("the conversation before %s cannot be read again: %r", previous, error)
             return _try_again(previous)

@@ -311,11 +311,11 @@ async def test_a_flush_waits_for_held_calls_and_the_span_says_how_long_they_were
     (span,) = await store.query_spans(attempted.rollout_id)
     assert span.end_time is not None
     assert span.start_time is not None
-    held, first = (span.attributes.get(f"agentlightning.llm_call.{key}") for key in ("held", "time_to_first_token"))
-    assert isinstance(held, float)
-    assert held >= 0.05  # the first flush waited that long
+    seconds, first = (span.attributes.get(f"agentlightning.llm_call.{key}") for key in ("held", "time_to_first_token"))
+    assert isinstance(seconds, float)
+    assert seconds >= 0.05  # the first flush waited that long
     assert (first is not None) == stream
-    assert float(str(first or 0)) + held <= span.end_time - span.start_time + 0.001
+    assert float(str(first or 0)) + seconds <= span.end_time - span.start_time + 0.001
 
 
 async def test_a_call_has_its_place_from_the_moment_it_comes(
