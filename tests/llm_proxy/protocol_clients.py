@@ -52,9 +52,14 @@ class Client:
 
     @property
     def _resource(self) -> Any:
-        if self.api == "Chat Completions":
-            return self._sdk.chat.completions
-        return self._sdk.responses if self.api == "Responses" else self._sdk.messages
+        resources: dict[str, Callable[[], Any]] = {
+            "Chat Completions": lambda: self._sdk.chat.completions,
+            "Completions": lambda: self._sdk.completions,
+            "Embeddings, models": lambda: self._sdk.embeddings,
+            "Responses": lambda: self._sdk.responses,
+            "Messages": lambda: self._sdk.messages,
+        }
+        return resources[self.api]()
 
     async def create(self, **request: Any) -> Any:
         """One answer, whole."""
@@ -132,8 +137,10 @@ class Client:
 
 def question(api: str, **more: Any) -> Json:
     """A request that asks `hi`."""
-    if api == "Responses":
+    if api in ("Responses", "Embeddings, models"):
         return {"model": "policy", "input": "hi", **more}
+    if api == "Completions":
+        return {"model": "policy", "prompt": "hi", **more}
     limit = {"max_tokens": 64} if api == "Messages" else {}
     return {"model": "policy", "messages": [{"role": "user", "content": "hi"}], **limit, **more}
 

@@ -1,10 +1,12 @@
-"""What the gateway promises for each API: the cells that test_protocols.py checks and docs/gateway.md shows."""
+"""What the gateway promises for each API: the cells that the tests of protocols check and docs/gateway.md shows."""
 
 from __future__ import annotations
 
 from typing import Final
 
 APIS: Final = ("Chat Completions", "Responses", "Messages")
+PLAIN: Final = ("Completions", "Embeddings, models")
+"""Those that have few of the features."""
 FEATURES: Final = (
     "text",
     "stream",
@@ -40,13 +42,27 @@ _NOTES: Final = {
     **{("cancel", api): "the backend stops; recorded as failed" for api in APIS},
 }
 
+_PLAIN_NOTES: Final = {
+    ("text", "Completions"): YES,
+    ("stream", "Completions"): "the backend's events as they come",
+    ("n > 1", "Completions"): YES,
+    ("error", "Completions"): "in OpenAI's form",
+    ("disconnect", "Completions"): "the backend stops; recorded as partial",
+    ("cancel", "Completions"): "the backend stops; recorded as failed",
+    ("text", "Embeddings, models"): "yes; not recorded",
+    ("error", "Embeddings, models"): "in OpenAI's form; not recorded",
+    ("cancel", "Embeddings, models"): "the backend stops; not recorded",
+}
+PLAIN_CELLS: Final = tuple(_PLAIN_NOTES)
+
 
 def note(feature: str, api: str) -> str:
     """What a cell says."""
-    return _NOTES.get((feature, api), YES)
+    return _PLAIN_NOTES.get((feature, api), "") if api in PLAIN else _NOTES.get((feature, api), YES)
 
 
 def table() -> str:
     """The matrix in Markdown."""
-    head = f"| | {' | '.join(APIS)} |\n|---|{'---|' * len(APIS)}\n"
-    return head + "".join(f"| {feature} | {' | '.join(note(feature, api) for api in APIS)} |\n" for feature in FEATURES)
+    columns = APIS + PLAIN
+    head = f"| | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}\n"
+    return head + "".join(f"| {' | '.join([name, *(note(name, api) for api in columns)])} |\n" for name in FEATURES)
