@@ -39,6 +39,8 @@ class ModelConfig(TypedDict):
             Calls to other providers (`anthropic/…`, `bedrock/…`), or with more parameters, are made by LiteLLM's SDK.
         model_info: May hold `return_token_ids` and `logprobs`: whether the backend is asked for the exact tokens and
             their log-probabilities. OpenAI-shaped ones are if nothing is said, until they refuse.
+            And `weights_version`, a whole number: the version of the weights there, for backends whose answers do not
+            name it; a new list tells the gateway of new weights.
     """
 
     model_name: str
@@ -57,6 +59,7 @@ class Backend:
         litellm: What LiteLLM's SDK needs for a call; None for a server that is OpenAI-shaped and asked directly.
         health: What its last calls say.
         capabilities: What it may be asked for beyond what agents ask for.
+        weights_version: The version of its weights now, as configured; None leaves it to its answers.
     """
 
     model: str
@@ -65,6 +68,7 @@ class Backend:
     litellm: dict[str, Any] | None = field(default=None, repr=False)
     health: Health = field(default_factory=Health)
     capabilities: Capabilities = field(default_factory=Capabilities)
+    weights_version: int | None = None
     identity: bytes = field(init=False)
 
     def __post_init__(self) -> None:
@@ -98,14 +102,24 @@ def read_backend(entry: ModelConfig) -> Backend:
     if not base and provider == "openai" and rest:
         base, parameters["api_key"] = _OPENAI, parameters.get("api_key") or os.environ.get("OPENAI_API_KEY")
     reason = _why_litellm(parameters, provider, base)
+    version = _weights_version(name, entry)
     own_names = f"{provider}/" in _OPENAI_SHAPED
     capabilities = read_capabilities(name, entry.get("model_info", {}), names_tokens=reason is None or own_names)
     if reason is None:
         direct = rest if own_names else model
-        return Backend(direct, str(base).rstrip("/"), parameters.get("api_key"), capabilities=capabilities)
+        key = parameters.get("api_key")
+        return Backend(direct, str(base).rstrip("/"), key, capabilities=capabilities, weights_version=version)
     if find_spec("litellm") is None:
         raise MissingExtra("litellm", "litellm", f"model {name!r}: {reason}, which")
-    return Backend(model, str(base or "").rstrip("/"), None, litellm=parameters, capabilities=capabilities)
+    address = str(base or "").rstrip("/")
+    return Backend(model, address, None, litellm=parameters, capabilities=capabilities, weights_version=version)
+
+
+def _weights_version(name: str, entry: ModelConfig) -> int | None:
+    version = entry.get("model_info", {}).get("weights_version")
+    if version is not None and (type(version) is not int or version < 0):
+        raise ConfigurationError(f"model {name!r}: model_info.weights_version is {version!r}: give a whole number")
+    return version
 
 
 def _why_litellm(parameters: dict[str, Any], provider: str, base: object) -> str | None:

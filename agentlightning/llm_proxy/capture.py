@@ -47,6 +47,8 @@ async def to_span(exchange: Exchange, pace: Pace) -> Span:
         fields = event_fields(*read_event(exchange.request))
         return _span(exchange, fields.name, fields.status, fields.attributes)
     call, status = await _read(exchange, pace)
+    if call.weights_version is None and exchange.status < 400:
+        call = replace(call, weights_version=exchange.weights_version)
     if exchange.asked:
         sent = exchange.request.decode(errors="replace")
         call = replace(call, client_request=sent, protocol=exchange.path.removeprefix("/"))

@@ -20,19 +20,25 @@ Work = Callable[[Backend], Awaitable[Reply | EventStream]]
 
 @dataclass(slots=True)
 class Trail:
-    """The backends that a call was sent to, in order, each as often as it was."""
+    """The backends that a call was sent to, in order, each as often as it was, and the last one's weights."""
 
     tried: list[Backend] = field(default_factory=list[Backend])
+    weights_version: int | None = None
+
+    def add(self, backend: Backend) -> None:
+        """Take note of a backend, and of its weights, that is about to be asked."""
+        self.tried.append(backend)
+        self.weights_version = backend.weights_version
 
     def mark(self, answer: Reply | EventStream) -> Reply | EventStream:
         """Return the answer with the last backend and the number of retries, also if it is the gateway's own."""
         retries = len(self.tried) - 1
         if isinstance(answer, EventStream):
-            answer.retries = retries
+            answer.retries, answer.weights_version = retries, self.weights_version
             return answer
-        if retries < 0 or (retries == 0 and answer.backend is not None):
+        if retries < 0 or (retries == 0 and answer.backend is not None and self.weights_version is None):
             return answer
-        return replace(answer, backend=self.tried[-1].name, retries=retries)
+        return replace(answer, backend=self.tried[-1].name, retries=retries, weights_version=self.weights_version)
 
 
 class Dispatcher:
@@ -103,7 +109,7 @@ class Dispatcher:
     ) -> Reply | EventStream:
         while True:
             backend = replicas.choose(rollout_id, trail.tried)
-            trail.tried.append(backend)
+            trail.add(backend)
             last = len(trail.tried) > retries
             try:
                 answer = await work(backend)

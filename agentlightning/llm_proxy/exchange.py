@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Final
 
 from agentlightning._internal.json_text import read_json
 
-_RARE: Final = ("backend", "retries", "request_id", "backend_request_id", "supersedes", "held_ns")
+_RARE: Final = ("backend", "retries", "request_id", "backend_request_id", "supersedes", "held_ns", "weights_version")
 """Fields that a record may lack; records of earlier versions do."""
 
 
@@ -42,6 +42,7 @@ class Exchange:
         backend_request_id: The id that the backend gave the request, or None.
         supersedes: The span id of the call that this one repeats because its answer did not reach the agent, or None.
         held_ns: For how many nanoseconds the request was held before a backend was asked.
+        weights_version: The version of the backend's weights when it was asked, as configured, or None.
     """
 
     rollout_id: str
@@ -63,6 +64,7 @@ class Exchange:
     backend_request_id: str | None = None
     supersedes: str | None = None
     held_ns: int = 0
+    weights_version: int | None = None
 
     @property
     def span_id(self) -> str:
@@ -84,12 +86,15 @@ class Exchange:
             "broken": self.broken,
             "sizes": [len(body) for body in self._bodies],
         }
-        head |= {name: value for name in _RARE if (value := getattr(self, name)) not in (None, 0)}
+        head |= {name: value for name in _RARE if (value := getattr(self, name)) != _ABSENT[name]}
         return b"".join((json.dumps(head).encode(), b"\n", *self._bodies))
 
     @property
     def _bodies(self) -> tuple[bytes, bytes, bytes]:
         return self.request, self.asked, self.response
+
+
+_ABSENT: Final = {each.name: each.default for each in fields(Exchange) if each.name in _RARE}
 
 
 def read_exchanges(data: bytes) -> Iterator[Exchange]:

@@ -84,6 +84,7 @@ class Recorder:
             backend_request_id=_backend_id(reply.headers),
             supersedes=self._repeated(outcome),
             held_ns=self.held_ns,
+            weights_version=reply.weights_version,
         )
         return self.shipper.add(exchange, self.sequence_id)
 

@@ -19,6 +19,7 @@ class Reply:
         headers: The headers that concern the client.
         backend: The base URL of the backend that gave it, or that was asked in vain; None if none was asked.
         retries: How often a backend was asked again before.
+        weights_version: The version of that backend's weights when it was asked, as configured, or None.
     """
 
     status: int
@@ -26,6 +27,7 @@ class Reply:
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
     backend: str | None = None
     retries: int = 0
+    weights_version: int | None = None
 
 
 class EventStream(ABC):
@@ -41,6 +43,7 @@ class EventStream(ABC):
         headers: The headers that concern the client.
         backend: The backend's base URL.
         retries: How often a backend was asked again before.
+        weights_version: The version of its weights when it was asked, as configured, or None.
         on_end: Told that the backend has sent all, or why it has not.
     """
 
@@ -49,6 +52,7 @@ class EventStream(ABC):
         self.headers = headers
         self.backend: str | None = backend
         self.retries = 0
+        self.weights_version: int | None = None
         self.on_end: Callable[[ModelError | None], None] | None = None
         self._first: bytes | None = None
 

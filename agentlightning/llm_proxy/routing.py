@@ -26,8 +26,14 @@ class RoutingTable:
         self.model_list = tuple(model_list)
         known = before.backends if before else []
         backends: dict[str, list[Backend]] = {}
+        versions: list[tuple[Backend, int | None]] = []
         for entry in model_list:
-            backends.setdefault(entry["model_name"], []).append(_kept(read_backend(entry), known))
+            backend = read_backend(entry)
+            kept = _kept(backend, known)
+            versions.append((kept, backend.weights_version))
+            backends.setdefault(entry["model_name"], []).append(kept)
+        for kept, version in versions:  # all entries can be served
+            kept.weights_version = version
         self._replicas = {name: Replicas(of_name) for name, of_name in backends.items()}
 
     @property

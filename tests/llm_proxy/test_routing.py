@@ -8,10 +8,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
+import aiohttp
 import openai
 import pytest
-from scripted_backend import ScriptedBackend
-from starlette.responses import JSONResponse
+from scripted_backend import ScriptedBackend, answer
+from starlette.responses import JSONResponse, Response
 
 from agentlightning.errors import ConfigurationError
 from agentlightning.llm_proxy import LLMProxy
@@ -232,6 +233,10 @@ def entry(base: str, **parameters: str) -> Any:
     return {"model_name": "policy", "litellm_params": {"model": "m", "api_base": base, **parameters}}
 
 
+def versioned(base: str, version: Any) -> Any:
+    return {**entry(base), "model_info": {"weights_version": version}}
+
+
 def test_a_new_list_keeps_what_is_known_of_backends_that_stay() -> None:
     one = RoutingTable([entry("http://a/v1"), entry("http://b/v1")])
     a, b = one.backends
@@ -240,6 +245,58 @@ def test_a_new_list_keeps_what_is_known_of_backends_that_stay() -> None:
     assert two.backends[0] is b
     assert [backend.health.out for backend in two.backends] == [True, False]
     assert a not in two.backends
+
+
+def test_new_weights_leave_what_is_known_of_a_backend() -> None:
+    one = RoutingTable([versioned("http://a/v1", 1)])
+    (a,) = one.backends
+    with pytest.raises(ConfigurationError):
+        RoutingTable([versioned("http://a/v1", 2), versioned("http://b/v1", "x")], one)
+    assert a.weights_version == 1
+    two = RoutingTable([versioned("http://a/v1", 2)], one)
+    assert (two.backends[0] is a, a.weights_version) == (True, 2)
+
+
+@pytest.mark.parametrize("version", ["3", True, -1, 1.5])
+def test_weights_that_are_no_version_are_refused(version: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"'policy': model_info\.weights_version is"):
+        RoutingTable([versioned("http://a/v1", version)])
+
+
+@pytest.mark.parametrize("said", [None, 7])
+async def test_the_list_says_which_weights_sampled_where_the_answer_does_not(
+    store: InMemoryLightningStore, said: int | None
+) -> None:
+    def script(payload: dict[str, Any]) -> Response:
+        return JSONResponse(answer(payload, len(backend.requests)) | {"weights_version": said})
+
+    backend = ScriptedBackend()
+    backend.script = script
+    await backend.server.start()
+    base = f"{backend.server.url}/v1"
+    proxy = LLMProxy(model_list=[versioned(base, 0)], store=store)
+    await proxy.start()
+    attempted = await store.start_rollout(input={})
+    endpoint = proxy.as_resource(attempted.rollout_id, attempted.attempt.attempt_id).endpoint
+
+    async with asyncio.timeout(30), aiohttp.ClientSession() as session:
+        async with session.post(f"{endpoint}/chat/completions", json={"model": "policy"}) as reply:
+            assert reply.status == 200
+        backend.gate.clear()
+        backend.asked.clear()
+        calling = asyncio.create_task(session.post(f"{endpoint}/chat/completions", json={"model": "policy"}))
+        await backend.asked.wait()
+        proxy.update_model_list([versioned(base, 1)])
+        backend.gate.set()
+        async with await calling as reply:  # it was asked of the weights before
+            assert reply.status == 200
+        async with session.post(f"{endpoint}/chat/completions", json={"model": "policy"}) as reply:
+            assert reply.status == 200
+    await proxy.stop()
+    await backend.server.stop()
+    spans = await store.query_spans(attempted.rollout_id)
+    versions = [span.attributes["agentlightning.llm_call.weights_version"] for span in spans]
+    assert versions == ([0, 0, 1] if said is None else [said] * 3)
 
 
 def test_a_backend_that_is_asked_otherwise_is_another() -> None:
