@@ -37,7 +37,7 @@ class EventSplitter:
 
     @property
     def rest(self) -> bytes:
-        """The beginning of an event whose end has not come."""
+        """What was not returned: the beginning of an event whose end has not come."""
         return b"".join(self._pieces)
 
     def feed(self, data: bytes) -> bytes:
@@ -59,6 +59,7 @@ class EventSplitter:
             self._pieces.append(data)
         self._size += len(data)
         if self._size > self._largest:
+            self._pieces.insert(0, events)  # nobody gets them any more, but the record has them
             raise InvalidAnswer(f"the backend sends an event of more than {self._largest} bytes")
         self._last = seen[-_LONGEST_CUT:]
         return events
