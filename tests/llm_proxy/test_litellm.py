@@ -285,4 +285,4 @@ async def test_a_server_with_more_parameters_still_names_its_tokens(
 @needs_litellm
 async def test_what_the_sdk_does_not_serve_is_said(client: openai.AsyncOpenAI) -> None:
     with pytest.raises(openai.NotFoundError, match="does not go through LiteLLM"):
-        await client.models.list()
+        await client.files.list()
