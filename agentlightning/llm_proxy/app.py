@@ -10,11 +10,10 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 
 from agentlightning.llm_proxy.answers import on_fault
-from agentlightning.llm_proxy.base_urls import ATTEMPT, BelowBases
-from agentlightning.llm_proxy.dialects import messages
+from agentlightning.llm_proxy.base_urls import ATTEMPT, BelowBases, tidy
 from agentlightning.llm_proxy.dialects.protocols import PATHS
 from agentlightning.llm_proxy.dispatch import Dispatcher
-from agentlightning.llm_proxy.endpoints import Endpoints
+from agentlightning.llm_proxy.endpoints import COUNT_PATH, Endpoints
 from agentlightning.llm_proxy.hold import Gate
 from agentlightning.llm_proxy.metrics import Meter
 from agentlightning.llm_proxy.overrides import SamplingOverrides
@@ -25,7 +24,6 @@ from agentlightning.llm_proxy.upstream import Upstream
 from agentlightning.serving import answer_nobody
 from agentlightning.store.base import LightningStore
 
-_COUNT: Final = messages.PATH + "/count_tokens"
 _EVENTS: Final = "/api/rollouts/{rollout_id}/attempt/{attempt_id}/events"
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
 
@@ -44,10 +42,10 @@ def create_app(
 ) -> Starlette:
     """Return the gateway's ASGI app; `routes` are for those who run it."""
     endpoints = Endpoints(get_table, upstream, dispatcher, sequences, shipper, get_store, gate, overrides, meter)
-    calls = {path: endpoints.call_at(path) for path in PATHS} | {_COUNT: endpoints.count_tokens}
+    calls = {path: endpoints.call_at(path) for path in PATHS} | {COUNT_PATH: endpoints.count_tokens}
     return Starlette(
         routes=[
-            BelowBases({"POST"}, lambda base, below: calls.get(below)),
+            BelowBases({"POST"}, lambda base, below: calls.get(below) or calls.get(tidy(below))),
             Route(f"{ATTEMPT}/flush", endpoints.flush, methods=["POST"]),
             Route(_EVENTS, endpoints.event, methods=["POST"]),
             Route("/health", endpoints.health),

@@ -60,6 +60,11 @@ class BelowBases(BaseRoute):
         await response(scope, receive, send)
 
 
+def tidy(path: str) -> str:
+    """Return a path as many servers read it: with one slash before each part, and none behind the last."""
+    return "/" + "/".join(part for part in path.split("/") if part)
+
+
 def raw_below(scope: Scope) -> str | None:
     """Return the path below the base URL as the client wrote it, or None if it might lead out of a backend's."""
     raw: str = scope["raw_path"].decode("latin-1")

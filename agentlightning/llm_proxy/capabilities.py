@@ -12,7 +12,7 @@ from agentlightning.llm_proxy.dialects.chat import wanted_fields
 logger = logging.getLogger(__name__)
 
 TOKEN_FIELDS: Final = frozenset({"return_token_ids", "logprobs"})
-_REFUSALS: Final = (400, 422)
+_REFUSALS: Final = (400, 403, 422)
 
 Json = dict[str, Any]
 

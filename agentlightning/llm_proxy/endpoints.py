@@ -13,21 +13,24 @@ from typing import Any, Final, cast
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from agentlightning._internal.json_text import read_json
+from agentlightning._internal.json_text import read_json, write_json
 from agentlightning.errors import InvalidAnswer, InvalidRequest, InvalidValue, NotFound
 from agentlightning.llm_proxy.answers import code_of, guarded, refusal, response_of
-from agentlightning.llm_proxy.base_urls import raw_below
+from agentlightning.llm_proxy.backends import Backend
+from agentlightning.llm_proxy.base_urls import raw_below, tidy
+from agentlightning.llm_proxy.bodies import body_of
 from agentlightning.llm_proxy.counting import count_tokens
 from agentlightning.llm_proxy.dialects import messages
 from agentlightning.llm_proxy.dialects.as_is import PlainView
 from agentlightning.llm_proxy.dialects.call import Call, View
 from agentlightning.llm_proxy.dialects.memory import Memory
-from agentlightning.llm_proxy.dialects.protocols import call_of, refusal_in
+from agentlightning.llm_proxy.dialects.protocols import PATHS, call_of, refusal_in
 from agentlightning.llm_proxy.dispatch import Dispatcher, Trail, Work
 from agentlightning.llm_proxy.events import EVENTS_PATH, event_fields, read_event
 from agentlightning.llm_proxy.held import HeldStream, waited
 from agentlightning.llm_proxy.hold import Gate
 from agentlightning.llm_proxy.metrics import Meter
+from agentlightning.llm_proxy.models import MODELS, model_reply, models_reply
 from agentlightning.llm_proxy.overrides import SamplingOverrides, override
 from agentlightning.llm_proxy.recorder import Recorder, Recorders
 from agentlightning.llm_proxy.replicas import Replicas
@@ -41,6 +44,8 @@ from agentlightning.llm_proxy.upstream import Upstream
 from agentlightning.llm_proxy.watch import Watch
 from agentlightning.store.base import LightningStore
 
+COUNT_PATH: Final = messages.PATH + "/count_tokens"
+EMBEDDINGS_PATH: Final = "/embeddings"
 _FLUSH_SECONDS: Final = 10.0
 _PASSED_ON: Final = frozenset({b"content-type", b"accept", b"authorization", b"x-api-key"})
 
@@ -91,7 +96,10 @@ class Endpoints:
         """Return the endpoint for model calls that come to `path` below a base URL."""
 
         async def endpoint(request: Request) -> Response:
-            body = await request.body()
+            body = await body_of(request)
+            if isinstance(body, Reply):
+                self._watch(request, path, None).answered(body)
+                return _refused(path, body, None)
             recorder = self._recorder(request, path, body)
             payload, attempt = _json_object(body), _attempt(request)
             if unavailable := await self._restorer.restore(path, payload, attempt):
@@ -115,8 +123,11 @@ class Endpoints:
 
     async def count_tokens(self, request: Request) -> Response:
         """Count the tokens of a request to Messages as the model's own chat template makes them."""
+        body = await body_of(request)
+        if isinstance(body, Reply):
+            return _refused(messages.PATH, body, None)
         try:
-            payload = _json_object(await request.body())
+            payload = _json_object(body)
             call = call_of(messages.PATH, payload, _attempt(request), self._memory)
         except InvalidRequest as error:
             return _refused(messages.PATH, refusal(error.status, str(error), code_of(error)), None)
@@ -125,12 +136,14 @@ class Endpoints:
         replicas = self._replicas(request, call.request.get("model"))
         if replicas is None:
             return _refused(messages.PATH, self._unknown_model(call.request.get("model")), None)
-        headers = _headers(request)
+        watch, headers = self._watch(request, COUNT_PATH, call.request.get("model")), _headers(request)
         reply = await self._asked(
             request, replicas, lambda backend: count_tokens(self._upstream, backend, call.request, headers)
         )
-        if isinstance(reply, EventStream) or reply.status < 400:
-            return response_of(cast("Reply", reply))
+        assert isinstance(reply, Reply)  # counting reads no streams
+        watch.answered(reply)
+        if reply.status < 400:
+            return response_of(reply)
         return _refused(messages.PATH, reply, None)
 
     async def pass_through(self, request: Request) -> Response:
@@ -138,8 +151,13 @@ class Endpoints:
         below = raw_below(request.scope)
         if below is None:
             return response_of(refusal(404, "a path must not lead out of the backend's base URL", "not_found"))
-        body = await request.body()
-        model = (_json_object(body) or {}).get("model")
+        if (own := self._own_answer(request)) is not None:
+            return response_of(own)
+        body = await body_of(request)
+        if isinstance(body, Reply):
+            return response_of(body)
+        payload = _json_object(body) or {}
+        model = payload.get("model")
         if request.method == "POST" and (refused := await waited(self._gate, request)):
             return response_of(refused)
         replicas = self._replicas(request, model or next(iter(self._get_table().names), None))
@@ -147,20 +165,44 @@ class Endpoints:
             return response_of(self._unknown_model(model))
         query: bytes = request.scope["query_string"]
         path = f"{below}?{query.decode('latin-1')}" if query else below
-        headers = _headers(request)
-        reply = await self._asked(
-            request,
-            replicas,
-            lambda backend: self._upstream.send(backend, request.method, path, body, headers),
-            repeatable=request.method == "GET" or request.path_params["path"] == "embeddings",
-        )
-        return (
-            self._streamed(reply, PlainView(whole=True), None) if isinstance(reply, EventStream) else response_of(reply)
-        )
+        known = path if path == EMBEDDINGS_PATH else "other"  # whatever paths agents make up
+        watch, headers = self._watch(request, known, model), _headers(request)
+
+        def send(backend: Backend) -> Coroutine[Any, Any, Reply | EventStream]:
+            renamed = write_json(payload | {"model": backend.model}) if "model" in payload else body
+            return self._upstream.send(backend, request.method, path, renamed, headers)
+
+        repeatable = request.method == "GET" or path == EMBEDDINGS_PATH
+        reply = await self._asked(request, replicas, send, repeatable=repeatable)
+        if isinstance(reply, EventStream):
+
+            def close() -> None:
+                self._gate.leave()
+                watch.answered(Reply(reply.status, b"", retries=reply.retries))
+
+            return StreamedResponse(reply, PlainView(whole=True), None, close, self._upstream.timeout)
+        watch.answered(reply)
+        return response_of(reply)
+
+    def _own_answer(self, request: Request) -> Reply | None:
+        """Return what no backend is asked for: models have names of the gateway's, and no call passes unrecorded."""
+        path = tidy(request.path_params["path"])
+        first, _, rest = path[1:].partition("/")
+        if request.method == "GET" and first == MODELS:
+            names = self._get_table().names
+            if not rest:
+                return models_reply(names)
+            return model_reply(rest) if rest in names else self._unknown_model(rest)
+        if request.method == "POST" and (model_path := next((p for p in PATHS if path.startswith(f"{p}/")), None)):
+            message = f"POST {path} is not served: what it asks of a model would not be recorded"
+            return refusal_in(model_path, refusal(404, message, "not_found"))
+        return None
 
     async def event(self, request: Request) -> Response:
         """Take down what an attempt reports of itself, such as its reward."""
-        body, (rollout_id, attempt_id) = await request.body(), _attempt(request)
+        body, (rollout_id, attempt_id) = await body_of(request), _attempt(request)
+        if isinstance(body, Reply):
+            return response_of(body)
         assert rollout_id is not None  # it is part of the route
         assert attempt_id is not None
         try:
@@ -182,7 +224,8 @@ class Endpoints:
         if not recorder.take(Reply(200, b"")):
             return response_of(refusal(507, "the gateway's journal takes no more, its log says why", "journal_full"))
         identity = {"event_type": event_type, "rollout_id": rollout_id, "attempt_id": attempt_id}
-        return JSONResponse({**identity, "timestamp": time.time(), "data": data})
+        event = write_json({**identity, "timestamp": time.time(), "data": data})
+        return Response(event, media_type="application/json")
 
     async def flush(self, request: Request) -> Response:
         """Answer once the attempt's calls are in the store."""
@@ -230,10 +273,13 @@ class Endpoints:
         begun: bool = False,
     ) -> Response:
         watch = self._watch(request, path, call.request.get("model"))
+        streams = bool(call.request.get("stream"))
         reply = refused or await self._answer(request, call)
+        if isinstance(reply, EventStream) and not streams:
+            reply = self._unasked(reply)
         if isinstance(reply, EventStream):
             return self._streamed(reply, call.view(), self._at_end(reply, recorder, watch), begun=begun)
-        if begun:
+        if streams:
             reply = refused_stream(reply)
         watch.answered(reply)
         if recorder is not None:
@@ -255,6 +301,12 @@ class Endpoints:
                 self._leave(answer)
             raise
         return answer
+
+    def _unasked(self, stream: EventStream) -> Reply:
+        self._leave(stream)
+        status = stream.status if stream.status >= 400 else 502
+        error = refusal(status, "the backend answered with a stream, for which nobody asked", "invalid_answer")
+        return replace(error, backend=stream.backend, retries=stream.retries)
 
     def _leave(self, stream: EventStream) -> None:
         """End a stream that nobody is to read."""
@@ -279,7 +331,7 @@ class Endpoints:
         return trail.mark(answer)
 
     def _streamed(
-        self, stream: EventStream, view: View, on_end: Callable[[Received], None] | None, *, begun: bool = False
+        self, stream: EventStream, view: View, on_end: Callable[[Received], None], *, begun: bool = False
     ) -> Response:
         return StreamedResponse(stream, view, on_end, self._gate.leave, self._upstream.timeout, begun=begun)
 

@@ -42,7 +42,7 @@ def sent(backend: ScriptedBackend) -> list[list[str]]:
     return [[key for key in FIELDS if key in request] for request in backend.requests]
 
 
-@pytest.mark.parametrize("status", [400, 422])
+@pytest.mark.parametrize("status", [400, 403, 422])
 @pytest.mark.parametrize(
     "refused", [{"logprobs"}, {"return_token_ids"}, set(FIELDS)], ids=lambda names: "+".join(sorted(names))
 )

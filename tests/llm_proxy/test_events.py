@@ -151,8 +151,8 @@ async def test_calls_to_v1_addresses_are_recorded_whatever_model_they_name(
     for payload in ({"model": "anything"}, {"model": "policy"}, {}):
         async with http.post(f"{base}/chat/completions", json=payload) as reply:
             assert reply.status == 200
-    async with http.get(f"{base}/models") as reply:
-        assert (await reply.json())["path"] == "/v1/models"
+    async with http.get(f"{base}/files") as reply:
+        assert (await reply.json())["path"] == "/v1/files"
     assert len(llm_calls(await spans_of(proxy, store, attempted))) == 3
     assert {payload["model"] for payload in backend.requests} == {"org/net"}
 

@@ -275,8 +275,8 @@ async def test_other_paths_pass_through_unrecorded(
     proxy: LLMProxy, store: InMemoryLightningStore, attempted: AttemptedRollout, http: aiohttp.ClientSession
 ) -> None:
     resource = proxy.as_resource(attempted.rollout_id, attempted.attempt.attempt_id)
-    async with http.get(f"{resource.endpoint}/models?a=1") as reply:
-        assert await reply.json() == {"path": "/v1/models", "query": "a=1"}
+    async with http.get(f"{resource.endpoint}/files?a=1") as reply:
+        assert await reply.json() == {"path": "/v1/files", "query": "a=1"}
     async with http.post(f"{resource.endpoint}/embeddings", json={"model": "other"}) as reply:
         assert reply.status == 404
     assert await spans_of(proxy, store, attempted) == []
