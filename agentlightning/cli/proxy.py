@@ -57,6 +57,9 @@ def proxy(
         ),
     ] = JOURNAL,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds within which a backend must answer.")] = 600.0,
+    num_retries: Annotated[
+        int, typer.Option(min=0, help="How often a call that a backend refused for now is made again.")
+    ] = 2,
     api_key: Annotated[
         str | None,
         typer.Option(
@@ -94,7 +97,7 @@ def proxy(
         backends = [base_url_of(url) for url in backend]
         check_address(host, port)
         opened = partial(_open, store, namespace, secret)
-        gateway_of = partial(_gateway, host, port, journal, timeout, secret)
+        gateway_of = partial(_gateway, host, port, journal, timeout, num_retries, secret)
     run_server(_serve(opened, gateway_of, backends, model or [], api_key, new_token, alone_in(journal)))
 
 
@@ -139,13 +142,23 @@ def _gateway(
     port: int,
     journal: Path,
     timeout: float,
+    num_retries: int,
     secret: str | None,
     model_list: list[ModelConfig],
     store: LightningStore,
 ) -> LLMProxy:
     from agentlightning.llm_proxy import LLMProxy
 
-    return LLMProxy(port, model_list, store, host, journal_dir=journal, timeout=timeout, token=secret)
+    return LLMProxy(
+        port,
+        model_list,
+        store,
+        host,
+        journal_dir=journal,
+        timeout=timeout,
+        num_retries=num_retries,
+        token=secret,
+    )
 
 
 def _greeting(gateway: LLMProxy, backends: list[str], place: str, new_token: str | None) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import openai
 import pytest
+from starlette.responses import JSONResponse
 
 import agentlightning as agl
 from agentlightning.store.tokens import agent_token
@@ -113,6 +114,16 @@ async def test_several_backends_share_the_calls_of_a_model(tmp_path: Path, backe
     assert other.requests
     assert {request["model"] for request in [*backend.requests, *other.requests]} == {"org/net"}
     await other.server.stop()
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+async def test_calls_are_made_again_as_often_as_is_said(tmp_path: Path, backend: ScriptedBackend, retries: int) -> None:
+    backend.script = lambda _: JSONResponse({"error": {"message": "not now"}}, 503)
+    options = ("--backend", backend.server.url, "--store", "store.db", "--port", "0", "--num-retries", str(retries))
+    async with served("proxy", *options, folder=tmp_path) as (_, said):
+        with pytest.raises(openai.InternalServerError):
+            await ask(re.findall(r'endpoint="(\S+)"', said)[0])
+    assert len(backend.requests) == 1 + retries
 
 
 async def test_backends_get_the_key_and_agents_need_none(tmp_path: Path, backend: ScriptedBackend) -> None:
