@@ -188,7 +188,13 @@ async def check_parallel_tools(bench: Bench) -> None:
         {"id": f"call_{i}", "type": "function", "function": {"name": "weather", "arguments": text}}
         for i, text in enumerate(texts)
     ]
-    deltas = [{"tool_calls": [{"index": i, **call}]} for i, call in enumerate(tool_calls)]
+    begun = [{**call, "function": {"name": "weather", "arguments": ""}} for call in tool_calls]
+    deltas = [{"tool_calls": [{"index": i, **call}]} for i, call in enumerate(begun)]
+    deltas += [  # in turns, as no backend is kept from sending them
+        {"tool_calls": [{"index": i, "function": {"arguments": text[half]}}]}
+        for half in (slice(1), slice(1, None))
+        for i, text in enumerate(texts)
+    ]
     values = [{"city": "A"}, {}, {"city": "C"}]
     expected = Said("", "", [(f"call_{i}", "weather", value) for i, value in enumerate(values)], "tool_calls")
     await both_ways(bench, with_tools(bench.api), {"tool_calls": tool_calls}, deltas, expected)
