@@ -444,3 +444,27 @@ def test_losses_of_many_attempts_are_forgotten_the_oldest_first() -> None:
         losses.add(("r", str(number)))
     assert [losses.of(("r", name)) for name in ("0", "1", "10000")] == [0, 1, 1]
     assert losses.total == 10_001
+
+
+async def test_a_shipper_that_cannot_go_on_says_so_and_stops_without_an_error(
+    tmp_path: Path, store: TroubledStore, attempted: AttemptedRollout, caplog: pytest.LogCaptureFixture
+) -> None:
+    pipeline = Pipeline(tmp_path, store)
+    assert await pipeline.shipper.flush(*ids(attempted), 5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Journal, "seal", raising(OSError("the disk is gone")))
+        pipeline.call(*ids(attempted))
+        assert not await pipeline.shipper.flush(*ids(attempted), 0.1)
+    assert not await pipeline.close(deadline=0.1)
+    assert "the journal keeps them" in caplog.text
+    later = Pipeline(tmp_path, store)
+    assert await later.shipper.flush(*ids(attempted), 20)
+    assert await later.close()
+    assert await response_ids(store, attempted) == ["chatcmpl-1"]
+
+
+def raising(error: Exception) -> Any:
+    def refuse(*_: object) -> None:
+        raise error
+
+    return refuse
