@@ -222,7 +222,9 @@ class _Server(uvicorn.Server):
 class _Protocol(HttpToolsProtocol):
     """uvicorn's protocol, thriftier and with bounds on what comes before an application hears of it.
 
-    The head and the body of an answer are sent with one system call, which is a fifth of a small request's cost.
+    The head and the body of an answer are sent with one system call, which is a fifth of a small request's cost. They
+    leave at the end of the step: if the application then fails, its client sees the connection close with the answer,
+    and not under its next request.
     """
 
     _deadline: asyncio.TimerHandle | None = None
@@ -230,8 +232,7 @@ class _Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         """Put the gatherer between uvicorn and the connection."""
-        self._gathering = _Gathering(transport, self.loop)
-        super().connection_made(cast("asyncio.Transport", self._gathering))
+        super().connection_made(cast("asyncio.Transport", _Gathering(transport, self.loop)))
         self._expect_head(_FIRST_HEAD_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -265,11 +266,6 @@ class _Protocol(HttpToolsProtocol):
         """End a request."""
         self._bytes_without_use = 0
         super().on_message_complete()
-
-    def on_response_complete(self) -> None:
-        """End an answer, which need not wait for the end of the step."""
-        self._gathering.flush()
-        super().on_response_complete()
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no request, or too large a head."""
@@ -305,11 +301,11 @@ class _Gathering:
 
     def write(self, data: bytes) -> None:
         if not self._held:
-            self._loop.call_soon(self.flush)
+            self._loop.call_soon(self._send)
         self._held.append(data)
 
     def close(self) -> None:
-        self.flush()
+        self._send()
         self._transport.close()
         if self._transport.get_write_buffer_size():
             self._loop.call_later(_LAST_WORDS_SECONDS, self._transport.abort)
@@ -317,7 +313,7 @@ class _Gathering:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
 
-    def flush(self) -> None:
+    def _send(self) -> None:
         if self._held:
             data, self._held = b"".join(self._held), []
             self._transport.write(data)

@@ -17,8 +17,8 @@ def read_json(text: str | bytes) -> Any:
     """
     try:
         return from_json(text)
-    except ValueError:
-        return json.loads(text)  # which reads more, such as halves of surrogate pairs, and says what is wrong
+    except (ValueError, TypeError):  # a text with half a surrogate pair is no text to it
+        return json.loads(text)  # which reads more, such as those halves, and says what is wrong
 
 
 def write_json(value: Any) -> bytes:

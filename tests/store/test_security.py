@@ -102,6 +102,7 @@ async def test_health_and_the_description_want_none(guarded: tuple[InMemoryLight
 
 ADMINS = {
     "POST /queues/rollouts/enqueue",
+    "POST /rollouts/cancel",
     "POST /rollouts/{rollout_id}",
     "POST /resources/{resources_id}",
     "POST /workers/{worker_id}/release",
