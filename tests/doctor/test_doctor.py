@@ -34,6 +34,12 @@ def unchanged_path(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
+def without_litellm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its loading is told of, and other tests of this process may have loaded it."""
+    monkeypatch.delitem(sys.modules, "litellm", raising=False)
+
+
+@pytest.fixture(autouse=True)
 def unchanged_logging(monkeypatch: pytest.MonkeyPatch) -> None:
     """A command sets up the logging of its process, which is also that of other tests."""
     monkeypatch.setattr("agentlightning.logging.setup_logging", lambda level: None)
