@@ -247,11 +247,11 @@ async def check_n(bench: Bench) -> None:
 
 async def check_error(bench: Bench) -> None:
     error = {"error": {"message": "the line is long", "type": "server_error", "param": None, "code": None}}
-    bench.backend.script = lambda _: JSONResponse(error, 429, {"retry-after": "3"})
+    bench.backend.script = lambda _: JSONResponse(error, 429, {"retry-after": "60"})  # more than the gateway waits
     for stream in (False, True):
         with pytest.raises(bench.client.errors.RateLimitError, match="the line is long") as caught:
             await bench.client.create(**question(bench.api, stream=stream))
-        assert caught.value.response.headers["retry-after"] == "3"
+        assert caught.value.response.headers["retry-after"] == "60"
     broken = [*pieces([{"content": "a"}, {"content": "b"}], "stop", [7, 8])[:2], event(error)]
     bench.backend.script = lambda _: Stream(broken).response()
     with pytest.raises(bench.client.errors.APIError, match="the line is long"):
