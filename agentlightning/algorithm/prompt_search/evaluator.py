@@ -1,0 +1,135 @@
+"""How good prompts are: rollouts with them, each of which is run once and for all."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from agentlightning.algorithm.context import AlgorithmContext
+from agentlightning.algorithm.prompt_search.journal import Journal, digest
+from agentlightning.types import NamedResources, PromptTemplate, RolloutMode, Span
+from agentlightning.types.task_input import normalize_task_input
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """How one task went with a prompt.
+
+    Attributes:
+        task: Number of the task in its dataset.
+        rollout_id: The rollout.
+        reward: Its final reward; None if it failed or rewarded nothing.
+        error: Why it failed; None if it succeeded.
+    """
+
+    task: int
+    rollout_id: str
+    reward: float | None
+    error: str | None
+
+    @property
+    def value(self) -> float:
+        """The reward, which is 0 where there is none."""
+        return self.reward or 0.0
+
+
+class PromptEvaluator:
+    """Runs tasks with prompts, in whole sets of resources: what is beside the prompts stays.
+
+    An evaluation that ended is written down, and read by a resumed run. Of one that did not end, the rollouts that had
+    succeeded are found in the store. An evaluation that is cancelled cancels the rollouts that it waits for.
+
+    Args:
+        context: What the run gives.
+        journal: Where evaluations are written down.
+        resources: The resources to begin with.
+        timeout: Seconds that the rollouts of an evaluation have together; late ones are cancelled and count as failed.
+        at_once: How many evaluations run at a time; further ones wait.
+
+    Attributes:
+        rollouts: How many rollouts it ran, without those that an earlier process had run.
+        reused: How many an earlier process had run.
+    """
+
+    def __init__(
+        self,
+        context: AlgorithmContext,
+        journal: Journal,
+        resources: NamedResources,
+        *,
+        timeout: float,
+        at_once: int,
+    ) -> None:
+        self._context = context
+        self._journal = journal
+        self._resources = dict(resources)
+        self._timeout = timeout
+        self._free = asyncio.Semaphore(at_once)
+        self._published: dict[str, str] = {}
+        self.rollouts = 0
+        self.reused = 0
+
+    async def evaluate(
+        self, key: str, prompts: Mapping[str, PromptTemplate], tasks: Sequence[tuple[int, Any]], mode: RolloutMode
+    ) -> list[Scored]:
+        """Run every task once; returns what came of each, in the order of the tasks.
+
+        Args:
+            key: Names the evaluation within the run.
+            prompts: The prompts that take the place of those to begin with, by the name of the resource.
+            tasks: What to run, each with its number in its dataset.
+            mode: The mode of the rollouts.
+
+        Raises:
+            InvalidValue: A task has no JSON form.
+        """
+        asked = {
+            "prompts": {name: prompt.model_dump(mode="json") for name, prompt in prompts.items()},
+            "tasks": [(number, normalize_task_input(task, f"tasks[{number}]")) for number, task in tasks],
+            "mode": mode,
+        }
+
+        answer = self._journal.find("evaluation", key, asked)
+        if answer is None:
+            async with self._free:
+                scored = await self._run(f"{key}-{digest(asked)[:12]}", asked)
+            self._journal.write("evaluation", key, asked, {"scored": [asdict(each) for each in scored]})
+            return scored
+        self.reused += len(tasks)
+        return [Scored(**each) for each in answer["scored"]]
+
+    async def spans(self, scored: Scored) -> Sequence[Span]:
+        """Return the spans of a rollout's latest attempt."""
+        return (await self._context.store.query_spans(scored.rollout_id, "latest")).items
+
+    def with_prompts(self, prompts: Mapping[str, PromptTemplate]) -> NamedResources:
+        """Return the whole set of resources that has these prompts."""
+        return {**self._resources, **prompts}
+
+    async def _run(self, key: str, asked: Mapping[str, Any]) -> list[Scored]:
+        numbers = [number for number, _ in asked["tasks"]]
+        sampled = self._context.rollouts(
+            [task for _, task in asked["tasks"]],
+            mode=asked["mode"],
+            resources_id=await self._publish(asked["prompts"]),
+            key=key,
+            timeout=self._timeout,
+        )
+        found = await sampled.gather()
+        self.reused += sampled.counts.reused
+        self.rollouts += len(numbers) - sampled.counts.reused
+        return [
+            Scored(numbers[outcome.task], outcome.rollout.rollout_id, outcome.reward, outcome.error)
+            for outcomes in found
+            for outcome in outcomes
+        ]
+
+    async def _publish(self, prompts: Mapping[str, Any]) -> str:
+        """Store the resources with these prompts, once; returns their id."""
+        name = digest(prompts)
+        if name not in self._published:
+            templates = {each: PromptTemplate.model_validate(prompt) for each, prompt in prompts.items()}
+            self._published[name] = await self._context.publish(self.with_prompts(templates))
+        return self._published[name]
