@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from agentlightning.store.operations import Operation
 
 
-_CLAIMS: Final = frozenset({"dequeue_many_rollouts", "start_rollout", "start_attempt"})
+CLAIMS: Final = frozenset({"dequeue_many_rollouts", "start_rollout", "start_attempt"})
+"""The operations of a store that give a worker something to do."""
 
 
 class Order(Enum):
@@ -124,7 +125,7 @@ class WatchedStore(LightningStoreThreaded):
 
     async def call(self, operation: Operation, arguments: dict[str, Any]) -> Any:
         """Call the inner store."""
-        worker = arguments.get("worker_id") if operation.name in _CLAIMS else None
+        worker = arguments.get("worker_id") if operation.name in CLAIMS else None
         if isinstance(worker, str) and worker not in self._told:
             self._told.add(worker)
             self._tell(Claims(worker))

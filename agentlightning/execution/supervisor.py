@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -81,7 +81,7 @@ class Supervisor:
                 await asyncio.wait(runners, return_when=asyncio.FIRST_EXCEPTION)
         finally:
             failed = [runner for runner in runners if runner.done() and runner.exception() is not None]
-            await _end(runners)
+            await end_tasks(runners)
         for runner in failed:
             runner.result()
         if self._numbers and not event.is_set():
@@ -116,25 +116,13 @@ class Supervisor:
             code = await member.run(event)
         finally:
             if not member.ended_well:
-                await to_its_end(self._release(member.workers))
+                await to_its_end(release_workers(self._store, member.workers))
         if member.done.is_set():
             return None
         if code and code in self._supervision.allowed_exit_codes:  # 0 before it was done is somebody's os._exit
             logger.warning("Runner %d %s, and is not started again.", number, words_for(code))
             return None
         return code
-
-    async def _release(self, workers: set[str]) -> None:
-        """End the leases of a process that is gone, so that nobody waits for it."""
-        for worker in workers:
-            try:
-                async with asyncio.timeout(_RELEASE_SECONDS):
-                    released = await self._store.release_worker(worker)
-            except Exception as error:  # noqa: BLE001  # the leases end by their own deadlines
-                logger.warning("What %s held cannot be released: %s: %s", worker, type(error).__name__, error)
-                continue
-            for attempt in released:
-                logger.warning("Rollout %s was in the hands of %s.", attempt.rollout_id, worker)
 
     def _give_up(self, number: int, code: int) -> None:
         self._lost += 1
@@ -150,7 +138,20 @@ class Supervisor:
         )
 
 
-async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:
+async def release_workers(store: LightningStore, workers: Iterable[str]) -> None:
+    """End the leases of a process that is gone, so that nobody waits for it."""
+    for worker in workers:
+        try:
+            async with asyncio.timeout(_RELEASE_SECONDS):
+                released = await store.release_worker(worker)
+        except Exception as error:  # noqa: BLE001  # the leases end by their own deadlines
+            logger.warning("What %s held cannot be released: %s: %s", worker, type(error).__name__, error)
+            continue
+        for attempt in released:
+            logger.warning("Rollout %s was in the hands of %s.", attempt.rollout_id, worker)
+
+
+async def end_tasks(tasks: Sequence[asyncio.Task[None]]) -> None:
     """Cancel tasks, once more whenever this is cancelled itself, until all have ended."""
     for task in tasks:
         task.cancel()
