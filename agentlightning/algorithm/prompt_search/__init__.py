@@ -1,6 +1,20 @@
 """What the algorithms that search for prompts share: a journal, evaluations, and the model that writes prompts."""
 
 from agentlightning.algorithm.prompt_search.evaluator import PromptEvaluator, Scored
-from agentlightning.algorithm.prompt_search.journal import Journal
+from agentlightning.algorithm.prompt_search.journal import JOURNAL_FILE, Journal
+from agentlightning.algorithm.prompt_search.placeholders import complaint, placeholders, written
+from agentlightning.algorithm.prompt_search.together import together
+from agentlightning.algorithm.prompt_search.writer import Reply, Writer
 
-__all__ = ["Journal", "PromptEvaluator", "Scored"]
+__all__ = [
+    "JOURNAL_FILE",
+    "Journal",
+    "PromptEvaluator",
+    "Reply",
+    "Scored",
+    "Writer",
+    "complaint",
+    "placeholders",
+    "together",
+    "written",
+]

@@ -95,6 +95,8 @@ class PromptEvaluator:
         if answer is None:
             async with self._free:
                 scored = await self._run(f"{key}-{digest(asked)[:12]}", asked)
+            if self._context.event is not None and self._context.event.is_set():
+                raise asyncio.CancelledError  # what the runners were stopped in has failed, and says nothing
             self._journal.write("evaluation", key, asked, {"scored": [asdict(each) for each in scored]})
             return scored
         self.reused += len(tasks)
