@@ -104,7 +104,7 @@ class Batcher(Generic[T]):
     def _drained(self, task: asyncio.Task[None]) -> None:
         """Go on where a task was cancelled, be it before its first step, or where an item came as it ended."""
         self._task = None
-        if self._flushes:
+        if any(not done.done() for _, done in self._flushes):  # not those that were given up, maybe with the loop
             self._start()
         elif self._items and self._timer is None:
             self._timer = self._loop.call_later(RESUME_DELAY if task.cancelled() else self._delay, self._start)

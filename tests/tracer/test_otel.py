@@ -653,6 +653,27 @@ async def test_a_store_that_never_answers_holds_a_flush_up_for_a_limited_time(mo
     await store.close()
 
 
+def test_a_flush_that_ends_with_its_loop_leaves_no_task_behind() -> None:
+    async def write(store: SlowStore) -> None:
+        tracer, rollout = make(DummyTracer, store), await store.start_rollout(input=0)
+        async with tracer.trace_context(rollout_id=rollout.rollout_id, attempt_id=rollout.attempt.attempt_id):
+            emit_message("never written")
+
+    async def run() -> asyncio.Task[None]:
+        store = SlowStore()
+        writing = asyncio.create_task(write(store))
+        async with asyncio.timeout(DEADLINE):
+            await store.writes_waiting.wait()
+        await store.close()
+        return writing
+
+    with asyncio.Runner() as runner:
+        loop = runner.get_loop()
+        writing = runner.run(run())
+    assert writing.cancelled()
+    assert not asyncio.all_tasks(loop)
+
+
 async def test_a_rollout_whose_spans_time_out_fails_no_other(store: InMemoryLightningStore) -> None:
     slow, quick = [await store.start_rollout(input=number) for number in range(2)]
     tracer, write = make(DummyTracer, store), store.add_many_spans
