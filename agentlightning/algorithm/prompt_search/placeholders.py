@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import string
 from collections.abc import Iterator
+from typing import Final
 
 from agentlightning.errors import InvalidPrompt
 from agentlightning.types import PromptTemplate
+
+_DOUBLE: Final = "write braces that shall stay as {{ and }}"
 
 
 def placeholders(prompt: PromptTemplate) -> frozenset[str]:
@@ -31,7 +34,8 @@ def complaint(prompt: PromptTemplate, needed: frozenset[str]) -> str | None:
     lost, invented = needed - found, found - needed
     said = [f"it lost {written(lost, prompt)}"] if lost else []
     said += [f"nobody fills {written(invented, prompt)}, which it invented"] if invented else []
-    return " and ".join(said) or None
+    said += [_DOUBLE] if prompt.engine == "f-string" and not all(name.isidentifier() for name in invented) else []
+    return "; ".join(said) or None
 
 
 def written(names: frozenset[str], prompt: PromptTemplate) -> str:
@@ -47,7 +51,7 @@ def _fields(template: str) -> Iterator[str]:
                 yield name
                 yield from _fields(spec or "")
     except ValueError as error:
-        raise InvalidPrompt(f"{error}; write braces that shall stay as {{{{ and }}}}") from error
+        raise InvalidPrompt(f"{error}; {_DOUBLE}") from error
 
 
 def _variables(template: str) -> frozenset[str]:
