@@ -270,8 +270,9 @@ class GRPO(Algorithm):
                 model=MODEL_NAME,
                 timeout=self._rollout_timeout,
             )
+            before = next((each for each in self.evaluations if each.temperature == temperature), None)
             self.evaluations.append(evaluation)
-            self.get_context().log(evaluation.record())
+            self.get_context().log(evaluation.record(before))
 
     async def _save(self, learner: Learner, tokenizer: PreTrainedTokenizerBase) -> None:
         run_dir = self.get_context().run_dir

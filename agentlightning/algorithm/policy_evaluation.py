@@ -6,10 +6,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
-from typing import Any
+from typing import Any, Final
 
 from agentlightning.algorithm.context import AlgorithmContext
 from agentlightning.algorithm.group_sampling import sample_groups
+from agentlightning.algorithm.paired import paired_difference
+
+_FEWEST_PAIRS: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +42,27 @@ class Evaluation:
         """Mean reward; the success rate where rewards are 0 or 1."""
         return fmean(self.rewards)
 
-    def record(self) -> dict[str, Any]:
-        """Return the evaluation as a record of the run's metrics."""
+    def record(self, before: Evaluation | None = None) -> dict[str, Any]:
+        """Return the evaluation as a record of the run's metrics.
+
+        Args:
+            before: An earlier evaluation of the same tasks: the record says what was gained since, with its 95 %
+                interval, and whether that is evidence of a difference; None says nothing of it.
+        """
         fields = asdict(self)
         del fields["rewards"]
-        return {"kind": "evaluation", "reward": self.mean_reward, "rollouts": len(self.rewards)} | fields
+        return (
+            {"kind": "evaluation", "reward": self.mean_reward, "rollouts": len(self.rewards)}
+            | fields
+            | (_gain(before.rewards, self.rewards) if before else {})
+        )
+
+
+def _gain(before: Sequence[float], after: Sequence[float]) -> dict[str, Any]:
+    if len(after) < _FEWEST_PAIRS:
+        return {}
+    gain = paired_difference(before, after)
+    return {"gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high, "verdict": gain.verdict}
 
 
 async def evaluate_policy(
