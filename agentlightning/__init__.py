@@ -67,6 +67,7 @@ if TYPE_CHECKING:
         ExecutionEvent as ExecutionEvent,
         ExecutionStrategy as ExecutionStrategy,
         MultiprocessingEvent as MultiprocessingEvent,
+        RayExecutionStrategy as RayExecutionStrategy,
         SharedMemoryExecutionStrategy as SharedMemoryExecutionStrategy,
         ThreadingEvent as ThreadingEvent,
     )

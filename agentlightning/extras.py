@@ -15,6 +15,7 @@ EXTRA_OF: Final[dict[str, str]] = {
     "mlflow": "mlflow",
     "prometheus_client": "prometheus",
     "pyarrow": "datasets",
+    "ray": "ray",
     "safetensors": "train",
     "tokenizers": "train",
     "torch": "train",

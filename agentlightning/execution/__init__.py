@@ -3,6 +3,7 @@
 from agentlightning.execution.base import AlgorithmBundle, ExecutionStrategy, RunnerBundle
 from agentlightning.execution.client_server import ClientServerExecutionStrategy
 from agentlightning.execution.events import ExecutionEvent, MultiprocessingEvent, ThreadingEvent
+from agentlightning.execution.ray_strategy import RayExecutionStrategy
 from agentlightning.execution.shared_memory import SharedMemoryExecutionStrategy
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "ExecutionEvent",
     "ExecutionStrategy",
     "MultiprocessingEvent",
+    "RayExecutionStrategy",
     "RunnerBundle",
     "SharedMemoryExecutionStrategy",
     "ThreadingEvent",

@@ -68,7 +68,7 @@ class Member:
         tasks: list[asyncio.Task[None]] = []
         try:
             reader, self._writer = await asyncio.open_connection(sock=self._process.line)
-            self._writer.write(framed(pickle.dumps(Assignment(self._part, _log_level()))))
+            self._writer.write(framed(pickle.dumps(Assignment(self._part, log_level()))))
             tasks += asyncio.create_task(self._listen(reader)), asyncio.create_task(self._stop_on(event))
             code = await self._process.exit_code()
             await asyncio.wait(tasks[:1], timeout=_LAST_WORDS_SECONDS)
@@ -112,6 +112,7 @@ class Member:
         self.tell(Order.STOP)
 
 
-def _log_level() -> int | None:
+def log_level() -> int | None:
+    """Return from which level on the program logs; None where it shows no logs."""
     package = logging.getLogger("agentlightning")
     return package.getEffectiveLevel() if package.hasHandlers() else None

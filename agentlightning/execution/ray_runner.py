@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import pickle
 import threading
-import uuid
 from dataclasses import dataclass
 
 from agentlightning.execution.events import ThreadingEvent
@@ -32,37 +31,37 @@ class RayAssignment:
 
 
 class RayRunner:
-    """Runs one runner in a Ray actor, whose methods are called in threads of their own.
+    """Runs one runner in a Ray actor. It has no coroutines, so that Ray calls each method in a thread of its own.
 
     Args:
         assignment: What to do.
-        work: The runner's bundle, pickled.
     """
 
-    def __init__(self, assignment: RayAssignment, work: bytes) -> None:
+    def __init__(self, assignment: RayAssignment) -> None:
         if assignment.log_level is not None:
             setup_logging(assignment.log_level)
-        self._assignment = assignment
-        self._pickled = work
-        self._id = uuid.uuid4().hex
         self._event = ThreadingEvent()
-        self._work = Cancellable(self._run)
+        self._pickled = b""
+        self._work = Cancellable(lambda: _run(self._pickled, assignment, self._event))
         self._turn = threading.Lock()  # held while the runner runs
         self._ended = False
         self._failure: Failure | None = None
 
-    def id(self) -> str:
-        """Return what tells this process from those before and after it."""
-        return self._id
+    def ready(self) -> None:
+        """Return at once: the actor is there."""
 
-    def run(self) -> Failure | None:
-        """Run the runner to its end; returns what it failed with.
+    def run(self, pickled: bytes) -> Failure | None:
+        """Run a runner to its end; returns what it failed with.
 
         A second call, as after a break of the network, waits for the same end.
+
+        Args:
+            pickled: The runner's bundle.
         """
         with self._turn:
             if not self._ended:
-                self._failure = self._outcome()
+                self._pickled = pickled
+                self._failure = _failure_of(self._work)
                 self._ended = True
             return self._failure
 
@@ -72,19 +71,21 @@ class RayRunner:
         if order is Order.CANCEL:
             self._work.cancel()
 
-    def _outcome(self) -> Failure | None:
-        try:
-            run_in_this_thread(self._work)
-        except asyncio.CancelledError:
-            return None  # it was told so
-        except BaseException as error:  # noqa: BLE001  # raised again by the strategy
-            return Failure.of(error)
-        return None
 
-    async def _run(self) -> None:
-        work = pickle.loads(self._pickled)
-        store = NamingStore(self._assignment.client, self._assignment.number)
-        try:
-            await work(store, self._assignment.number, self._event)
-        finally:
-            await store.close()
+def _failure_of(work: Cancellable) -> Failure | None:
+    try:
+        run_in_this_thread(work)
+    except asyncio.CancelledError:
+        return None  # it was told so
+    except BaseException as error:  # noqa: BLE001  # raised again by the strategy
+        return Failure.of(error)
+    return None
+
+
+async def _run(pickled: bytes, assignment: RayAssignment, event: ThreadingEvent) -> None:
+    work = pickle.loads(pickled)
+    store = NamingStore(assignment.client, assignment.number)
+    try:
+        await work(store, assignment.number, event)
+    finally:
+        await store.close()

@@ -88,6 +88,16 @@ class LightningStoreServer(ForwardingStore):
         return self._server.url if self._server.running or self._port == 0 else url_of(self._host, self._port)
 
     @property
+    def host(self) -> str:
+        """The address that it binds."""
+        return self._host
+
+    @property
+    def token(self) -> str | None:
+        """What clients must present; None where anybody may call who reaches it."""
+        return self._token
+
+    @property
     def capabilities(self) -> LightningStoreCapabilities:
         """A server is shared by threads, loops and processes, and takes OpenTelemetry spans."""
         return {"thread_safe": True, "async_safe": True, "zero_copy": True, "otlp_traces": True}

@@ -32,6 +32,7 @@ _OUR_OWN: Final[dict[ComponentKind, dict[str, str]]] = {
     "strategy": {
         "shm": "agentlightning.execution.SharedMemoryExecutionStrategy",
         "cs": "agentlightning.execution.ClientServerExecutionStrategy",
+        "ray": "agentlightning.execution.RayExecutionStrategy",
     },
     "tracer": {
         "otel": "agentlightning.tracer.OtelTracer",

@@ -1,0 +1,84 @@
+"""A runner in a Ray actor, from the strategy's side."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from typing import Any
+
+from agentlightning._internal.aio import wait_for_flag
+from agentlightning.execution.events import ExecutionEvent
+from agentlightning.execution.parts import Order
+from agentlightning.execution.ray_cluster import load_ray
+from agentlightning.processes.failure import Failure
+
+logger = logging.getLogger(__name__)
+
+
+class RayMember:
+    """Follows an actor through its lives.
+
+    Args:
+        actor: The handle of a `RayRunner`, which Ray may still have to find a place for.
+        work: A reference to the runner's bundle, pickled.
+        who: Whose it is, for logs.
+        cancel_seconds: How long it may clean up once it was cancelled.
+    """
+
+    def __init__(self, actor: Any, work: Any, who: str, cancel_seconds: float) -> None:
+        self._actor = actor
+        self._work = work
+        self._who = who
+        self._cancel_seconds = cancel_seconds
+
+    async def up(self) -> None:
+        """Return once it is there, after a restart, too.
+
+        Raises:
+            ray.exceptions.ActorDiedError: It never will be.
+        """
+        await _answer(self._actor.ready.options(max_task_retries=-1).remote())
+
+    async def run(self, event: ExecutionEvent) -> Failure | None:
+        """Run it to its end; the event tells it to stop. When the caller is cancelled, it is cancelled, too.
+
+        Returns:
+            What it failed with.
+
+        Raises:
+            ray.exceptions.RayActorError: It died.
+        """
+        running = asyncio.create_task(_answer(self._actor.run.remote(self._work)))
+        stopping = asyncio.create_task(self._stop_on(event))
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            self._actor.tell.remote(Order.CANCEL)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._cancel_seconds):
+                    await asyncio.wait({running})
+                raise
+            logger.warning("%s did not end within %g s and is killed.", self._who, self._cancel_seconds)
+            raise
+        finally:
+            drop(stopping)
+            drop(running)
+
+    def kill(self) -> None:
+        """End it for good, wherever it is, and also while it waits for a place."""
+        load_ray().kill(self._actor)
+
+    async def _stop_on(self, event: ExecutionEvent) -> None:
+        await wait_for_flag(event)
+        self._actor.tell.remote(Order.STOP)
+
+
+async def _answer(reference: Any) -> Any:
+    return await asyncio.wrap_future(reference.future())
+
+
+def drop(task: asyncio.Task[Any]) -> None:
+    """Cancel a task whose outcome nobody needs."""
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())
+    task.cancel()
