@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         TraceToTripletBase as TraceToTripletBase,
     )
     from agentlightning.algorithm import (
+        GEPA as GEPA,
         GRPO as GRPO,
         Algorithm as Algorithm,
         AlgorithmContext as AlgorithmContext,

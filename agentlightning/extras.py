@@ -11,6 +11,7 @@ from agentlightning.errors import MissingExtra
 EXTRA_OF: Final[dict[str, str]] = {
     "asyncpg": "postgres",
     "datasets": "datasets",
+    "gepa": "gepa",
     "matplotlib": "train",
     "mlflow": "mlflow",
     "prometheus_client": "prometheus",

@@ -1,6 +1,7 @@
 """Algorithms: what decides which tasks are run, and what is learned from them."""
 
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
 
 from agentlightning.algorithm.base import Algorithm, FastAlgorithm
 from agentlightning.algorithm.baseline import Baseline
@@ -10,9 +11,11 @@ from agentlightning.algorithm.rounds import Outcome, Round
 from agentlightning.extras import needed_for
 
 if TYPE_CHECKING:
+    from agentlightning.algorithm.gepa import GEPA
     from agentlightning.algorithm.grpo import GRPO
 
 __all__ = [
+    "GEPA",
     "GRPO",
     "Algorithm",
     "AlgorithmContext",
@@ -24,11 +27,12 @@ __all__ = [
     "algo",
 ]
 
+_LATER: Final = {"GEPA": "agentlightning.algorithm.gepa", "GRPO": "agentlightning.algorithm.grpo"}
+"""Algorithms that are imported when they are first asked for, for what they need: GRPO needs torch."""
+
 
 def __getattr__(name: str) -> Any:
-    if name != "GRPO":
+    if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    with needed_for("GRPO"):  # torch, which the other algorithms do without
-        from agentlightning.algorithm.grpo import GRPO
-
-    return GRPO
+    with needed_for(name):
+        return getattr(import_module(_LATER[name]), name)

@@ -19,6 +19,7 @@ _OUR_OWN: Final[dict[ComponentKind, dict[str, str]]] = {
     },
     "algorithm": {
         "baseline": "agentlightning.algorithm.Baseline",
+        "gepa": "agentlightning.algorithm.gepa.GEPA",
         "grpo": "agentlightning.algorithm.grpo.GRPO",
     },
     "llm_proxy": {"gateway": "agentlightning.llm_proxy.LLMProxy"},

@@ -1,0 +1,139 @@
+"""New texts from a reflection model, each of which can be filled like the text that it replaces."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, TypeAlias
+
+from gepa.proposer.reflective_mutation.reflection_lm import ReflectionProposal
+from gepa.strategies.instruction_proposal import InstructionProposalSignature
+
+from agentlightning.algorithm.gepa.bridge import Bridge
+from agentlightning.algorithm.gepa.history import History
+from agentlightning.algorithm.prompt_search import (
+    Journal,
+    Reply,
+    Writer,
+    complaint,
+    placeholders,
+    together,
+    written,
+)
+from agentlightning.algorithm.prompt_search.journal import Answer
+from agentlightning.errors import ModelError
+from agentlightning.types import PromptTemplate
+
+Told: TypeAlias = Sequence[Mapping[str, Any]]
+"""What the reflection model is shown of some rollouts."""
+Job: TypeAlias = tuple[dict[str, str], Mapping[str, Told], list[str]]
+"""A candidate, what is shown for each of its prompts, and the names of the prompts to rewrite."""
+
+_FAILURES: Final = 3
+"""So many reflections in a row that fail end the run: rollouts would only be wasted."""
+
+
+class Reflector:
+    """GEPA's `ReflectionLM`: asks for all the new texts of an iteration at once.
+
+    Args:
+        bridge: To the loop where the model is awaited.
+        journal: Where it is written down what came of each reflection.
+        writer: Asks the model.
+        model: Its name.
+        seed: The prompts to begin with, whose placeholders a new text needs.
+        template: The question, with `<curr_param>` and `<side_info>`; None for GEPA's own.
+        history: Gets the texts that cannot be tried.
+    """
+
+    def __init__(
+        self,
+        bridge: Bridge,
+        journal: Journal,
+        writer: Writer,
+        *,
+        model: str,
+        seed: Mapping[str, PromptTemplate],
+        template: str | None,
+        history: History,
+    ) -> None:
+        self._bridge = bridge
+        self._journal = journal
+        self._writer = writer
+        self._model = model
+        self._seed = seed
+        self._template = template
+        self._history = history
+        self._jobs = 0
+        self._failures = _FAILURES - 1  # a model that never answered is not waited for
+
+    def reflect(
+        self, candidate: dict[str, str], reflective_dataset: Mapping[str, Told], components_to_update: list[str]
+    ) -> tuple[ReflectionProposal, Reflector]:
+        """Rewrite some prompts of one candidate."""
+        return self.reflect_many([(candidate, reflective_dataset, components_to_update)])[0]
+
+    def reflect_many(self, jobs: Sequence[Job]) -> list[tuple[ReflectionProposal, Reflector]]:
+        """Rewrite prompts of several candidates; a proposal without texts says that there is none."""
+        keys = [str(self._jobs + number) for number in range(len(jobs))]
+        self._jobs += len(jobs)
+        found = self._bridge.wait(together(self._job(key, *job) for key, job in zip(keys, jobs, strict=True)))
+        return [(ReflectionProposal(new_texts=texts), self) for texts in found]
+
+    async def _job(
+        self, key: str, texts: Mapping[str, str], told: Mapping[str, Told], names: Sequence[str]
+    ) -> dict[str, str]:
+        found = await together(self._rewrite(f"{key}-{name}", name, texts, told[name]) for name in names)
+        for name, answer in zip(names, found, strict=True):
+            if answer["reason"] is not None:
+                self._history.drop(texts, name, answer["text"], answer["reason"])
+        return {name: answer["text"] for name, answer in zip(names, found, strict=True) if answer["reason"] is None}
+
+    async def _rewrite(self, key: str, name: str, texts: Mapping[str, str], told: Told) -> Answer:
+        """Return a new text for a prompt, or the reason why there is none.
+
+        A model that does not answer is written down, too: a run that goes on takes the same way.
+        """
+
+        async def work() -> Answer:
+            try:
+                return await self._proposal(key, name, texts[name], told)
+            except ModelError as error:
+                if self._failures + 1 >= _FAILURES:
+                    raise
+                return {"text": None, "reason": str(error)}
+
+        answer = await self._journal.once("reflection", key, {"prompt": name, "of": dict(texts)}, work)
+        self._failures = self._failures + 1 if answer["text"] is None else 0
+        return answer
+
+    async def _proposal(self, key: str, name: str, text: str, told: Told) -> Answer:
+        """Ask for a text; one that cannot stand in for the present one goes back once."""
+        messages = [{"role": "user", "content": self._question(self._seed[name], text, told)}]
+        proposed, wrong = self._read(name, reply := await self._writer.ask(key, self._model, messages))
+        if wrong is not None:
+            messages += [
+                {"role": "assistant", "content": reply.text},
+                {"role": "user", "content": f"This cannot be used: {wrong}. Write the whole text once more."},
+            ]
+            proposed, wrong = self._read(name, await self._writer.ask(f"{key}-again", self._model, messages))
+        return {"text": proposed, "reason": wrong}
+
+    def _read(self, name: str, reply: Reply) -> tuple[str, str | None]:
+        """Return the text in an answer, and what is wrong with it."""
+        text = InstructionProposalSignature.output_extractor(reply.text.strip())["new_instruction"]
+        if not reply.whole:
+            return text, "the answer was cut off"
+        prompt = self._seed[name]
+        return text, complaint(prompt.model_copy(update={"template": text}), placeholders(prompt))
+
+    def _question(self, prompt: PromptTemplate, text: str, told: Told) -> str:
+        asked = InstructionProposalSignature.prompt_renderer(
+            {"current_instruction_doc": text, "dataset_with_feedback": told, "prompt_template": self._template}
+        )
+        needed = placeholders(prompt)
+        if not needed:
+            return str(asked)
+        return (
+            f"{asked}\n\nThe text is a template ({prompt.engine}) that is filled in for each task. "
+            f"Keep every placeholder, written as it is, and add none: {written(needed, prompt)}"
+        )
