@@ -15,7 +15,6 @@ from agentlightning.inference import Engine
 from agentlightning.inference.server import InferenceServer
 from agentlightning.llm_proxy import LLMProxy
 from agentlightning.store import LightningStore
-from agentlightning.types import ProxyLLM
 
 MODEL_NAME = "policy"
 RESOURCE_NAME = "llm"
@@ -71,8 +70,7 @@ class PolicyServer:
 
     async def publish(self, sampling_parameters: Mapping[str, Any]) -> str:
         """Store the policy as the resource `llm`, to be sampled as given; returns the resources id."""
-        endpoint = self._proxy.as_resource(model=MODEL_NAME).endpoint
-        llm = ProxyLLM(endpoint=endpoint, model=MODEL_NAME, sampling_parameters=dict(sampling_parameters))
+        llm = self._proxy.as_resource(model=MODEL_NAME, sampling_parameters=dict(sampling_parameters))
         return (await self._store.add_resources({RESOURCE_NAME: llm})).resources_id
 
     async def update(self, weights: Mapping[str, torch.Tensor], version: int) -> None:

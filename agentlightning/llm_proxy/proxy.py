@@ -24,6 +24,7 @@ from agentlightning.llm_proxy.journal import LIMIT_BYTES, Journal
 from agentlightning.llm_proxy.local_control import LocalControl
 from agentlightning.llm_proxy.metrics import Meter
 from agentlightning.llm_proxy.overrides import SamplingOverrides
+from agentlightning.llm_proxy.place import Place, place_of
 from agentlightning.llm_proxy.routing import RoutingTable
 from agentlightning.llm_proxy.sequence import SequenceReserver
 from agentlightning.llm_proxy.shipper import Shipper
@@ -58,7 +59,8 @@ class LLMProxy(LocalControl):
         port: Port to bind; None or 0 picks a free one, which `restart` keeps.
         model_list: The models to serve; see `ModelConfig`.
         store: Where calls go; needed before `start`.
-        host: Address to bind; loopback by default.
+        host: Address to bind; by default that of the store's server, if the store is one that a run serves to other
+            machines, and else loopback.
         journal_dir: Where calls wait for the store, replayed at the next start if the process dies. By default a
             temporary directory, which `stop` removes when the store has everything. One gateway at a time may use it.
         journal_bytes: How much may wait there. When it is full, calls are answered and not recorded; the log and the
@@ -71,9 +73,10 @@ class LLMProxy(LocalControl):
             made again. A call is never made again once its stream has begun.
         sampling_overrides: What calls are sampled with, whatever the agent asks for, by the mode of their rollout:
             `{"train": {"temperature": 1.0}, "val": {"temperature": 0.7}}`.
-        token: The administrator's token, `AGL_TOKEN` by default; the same as the store's, so that one token is enough
-            for an agent. With one, callers must present theirs, as `Authorization: Bearer` or `x-api-key`, and backends
-            get the key of their `model_list` entry only. Without, the gateway serves this machine alone.
+        token: The administrator's token, `AGL_TOKEN` by default, or that of the server that the gateway follows; the
+            same as the store's, so that one token is enough for an agent. With one, callers must present theirs, as
+            `Authorization: Bearer` or `x-api-key`, and backends get the key of their `model_list` entry only. Without,
+            the gateway serves this machine alone.
 
     Raises:
         ConfigurationError: The model list cannot be served, the journal could hold nothing, or other machines could
@@ -96,9 +99,8 @@ class LLMProxy(LocalControl):
         token: str | None = None,
     ) -> None:
         self._port = port or 0
-        self._host = host or "127.0.0.1"
-        self._token = required_token(self._host, token)
-        self._runner_token = None if self._token is None else runner_token(self._token)
+        self._host = host
+        self._token = required_token(host or "127.0.0.1", token)
         self._store = store
         self._table = RoutingTable(model_list or ())
         self._journal_dir = Path(journal_dir) if journal_dir is not None else None
@@ -178,17 +180,17 @@ class LLMProxy(LocalControl):
         self._port = urlsplit(self._running.server.url).port or 0
 
     async def _open(self) -> _Running:
-        address = self._host, self._port
+        place = place_of(self._host, self._token, self._required_store())
         running = _Running(
             lambda: self._table,
             self._required_store,
-            address,
+            place,
+            self._port,
             self._journal_dir,
             self._journal_bytes,
             self._timeout,
             self._num_retries,
             self._overrides,
-            self._token,
         )
         await running.start()
         return running
@@ -234,10 +236,11 @@ class LLMProxy(LocalControl):
         """
         if self._running is None:
             raise ConfigurationError("the gateway has no address before it runs: await start() first")
+        holder = self._running.token and runner_token(self._running.token)
         template = ProxyLLM(
-            endpoint=f"{self._running.server.url}/v1",
+            endpoint=f"{self._running.url}/v1",
             model=model or self._only_model(),
-            api_key=self._runner_token,
+            api_key=holder,
             sampling_parameters=sampling_parameters or {},
         )
         endpoint = template.get_base_url(rollout_id, attempt_id)
@@ -246,7 +249,7 @@ class LLMProxy(LocalControl):
         return LLM(
             endpoint=endpoint,
             model=template.model,
-            api_key=self._runner_token and agent_token(self._runner_token, rollout_id, attempt_id),
+            api_key=holder and agent_token(holder, rollout_id, attempt_id),
             sampling_parameters=template.sampling_parameters,
         )
 
@@ -275,14 +278,16 @@ class _Running:
         self,
         get_table: Callable[[], RoutingTable],
         get_store: Callable[[], LightningStore],
-        address: tuple[str, int],
+        place: Place,
+        port: int,
         journal_dir: Path | None,
         journal_bytes: int,
         timeout: float,
         num_retries: int,
         overrides: SamplingOverrides,
-        token: str | None,
     ) -> None:
+        self._place = place
+        self.token: Final = place.token
         self._temporary = journal_dir is None
         self._journal_dir = journal_dir or Path(tempfile.mkdtemp(prefix="agentlightning-gateway-"))
         self._shipper = Shipper(Journal(self._journal_dir, journal_bytes), get_store)
@@ -292,7 +297,7 @@ class _Running:
         self.gate = Gate()
         dispatcher = Dispatcher(self._prober, self.gate, timeout, num_retries)
         meter = Meter()
-        control = ControlEndpoints(self.gate, Access(None) if token is None else None)
+        control = ControlEndpoints(self.gate, Access(None) if self.token is None else None)
         exposition = Exposition(meter, self.gate, gauges_of(self._shipper))
         app = create_app(
             get_table,
@@ -306,8 +311,13 @@ class _Running:
             meter,
             routes=[*control.routes(), Route("/metrics", exposition.metrics)],
         )
-        guarded = app if token is None else TokenCheck(app, token)
-        self.server = EmbeddedServer(guarded, *address, on_stop=self.gate.shut)
+        guarded = app if self.token is None else TokenCheck(app, self.token)
+        self.server = EmbeddedServer(guarded, place.host, port, on_stop=self.gate.shut)
+
+    @property
+    def url(self) -> str:
+        """Where others reach it."""
+        return self._place.url(self.server.url)
 
     async def start(self) -> None:
         self._shipper.start()
