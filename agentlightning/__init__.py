@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         TraceToTripletBase as TraceToTripletBase,
     )
     from agentlightning.algorithm import (
+        APO as APO,
         GEPA as GEPA,
         GRPO as GRPO,
         Algorithm as Algorithm,

@@ -11,10 +11,12 @@ from agentlightning.algorithm.rounds import Outcome, Round
 from agentlightning.extras import needed_for
 
 if TYPE_CHECKING:
+    from agentlightning.algorithm.apo import APO
     from agentlightning.algorithm.gepa import GEPA
     from agentlightning.algorithm.grpo import GRPO
 
 __all__ = [
+    "APO",
     "GEPA",
     "GRPO",
     "Algorithm",
@@ -27,7 +29,11 @@ __all__ = [
     "algo",
 ]
 
-_LATER: Final = {"GEPA": "agentlightning.algorithm.gepa", "GRPO": "agentlightning.algorithm.grpo"}
+_LATER: Final = {
+    "APO": "agentlightning.algorithm.apo",
+    "GEPA": "agentlightning.algorithm.gepa",
+    "GRPO": "agentlightning.algorithm.grpo",
+}
 """Algorithms that are imported when they are first asked for, for what they need: GRPO needs torch."""
 
 

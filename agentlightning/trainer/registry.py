@@ -18,6 +18,7 @@ _OUR_OWN: Final[dict[ComponentKind, dict[str, str]]] = {
         "trajectories": "agentlightning.adapter.TraceToTrajectories",
     },
     "algorithm": {
+        "apo": "agentlightning.algorithm.apo.APO",
         "baseline": "agentlightning.algorithm.Baseline",
         "gepa": "agentlightning.algorithm.gepa.GEPA",
         "grpo": "agentlightning.algorithm.grpo.GRPO",

@@ -1,0 +1,191 @@
+"""Everything that an APO run tried, as JSON and for people."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from agentlightning._internal.folders import write_whole
+from agentlightning.algorithm.apo.candidate import Candidate, Score
+from agentlightning.algorithm.apo.proposer import Proposal
+from agentlightning.algorithm.apo.settings import Settings
+from agentlightning.algorithm.paired import PairedDifference
+
+RECORD_FILE: Final = "history.json"
+PAGE_FILE: Final = "history.md"
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A round's leader beside the best prompt before it, over all validation tasks.
+
+    Attributes:
+        leader: Version of the leader.
+        best: Version of the best before; None if there was none.
+        difference: The leader's rewards minus those of the best; None if there was nothing to compare.
+        promoted: Whether the leader is the best now.
+    """
+
+    leader: str
+    best: str | None
+    difference: PairedDifference | None
+    promoted: bool
+
+
+@dataclass(slots=True)
+class RoundRecord:
+    """What happened in a round.
+
+    Attributes:
+        number: Of the round, from 1.
+        validation_tasks: Numbers of the tasks that ranked its prompts.
+        ranking: Score of each prompt on these, the best first.
+        beam: Versions that went on.
+        dropped: Proposals that were not tried.
+        comparison: Of its leader with the best; None if the best led it.
+    """
+
+    number: int
+    validation_tasks: list[int]
+    ranking: dict[str, Score]
+    beam: list[str]
+    dropped: list[Proposal]
+    comparison: Comparison | None = None
+
+
+@dataclass(slots=True)
+class History:
+    """Everything that a run tried.
+
+    Attributes:
+        resource: Name of the prompt's resource.
+        settings: Of the run.
+        validation: Numbers of all validation tasks.
+        candidates: The prompts that were tried, by version.
+        rounds: The rounds so far.
+        best: The best prompt so far, or None.
+        cost: What it took so far.
+    """
+
+    resource: str
+    settings: Settings
+    validation: Sequence[int]
+    candidates: dict[str, Candidate] = field(default_factory=dict[str, Candidate])
+    rounds: list[RoundRecord] = field(default_factory=list[RoundRecord])
+    best: Candidate | None = None
+    cost: dict[str, float] = field(default_factory=dict[str, float])
+
+    def write(self, folder: Path) -> None:
+        """Write both forms into a run's folder."""
+        write_whole(folder / RECORD_FILE, json.dumps(self.record(), indent=2, ensure_ascii=False) + "\n")
+        write_whole(folder / PAGE_FILE, self.page())
+
+    def validation_score(self, candidate: Candidate) -> Score | None:
+        """Return a prompt's score on all validation tasks; None if it was not tried on all."""
+        return None if candidate.missing("val", self.validation) else candidate.score("val", self.validation)
+
+    def record(self) -> dict[str, Any]:
+        """Return everything as JSON."""
+        return {
+            "best": self.best.version if self.best else None,
+            "resource": self.resource,
+            "settings": asdict(self.settings),
+            "cost": dict(self.cost),
+            "candidates": [self._candidate_record(each) for each in self.candidates.values()],
+            "rounds": [_round_record(each) for each in self.rounds],
+        }
+
+    def page(self) -> str:
+        """Return everything as Markdown."""
+        return "\n".join(self._lines()) + "\n"
+
+    def _candidate_record(self, each: Candidate) -> dict[str, Any]:
+        score = self.validation_score(each)
+        return {
+            "version": each.version,
+            "parent": each.parent,
+            "round": each.round,
+            "prompt": each.prompt_template.template,
+            "engine": each.prompt_template.engine,
+            "critique": each.critique,
+            "validation": asdict(score) if score else None,
+            "results": {mode: [asdict(one) for one in of_mode.values()] for mode, of_mode in each.results.items()},
+        }
+
+    def _lines(self) -> Iterator[str]:
+        yield f"# Prompt optimisation of `{self.resource}`\n"
+        if self.best is not None:
+            yield f"Best: **{self.best.version}**, validation {self.validation_score(self.best)}\n"
+            yield _fenced(self.best.prompt_template.template)
+        yield f"\n{', '.join(f'{name} {count:,}' for name, count in self.cost.items())}."
+        yield "\n| prompt | made of | round | validation |\n|---|---|---|---|"
+        for each in self.candidates.values():
+            yield f"| {each.version} | {each.parent or ''} | {each.round} | {self.validation_score(each) or ''} |"
+        for one in self.rounds:
+            yield from _round_lines(one)
+        for each in self.candidates.values():
+            yield f"\n## {each.version}\n\n{_fenced(each.prompt_template.template)}"
+            if each.critique:
+                yield f"\nMade of {each.parent}, which was told:\n\n{_fenced(each.critique)}"
+
+
+def _round_record(each: RoundRecord) -> dict[str, Any]:
+    comparison = None
+    if each.comparison is not None:
+        difference = each.comparison.difference
+        verdict = difference.verdict if difference else None
+        comparison = asdict(each.comparison) | {"verdict": verdict}
+    return {
+        "round": each.number,
+        "validation_tasks": each.validation_tasks,
+        "ranking": [{"version": version} | asdict(score) for version, score in each.ranking.items()],
+        "beam": each.beam,
+        "dropped": [_dropped_record(proposal) for proposal in each.dropped],
+        "comparison": comparison,
+    }
+
+
+def _dropped_record(proposal: Proposal) -> dict[str, Any]:
+    prompt = proposal.prompt_template
+    return {
+        "parent": proposal.parent.version,
+        "reason": proposal.dropped,
+        "prompt": prompt.template if prompt else None,
+        "critique": proposal.critique,
+    }
+
+
+def _round_lines(each: RoundRecord) -> Iterator[str]:
+    yield f"\n## Round {each.number}\n\nRanked on {len(each.validation_tasks)} validation tasks; "
+    yield f"{', '.join(each.beam)} went on.\n\n| prompt | score | failed |\n|---|---|---|"
+    for version, score in each.ranking.items():
+        yield f"| {version} | {score} | {score.failed} |"
+    if each.comparison is not None:
+        yield f"\n{describe_comparison(each.comparison)}"
+    for proposal in each.dropped:
+        yield f"\nDropped, made of {proposal.parent.version}: {proposal.dropped}"
+        if proposal.prompt_template is not None:
+            yield f"\n{_fenced(proposal.prompt_template.template)}"
+
+
+def describe_comparison(comparison: Comparison) -> str:
+    """Say in a line what came of a comparison."""
+    end = "it is the best now" if comparison.promoted else f"{comparison.best} stays the best"
+    difference = comparison.difference
+    if difference is None:
+        return f"{comparison.leader} leads: {end}."
+    return (
+        f"{comparison.leader} compared with {comparison.best}: {difference.mean:+.3f}, 95 % interval "
+        f"{difference.low:+.3f} to {difference.high:+.3f}, {difference.verdict}: {end}."
+    )
+
+
+def _fenced(text: str) -> str:
+    """Return text as a code block, whose fence is longer than any in it."""
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}text\n{text}\n{fence}"

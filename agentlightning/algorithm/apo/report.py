@@ -1,0 +1,73 @@
+"""What a run leaves after each step: metrics, the best resources, its history."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from agentlightning.algorithm.apo.candidate import Candidate, Score
+from agentlightning.algorithm.apo.history import History, RoundRecord
+from agentlightning.algorithm.context import AlgorithmContext
+from agentlightning.algorithm.prompt_search import PromptEvaluator, Writer
+
+
+class Report:
+    """Writes down where a run is.
+
+    Args:
+        context: What the run gives.
+        history: What was tried.
+        evaluator: Says how many rollouts it took.
+        writer: Says what models answered.
+    """
+
+    def __init__(self, context: AlgorithmContext, history: History, evaluator: PromptEvaluator, writer: Writer) -> None:
+        self._context = context
+        self._history = history
+        self._evaluator = evaluator
+        self._writer = writer
+        self._started = time.monotonic()
+
+    def begin(self, best: Candidate, score: Score) -> None:
+        """Report how good the first prompt is."""
+        self._keep(best)
+        self._context.log({"kind": "evaluation", "version": best.version} | _figures(score) | self._cost())
+
+    def round(self, record: RoundRecord, best: Candidate) -> None:
+        """Report a round that has ended."""
+        self._history.rounds.append(record)
+        self._keep(best)
+        leader = record.ranking[record.beam[0]]
+        self._context.log(
+            {"kind": "round", "round": record.number, "rounds": self._history.settings.beam_rounds}
+            | _figures(leader)
+            | {"best": self._score(best).mean, "version": best.version, "dropped": len(record.dropped)}
+            | self._cost()
+        )
+
+    def _keep(self, best: Candidate) -> None:
+        self._history.best = best
+        self._history.cost = self._cost()
+        prompts = {self._history.resource: best.prompt_template}
+        self._context.keep_best(self._score(best).mean, self._evaluator.with_prompts(prompts))
+        if self._context.run_dir is not None:
+            self._history.write(self._context.run_dir)
+
+    def _score(self, best: Candidate) -> Score:
+        return best.score("val", self._history.validation)
+
+    def _cost(self) -> dict[str, Any]:
+        replies = self._writer.replies
+        return {
+            "rollouts": self._evaluator.rollouts + self._evaluator.reused,
+            "reused": self._evaluator.reused,
+            "model_calls": len(replies),
+            "retries": self._writer.retries,
+            "prompt_tokens": sum(reply.prompt_tokens for reply in replies),
+            "completion_tokens": sum(reply.completion_tokens for reply in replies),
+            "seconds": time.monotonic() - self._started,
+        }
+
+
+def _figures(score: Score) -> dict[str, Any]:
+    return {"score": score.mean, "standard_error": score.standard_error, "tasks": score.tasks, "failed": score.failed}
