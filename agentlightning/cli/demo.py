@@ -22,11 +22,13 @@ class Strategy(StrEnum):
 
     shm = "shm"
     cs = "cs"
+    ray = "ray"
 
 
 _PLACEMENTS: Final[dict[Strategy, dict[str, Any]]] = {
     Strategy.shm: {},
     Strategy.cs: {"strategy": "cs", "n_runners": 2, "concurrency": 32},
+    Strategy.ray: {"strategy": "ray", "n_runners": 2, "concurrency": 32},
 }
 
 
@@ -39,7 +41,10 @@ def demo(
         bool, typer.Option("--from-scratch", help="Build tokenizer and policy anew; takes about half a minute more.")
     ] = False,
     strategy: Annotated[
-        Strategy, typer.Option(help="Where runners live: shm in this process, cs in two processes of their own.")
+        Strategy,
+        typer.Option(
+            help="Where runners live: shm in this process, cs in two processes of their own, ray on a Ray cluster."
+        ),
     ] = Strategy.shm,
     resume: Annotated[
         Path | None, typer.Option(help="Folder of an earlier run to go on with, as it was begun.", metavar="RUN")

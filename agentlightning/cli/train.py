@@ -29,6 +29,10 @@ def train(
         str, typer.Argument(metavar="CONFIG.yaml | MODULE:FUNCTION", help="What to run; see docs/cli.md for the keys.")
     ],
     changes: Changes = None,
+    strategy: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Where runners live: shm, cs or ray; short for --set strategy=NAME."),
+    ] = None,
     run_dir: Annotated[Path | None, typer.Option(help="Folder of the run; runs/<time> by default.")] = None,
     resume: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Folder of an earlier run to go on with, however it ended.")
@@ -41,8 +45,11 @@ def train(
 
     Example: agl train run.yaml --set algorithm.steps=20 --set n_runners=8
 
+    Example: agl train run.yaml --strategy ray --set n_runners=16
+
     Example: agl train my_package.training:main
     """
+    changes = [*(changes or ()), *([f"strategy={strategy}"] if strategy else ())]
     if ":" in run and not Path(run).exists():
         _refuse_options(changes, run_dir, resume)
         _call(run)
@@ -54,7 +61,7 @@ def train(
         from agentlightning.trainer.datasets import load_dataset
 
         _refuse_two_folders(run_dir, resume)
-        config = read_config(Path(run), changes or ())
+        config = read_config(Path(run), changes)
         folder = resume or run_dir or config.run_dir or new_folder()
         trainer = config.trainer(folder)
         agent = load_agent(config.agent)
@@ -94,9 +101,11 @@ def dev(
         raise typer.Exit(1)
 
 
-def _refuse_options(changes: list[str] | None, run_dir: Path | None, resume: Path | None) -> None:
+def _refuse_options(changes: list[str], run_dir: Path | None, resume: Path | None) -> None:
     if changes or run_dir or resume:
-        raise ConfigurationError("--set, --run-dir and --resume are for files: a function says for itself what it runs")
+        raise ConfigurationError(
+            "--set, --strategy, --run-dir and --resume are for files: a function says for itself what it runs"
+        )
 
 
 def _refuse_two_folders(run_dir: Path | None, resume: Path | None) -> None:

@@ -29,7 +29,8 @@ class DemoOptions:
             rollouts run at once.
         steps: Updates of the policy.
         from_scratch: Build tokenizer and policy anew instead of loading the shipped ones.
-        strategy: `shm` runs everything in this process, `cs` the runners in processes of their own.
+        strategy: `shm` runs everything in this process, `cs` the runners in processes of their own, `ray` on a
+            Ray cluster.
         n_runners: How many runners.
         concurrency: Rollouts that each runner runs at a time.
     """
@@ -39,7 +40,7 @@ class DemoOptions:
     seed: int = 0
     steps: int = 40
     from_scratch: bool = False
-    strategy: Literal["shm", "cs"] = "shm"
+    strategy: Literal["shm", "cs", "ray"] = "shm"
     n_runners: int = 8
     concurrency: int = 8
 
