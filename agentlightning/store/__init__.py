@@ -1,6 +1,6 @@
 """The store: where tasks, attempts, spans, resources and workers live.
 
-What needs a web framework, an HTTP client or a database driver is imported when it is first used.
+What needs a web framework, an HTTP client or a database is imported when it is first used.
 """
 
 from importlib import import_module
@@ -19,12 +19,12 @@ from agentlightning.store.base import (
     is_queuing,
     is_running,
 )
-from agentlightning.store.sqlite import InMemoryLightningStore, SqliteLightningStore
 
 if TYPE_CHECKING:
     from agentlightning.store.client import LightningStoreClient
     from agentlightning.store.postgres import PostgresLightningStore
     from agentlightning.store.server import LightningStoreServer
+    from agentlightning.store.sqlite import InMemoryLightningStore, SqliteLightningStore
     from agentlightning.store.threaded import LightningStoreThreaded
 
 __all__ = [

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from agentlightning.errors import ConfigurationError, Unauthorized
-from agentlightning.serving import is_loopback
 from agentlightning.store.operations import Role
 
 TOKEN_VARIABLE: Final = "AGL_TOKEN"
@@ -62,6 +61,8 @@ def required_token(host: str, token: str | None) -> str | None:
     Raises:
         ConfigurationError: It is empty, or there is none though other machines can reach the host.
     """
+    from agentlightning.serving import is_loopback  # only servers ask: clients do without the web framework
+
     given = token_given(token)
     if given is None and not is_loopback(host):
         raise ConfigurationError(

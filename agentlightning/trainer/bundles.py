@@ -1,8 +1,7 @@
-"""What a trainer hands to its strategy: the algorithm and the runner, each with all it needs in whatever process."""
+"""What a trainer hands to its strategy: the algorithm with all it needs, in whatever process."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Awaitable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -15,14 +14,12 @@ from agentlightning._internal.threads import run_in_thread
 from agentlightning.adapter import TraceAdapter
 from agentlightning.algorithm import Algorithm, AlgorithmContext
 from agentlightning.algorithm.metrics_log import MetricsListener
-from agentlightning.litagent import LitAgent
 from agentlightning.llm_proxy import LLMProxy
-from agentlightning.runner import Runner
 from agentlightning.store import LightningStore
 from agentlightning.tracer.active import outside_traces
 from agentlightning.trainer.gateway import serving
 from agentlightning.trainer.silence import SilenceLimit
-from agentlightning.types import Dataset, Hook, NamedResources
+from agentlightning.types import Dataset, NamedResources
 
 if TYPE_CHECKING:
     from agentlightning.execution import ExecutionEvent
@@ -104,31 +101,3 @@ class AlgorithmWork:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "trainer": None, "context": None}
-
-
-@dataclass
-class RunnerWork:
-    """Runs an agent on the rollouts of a store.
-
-    Attributes:
-        runner: Each worker gets a copy of its own.
-        agent: What to run.
-        hooks: Called around every rollout.
-    """
-
-    runner: Runner[Any]
-    agent: LitAgent[Any]
-    hooks: tuple[Hook, ...]
-
-    async def __call__(self, store: LightningStore, worker_id: int, event: ExecutionEvent) -> None:
-        """Run worker `worker_id` until the event is set or its quota is used up."""
-        runner = copy.copy(self.runner)
-        runner.init(self.agent, hooks=self.hooks)
-        try:
-            runner.init_worker(worker_id, store)
-            try:
-                await runner.iter(event=event)
-            finally:
-                runner.teardown_worker(worker_id)
-        finally:
-            runner.teardown()

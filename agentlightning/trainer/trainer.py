@@ -20,10 +20,11 @@ from agentlightning.execution.loop_thread import run_to_result
 from agentlightning.litagent import LitAgent
 from agentlightning.llm_proxy import LLMProxy
 from agentlightning.runner import LitAgentRunner, Runner
+from agentlightning.runner.work import RunnerWork
 from agentlightning.store import InMemoryLightningStore, LightningStore, SqliteLightningStore
 from agentlightning.tracer import OtelTracer, Tracer
 from agentlightning.trainer import silence as silence_limit
-from agentlightning.trainer.bundles import AlgorithmWork, RunnerWork
+from agentlightning.trainer.bundles import AlgorithmWork
 from agentlightning.trainer.components import ComponentSpec, OptionalDefaults, build_component, instantiate_component
 from agentlightning.trainer.deprecated import renamed, warn_of_flags
 from agentlightning.trainer.registry import ComponentKind, Registry
