@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from tests.cli.forked import call_agl
+
 DEADLINE = 60
 COMMAND = (sys.executable, "-c", "import sys; from agentlightning.cli import main; sys.exit(main())")
 LAST_LINE = b"Ctrl+C stops it.\n"
@@ -33,12 +35,10 @@ async def served(*arguments: str, folder: Path, **environment: str) -> AsyncIter
         await process.communicate()
 
 
-async def finished(*arguments: str, folder: Path) -> tuple[int | None, str, str]:
+async def finished(*arguments: str, folder: Path) -> tuple[int, str, str]:
     """Run a command to its end; returns its exit code and what it wrote to stdout and stderr."""
-    process = await asyncio.create_subprocess_exec(*COMMAND, *arguments, cwd=folder, stdout=PIPE, stderr=PIPE)
-    async with asyncio.timeout(DEADLINE):
-        stdout, stderr = await process.communicate()
-    return process.returncode, stdout.decode(), stderr.decode()
+    done = await asyncio.to_thread(call_agl, *arguments, folder=folder)
+    return done.returncode, done.stdout, done.stderr
 
 
 async def ended(process: Process) -> int:

@@ -10,11 +10,12 @@ import pytest
 
 import agentlightning
 from agentlightning.demo.options import DemoOptions
+from tests.cli.forked import call_agl
 
 DEADLINE = 60
 
 
-def agl(*arguments: str) -> subprocess.CompletedProcess[str]:
+def fresh_agl(*arguments: str) -> subprocess.CompletedProcess[str]:
     entry_point = "import sys; from agentlightning.cli import main; sys.exit(main())"
     return subprocess.run(
         [sys.executable, "-c", entry_point, *arguments], capture_output=True, text=True, timeout=DEADLINE, check=False
@@ -22,7 +23,7 @@ def agl(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_version() -> None:
-    done = agl("version")
+    done = fresh_agl("version")
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{agentlightning.__version__}\n", "")
 
 
@@ -35,7 +36,7 @@ def test_version() -> None:
     ids=["agl", "demo"],
 )
 def test_help_names_everything(arguments: tuple[str, ...], says: list[str]) -> None:
-    done = agl(*arguments)
+    done = fresh_agl(*arguments)
     assert (done.returncode, done.stderr) == (0, "")
     assert [text for text in says if text not in done.stdout] == []
 
@@ -51,7 +52,7 @@ def test_help_names_everything(arguments: tuple[str, ...], says: list[str]) -> N
     ids=["option", "range", "type", "command"],
 )
 def test_wrong_usage_is_exit_2_and_names_what_is_wrong(arguments: tuple[str, ...], says: str) -> None:
-    done = agl(*arguments)
+    done = call_agl(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert says in done.stderr
     assert "Traceback" not in done.stderr
@@ -59,7 +60,7 @@ def test_wrong_usage_is_exit_2_and_names_what_is_wrong(arguments: tuple[str, ...
 
 def test_folder_that_holds_a_run_is_exit_1_and_stays_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "store.db").write_bytes(b"an earlier run")
-    done = agl("demo", "--output", str(tmp_path))
+    done = call_agl("demo", "--output", str(tmp_path))
     assert (done.returncode, done.stdout) == (1, "")
     assert (
         done.stderr == f"agl: {tmp_path} holds a run already; go on with it by --resume, or choose another --output\n"
@@ -83,12 +84,12 @@ def test_demo_goes_on_with_a_run_as_it_was_begun_or_says_what_disagrees(
     tmp_path: Path, options: tuple[str, ...], says: str
 ) -> None:
     DemoOptions(output=tmp_path, seed=7, steps=3).save()
-    done = agl("demo", "--resume", str(tmp_path), *options)
+    done = call_agl("demo", "--resume", str(tmp_path), *options)
     assert (done.returncode, done.stdout, says in done.stderr) == (1, "", True)
     assert [path.name for path in tmp_path.iterdir()] == ["demo.json"]
 
 
 def test_options_that_agree_with_the_run_to_go_on_with_are_taken(tmp_path: Path) -> None:
     DemoOptions(output=tmp_path, seed=7, steps=3).save()
-    done = agl("demo", "--resume", str(tmp_path), "--seed", "7", "--output", str(tmp_path / "." / "x" / ".."))
+    done = call_agl("demo", "--resume", str(tmp_path), "--seed", "7", "--output", str(tmp_path / "." / "x" / ".."))
     assert (done.returncode, done.stderr) == (1, f"agl: {tmp_path} holds no run: there is no run.json in it\n")

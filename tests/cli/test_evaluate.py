@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.forked import call_agl
+
 ENTRY_POINT = "import sys; from agentlightning.cli import main; sys.exit(main())"
 DEADLINE = 120
 AGENTS = """
@@ -45,13 +47,11 @@ def folder(tmp_path: Path) -> Path:
 
 
 def command(*arguments: str, agent: str = "my_agents:solve") -> list[str]:
-    return [sys.executable, "-c", ENTRY_POINT, "evaluate", agent, "--data", "tasks.jsonl", *arguments]
+    return ["evaluate", agent, "--data", "tasks.jsonl", *arguments]
 
 
 def evaluate(folder: Path, *arguments: str, agent: str = "my_agents:solve") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(*arguments, agent=agent), cwd=folder, capture_output=True, text=True, timeout=DEADLINE, check=False
-    )
+    return call_agl(*command(*arguments, agent=agent), folder=folder)
 
 
 def test_two_sets_are_compared_and_the_folder_keeps_everything(folder: Path) -> None:
@@ -82,7 +82,13 @@ def test_json_is_for_programs_and_a_runs_best_is_a_set_of_resources(folder: Path
 
 def test_interrupted_evaluation_says_so_and_gives_no_verdict(folder: Path) -> None:
     arguments = command("--resources", "old.json", "--output", "out", agent="my_agents:slow")
-    process = subprocess.Popen(arguments, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", ENTRY_POINT, *arguments],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     try:
         deadline = time.monotonic() + DEADLINE
         while not (folder / "started").exists():

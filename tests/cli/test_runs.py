@@ -3,7 +3,6 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,20 +14,11 @@ from agentlightning.algorithm import AlgorithmContext
 from agentlightning.trainer.run_folder import RunFolder
 from agentlightning.types import AttemptStatus
 from tests.adapter.spans import make_call, make_reward
-
-ENTRY_POINT = "import sys; from agentlightning.cli import main; sys.exit(main())"
+from tests.cli.forked import call_agl
 
 
 def run_agl(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", ENTRY_POINT, *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env={"PATH": "", "COLUMNS": "200"},
-    )
+    return call_agl(*arguments, folder=folder, environment={"PATH": "", "COLUMNS": "200"})
 
 
 @agl.rollout

@@ -15,6 +15,7 @@ import pytest
 
 import agentlightning as agl
 from agentlightning.errors import Unauthorized
+from tests.cli.forked import call_agl
 
 DEADLINE = 60
 COMMAND = (sys.executable, "-c", "import sys; from agentlightning.cli import main; sys.exit(main())", "store")
@@ -45,9 +46,7 @@ def url_in(said: list[str]) -> str:
 
 
 def finished(*options: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, "--port", "0", *options], cwd=folder, capture_output=True, text=True, timeout=DEADLINE, check=False
-    )
+    return call_agl("store", "--port", "0", *options, folder=folder)
 
 
 @pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])

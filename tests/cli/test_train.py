@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from agentlightning.trainer.config import read_config
+from tests.cli.forked import call_agl
 
 ENTRY_POINT = "import sys; from agentlightning.cli import main; sys.exit(main())"
 DEADLINE = 120
@@ -58,14 +59,7 @@ def write(folder: Path, **settings: Any) -> Path:
 
 
 def agl(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", ENTRY_POINT, *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE,
-        check=False,
-    )
+    return call_agl(*arguments, folder=folder)
 
 
 def test_file_is_run_and_leaves_a_folder(folder: Path) -> None:
