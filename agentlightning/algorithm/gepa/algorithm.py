@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -48,6 +49,7 @@ class GEPA(Algorithm):
         rollout_batch_timeout: Seconds that the rollouts of an evaluation have together; late ones are cancelled and
             count 0, as failed ones do.
         seed: Of all that is drawn.
+        sleep: Waits for some seconds before a model is asked again.
 
     Attributes:
         history: The candidates; filled by `run`.
@@ -72,6 +74,7 @@ class GEPA(Algorithm):
         perfect_score: float | None = 1.0,
         rollout_batch_timeout: float = 3600.0,
         seed: int = 0,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         if find_spec("gepa") is None:
             raise MissingExtra("gepa", "gepa", "GEPA")
@@ -89,6 +92,7 @@ class GEPA(Algorithm):
         )
         self._names = None if prompts is None else list(prompts)
         self._timeout = rollout_batch_timeout
+        self._sleep = sleep
         self._seed: dict[str, PromptTemplate] = {}
         self.history = History()
 
@@ -122,7 +126,7 @@ class GEPA(Algorithm):
             context=context,
             journal=journal,
             evaluator=evaluator,
-            writer=Writer(self._client, journal, at_once=at_once),
+            writer=Writer(self._client, journal, at_once=at_once, sleep=self._sleep),
             seed=self._seed,
             tasks={"train": training, "val": validation},
             settings=settings,
@@ -134,7 +138,7 @@ class GEPA(Algorithm):
             journal.close()
             if context.run_dir is not None and self.history.candidates:
                 self.history.write(context.run_dir)
-        self._sum_up(evaluator, search.writer)
+        logger.info("%s", self.history.summary())
 
     def get_best_prompts(self) -> dict[str, PromptTemplate]:
         """Return the prompts that evolved, as they are in the best candidate.
@@ -157,21 +161,6 @@ class GEPA(Algorithm):
         if len(prompts) > 1:
             raise ConfigurationError(f"{len(prompts)} prompts evolved, {sorted(prompts)}: use get_best_prompts()")
         return next(iter(prompts.values()))
-
-    def _sum_up(self, evaluator: PromptEvaluator, writer: Writer) -> None:
-        best, gain = self.history.best, self.history.gain()
-        logger.info(
-            "GEPA tried %d candidates with %d rollouts (and %d of an earlier process) and %d reflections, of which %d "
-            "calls were made again. The best is candidate %s, scored %s; against the initial prompts: %s",
-            len(self.history.candidates),
-            evaluator.rollouts,
-            evaluator.reused,
-            len(writer.replies),
-            writer.retries,
-            best and best.number,
-            best and best.score,
-            gain.verdict if gain else "too few tasks to say",
-        )
 
 
 def _tasks(dataset: Dataset[Any] | None) -> list[Any]:

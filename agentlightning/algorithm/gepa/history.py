@@ -57,10 +57,16 @@ class Candidate:
 
 
 class History:
-    """The candidates of a search, in the order in which they were made."""
+    """What a search did.
+
+    Attributes:
+        candidates: In the order in which they were made.
+        cost: What it took so far.
+    """
 
     def __init__(self) -> None:
         self.candidates: list[Candidate] = []
+        self.cost: dict[str, float] = {}
 
     def add(self, texts: Mapping[str, str], parent: Mapping[str, str] | None = None) -> Candidate:
         """Add a candidate.
@@ -103,20 +109,28 @@ class History:
         best = self.best
         content = {
             "best": best.number if best else None,
+            "cost": self.cost,
             "candidates": [each.record() for each in self.candidates],
         }
         write_whole(folder / JSON_FILE, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
         write_whole(folder / MARKDOWN_FILE, "\n".join(self._markdown()) + "\n")
 
-    def _markdown(self) -> Iterator[str]:
+    def summary(self) -> str:
+        """Say in two sentences what came of it."""
         best, gain = self.best, self.gain()
-        if best is not None:
-            yield f"# Candidate {best.number} is the best\n"
-        if best is not None and gain is not None:
-            yield (
-                f"It scores {_score(best)}. Against the initial prompts that is {gain.mean:+.3f} "
-                f"[{gain.low:+.3f}, {gain.high:+.3f}]: {gain.verdict}, on the tasks by which it was chosen.\n"
-            )
+        if best is None:
+            return "Nothing was tried on the validation tasks."
+        if gain is None:
+            return f"Candidate {best.number} is the best and scores {_score(best)}."
+        return (
+            f"Candidate {best.number} is the best and scores {_score(best)}. Against the initial prompts that is "
+            f"{gain.mean:+.3f}, 95 % interval {gain.low:+.3f} to {gain.high:+.3f}: {gain.verdict}, on the tasks by "
+            "which it was chosen."
+        )
+
+    def _markdown(self) -> Iterator[str]:
+        yield f"# Prompts evolved by GEPA\n\n{self.summary()}\n"
+        yield f"{', '.join(f'{name} {count:,}' for name, count in self.cost.items())}.\n"
         yield "| candidate | made from | on its tasks | score | |\n|---|---|---|---|---|"
         for each in self.candidates:
             parent = "" if each.parent is None else str(each.parent)

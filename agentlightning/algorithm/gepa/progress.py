@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ from agentlightning.algorithm.context import AlgorithmContext
 from agentlightning.algorithm.gepa.bridge import Bridge
 from agentlightning.algorithm.gepa.history import Candidate, History
 from agentlightning.algorithm.gepa.rollouts import prompts_of
-from agentlightning.algorithm.prompt_search import PromptEvaluator
+from agentlightning.algorithm.prompt_search import PromptEvaluator, Writer
 from agentlightning.types import PromptTemplate
 
 
@@ -26,6 +27,7 @@ class Progress(StrictImprovementAcceptance):
         context: What the run gives.
         evaluator: Knows the whole sets of resources.
         seed: The prompts to begin with.
+        writer: Says what the reflection model answered.
         history: Gets the candidates.
     """
 
@@ -35,13 +37,16 @@ class Progress(StrictImprovementAcceptance):
         context: AlgorithmContext,
         evaluator: PromptEvaluator,
         seed: Mapping[str, PromptTemplate],
+        writer: Writer,
         history: History,
     ) -> None:
         self._bridge = bridge
         self._context = context
         self._evaluator = evaluator
         self._seed = seed
+        self._writer = writer
         self._history = history
+        self._started = time.monotonic()
         self._tried: list[Candidate] = []
 
     def should_accept(self, proposal: CandidateProposal[Any], state: GEPAState[Any, Any]) -> bool:
@@ -70,16 +75,28 @@ class Progress(StrictImprovementAcceptance):
     async def _tell(self, candidate: Candidate) -> None:
         """Write it down, on the loop: listeners of metrics expect no other thread."""
         best = self._history.best
+        self._history.cost = self._cost()
         if candidate is best:
             resources = self._evaluator.with_prompts(prompts_of(candidate.texts, self._seed))
             self._context.keep_best(candidate.score or 0.0, resources)
         if self._context.run_dir is not None:
             self._history.write(self._context.run_dir)
         record: dict[str, Any] = {"kind": "candidate", "candidate": candidate.number, "kept": candidate.reason is None}
-        scored = {"score": candidate.score, "standard_error": candidate.standard_error}
+        scored = {"score": candidate.score, "standard_error": candidate.standard_error, "best": best and best.score}
         record |= {key: value for key, value in scored.items() if value is not None}
-        record |= {"best_score": best.score} if best is not None else {}
-        self._context.log(record | {"rollouts": self._evaluator.rollouts, "rollouts_reused": self._evaluator.reused})
+        self._context.log(record | self._history.cost)
+
+    def _cost(self) -> dict[str, float]:
+        replies = self._writer.replies
+        return {
+            "rollouts": self._evaluator.rollouts + self._evaluator.reused,
+            "reused": self._evaluator.reused,
+            "model_calls": len(replies),
+            "retries": self._writer.retries,
+            "prompt_tokens": sum(reply.prompt_tokens for reply in replies),
+            "completion_tokens": sum(reply.completion_tokens for reply in replies),
+            "seconds": round(time.monotonic() - self._started, 3),
+        }
 
 
 def _mean(scores: list[float] | None) -> float:

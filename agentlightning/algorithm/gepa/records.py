@@ -62,6 +62,8 @@ def _feedback(spans: Sequence[Span], reward: float | None, error: str | None) ->
             yield f"{span.attributes.get('exception.type')}: {span.attributes.get('exception.message')}"
         elif (said := get_message_value(span)) is not None:
             yield said
+        elif span.status.status_code == "ERROR":
+            yield f"{span.name} failed: {span.status.description or 'without a reason'}"
     if error is not None:
         yield f"The rollout failed with {error}"
 

@@ -109,20 +109,24 @@ class Reflector:
     async def _proposal(self, key: str, name: str, text: str, told: Told) -> Answer:
         """Ask for a text; one that cannot stand in for the present one goes back once."""
         messages = [{"role": "user", "content": self._question(self._seed[name], text, told)}]
-        proposed, wrong = self._read(name, reply := await self._writer.ask(key, self._model, messages))
+        reply = await self._writer.ask(key, self._model, messages)
+        proposed, wrong = self._read(name, text, reply)
         if wrong is not None:
             messages += [
                 {"role": "assistant", "content": reply.text},
                 {"role": "user", "content": f"This cannot be used: {wrong}. Write the whole text once more."},
             ]
-            proposed, wrong = self._read(name, await self._writer.ask(f"{key}-again", self._model, messages))
+            reply = await self._writer.ask(f"{key}-again", self._model, messages)
+            proposed, wrong = self._read(name, text, reply)
         return {"text": proposed, "reason": wrong}
 
-    def _read(self, name: str, reply: Reply) -> tuple[str, str | None]:
+    def _read(self, name: str, present: str, reply: Reply) -> tuple[str, str | None]:
         """Return the text in an answer, and what is wrong with it."""
         text = InstructionProposalSignature.output_extractor(reply.text.strip())["new_instruction"]
         if not reply.whole:
             return text, "the answer was cut off"
+        if text == present:
+            return text, "it is what it shall replace"
         prompt = self._seed[name]
         return text, complaint(prompt.model_copy(update={"template": text}), placeholders(prompt))
 

@@ -55,7 +55,7 @@ class Search:
         """Run to the end."""
         bridge, settings = Bridge(), self.settings
         adapter = RolloutAdapter(bridge, self.evaluator, self.seed, self.tasks)
-        progress = Progress(bridge, self.context, self.evaluator, self.seed, self.history)
+        progress = Progress(bridge, self.context, self.evaluator, self.seed, self.writer, self.history)
         reflector = Reflector(
             bridge,
             self.journal,

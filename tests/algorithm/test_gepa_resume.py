@@ -1,0 +1,105 @@
+"""A search that was ended anyhow goes on, and pays for nothing twice."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import gepa_program
+import pytest
+from gepa_program import better_text, search
+
+PROGRAM = Path(gepa_program.__file__)
+
+
+def lines_of(folder: Path) -> list[str]:
+    return (folder / "paid.jsonl").read_text("utf-8").splitlines()
+
+
+def noted(folder: Path | None, **options: Any) -> list[str]:
+    """Return what a search pays for."""
+    said: list[str] = []
+    search(folder, said.append, **options)
+    return [line for line in said if line != "begins"]
+
+
+def run(folder: Path, kill_at: int, how: str) -> int:
+    return subprocess.run([sys.executable, str(PROGRAM), str(folder), str(kill_at), how], timeout=100).returncode
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("kill_at", [13, *(pytest.param(n, marks=pytest.mark.soak) for n in (1, 4, 7, 10, 11, 20, 33))])
+def test_killed_at_work_it_goes_on_and_pays_for_nothing_twice(tmp_path: Path, kill_at: int) -> None:
+    folder = tmp_path / "run"
+    assert run(folder, kill_at, "anew") == -signal.SIGKILL
+    assert len(lines_of(tmp_path)) == kill_at - 1
+    assert run(folder, 0, "resume") == 0
+    assert lines_of(tmp_path) == noted(None)
+    assert json.loads((folder / "history.json").read_text())["best"] == 3
+
+
+def test_a_search_that_ended_is_told_again_without_paying(tmp_path: Path) -> None:
+    first = search(tmp_path)
+    assert noted(tmp_path, resume=True) == []
+    again = search(tmp_path, resume=True)
+    assert [each.record() for each in again.history.candidates] == [each.record() for each in first.history.candidates]
+    assert again.history.cost["reused"] == first.history.cost["rollouts"]
+
+
+def test_a_larger_budget_goes_on_where_the_smaller_one_ended(tmp_path: Path) -> None:
+    paid = noted(tmp_path, max_metric_calls=20)
+    assert paid + noted(tmp_path, resume=True) == noted(None)
+
+
+@pytest.mark.parametrize("call", [1, 2, 3])
+def test_interrupted_while_it_reflects_it_ends_at_once_and_can_go_on(tmp_path: Path, call: int) -> None:
+    paid: list[str] = []
+
+    async def reflect(question: str) -> str:
+        if len(paid) + 1 == call:
+            os.kill(os.getpid(), signal.SIGINT)
+            await asyncio.sleep(3600)
+        paid.append(question)
+        return f"```\n{better_text(question)}\n```"
+
+    with pytest.raises(KeyboardInterrupt):
+        search(tmp_path, reflection_lm=reflect)
+    assert not [thread for thread in threading.enumerate() if thread.name == "gepa"]
+    whole: list[str] = []
+    search(None, lambda line: whole.append(line) if "reflection" in line else None)
+
+    async def go_on(question: str) -> str:
+        paid.append(question)
+        return f"```\n{better_text(question)}\n```"
+
+    found = search(tmp_path, resume=True, reflection_lm=go_on)
+    assert found.history.best is not None
+    assert found.history.best.score == 1.0
+    assert len(paid) == len(whole) == len(set(paid))
+
+
+def test_a_reflection_that_failed_is_not_asked_for_again(tmp_path: Path) -> None:
+    """Else a run that goes on would take another way than the one that it had paid for."""
+    asked: list[str] = []
+
+    def reflect(question: str) -> str:
+        asked.append(question)
+        if len(asked) == 2:
+            raise failure
+        return f"```\n{better_text(question)}\n```"
+
+    failure = ConnectionError("down")
+    failure.status_code = 400  # type: ignore[attr-defined]  # as SDKs' errors have it: asking again is of no use
+    first = search(tmp_path, reflection_lm=reflect)
+    assert [each.reason for each in first.history.candidates].count(None) == 4
+    calls = len(asked)
+    again = search(tmp_path, resume=True, reflection_lm=reflect)
+    assert len(asked) == calls
+    assert [each.record() for each in again.history.candidates] == [each.record() for each in first.history.candidates]
