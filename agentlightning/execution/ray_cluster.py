@@ -7,6 +7,7 @@ import math
 import os
 import re
 import signal
+import socket
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from agentlightning.extras import needed_for
 
 _OLDEST: Final = (2, 50)
 _LOOPBACK: Final = "127.0.0.1"
+_KNOCK_SECONDS: Final = 10.0
 _VARIABLES: Final = {"RAY_USAGE_STATS_ENABLED": "0"}
 """For a cluster that is started here, where the user does not say otherwise."""
 
@@ -101,10 +103,18 @@ def _start(ray: Any, cpus: float) -> str:
 
 def _join(ray: Any, address: str) -> str:
     try:
+        _knock(address)
         ray.init(address=address, logging_level=logging.ERROR)
-    except ConnectionError as error:
+    except OSError as error:
         raise ConfigurationError(f"there is no Ray cluster at {address!r}: {error}") from error
     return ray.util.get_node_ip_address()
+
+
+def _knock(address: str) -> None:
+    """Raise an `OSError` if nobody listens at an address, for which Ray would wait for minutes."""
+    host, _, port = address.rpartition(":")
+    if port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), _KNOCK_SECONDS).close()
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import sys
 import threading
 from dataclasses import dataclass
 
@@ -23,11 +24,13 @@ class RayAssignment:
         client: Its store.
         number: Which runner it is.
         log_level: From which level on it logs; None where the program shows no logs.
+        path: Where the program finds its modules, which the runner's machine may have in the same place.
     """
 
     client: RayRunClient
     number: int
     log_level: int | None
+    path: tuple[str, ...]
 
 
 class RayRunner:
@@ -40,6 +43,7 @@ class RayRunner:
     def __init__(self, assignment: RayAssignment) -> None:
         if assignment.log_level is not None:
             setup_logging(assignment.log_level)
+        sys.path.extend(folder for folder in assignment.path if folder not in sys.path)
         self._event = ThreadingEvent()
         self._pickled = b""
         self._work = Cancellable(lambda: _run(self._pickled, assignment, self._event))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final
 
 from agentlightning.env_var import LightningEnvVar, resolve_int_env_var, resolve_str_env_var
@@ -161,8 +163,10 @@ class RayExecutionStrategy(ExecutionStrategy):
         bundle = ray.put(work)
         client = RayRunClient(server.endpoint, token=server.token and runner_token(server.token))
 
+        path = tuple(str(Path(folder).absolute()) for folder in sys.path)
+
         def start(number: int) -> RayMember:
-            assignment = RayAssignment(client, number, log_level())
+            assignment = RayAssignment(client, number, log_level(), path)
             return RayMember(actor.remote(assignment), bundle, f"runner {number}", self._cancel_seconds)
 
         return start
