@@ -33,6 +33,9 @@ _LAST_WORDS_SECONDS: Final = 30
 _HEAD_BYTES: Final = 64 * 1024
 """How large a request's head may be, and what else a connection sends that is no body."""
 
+_CLIENT: Final = "agentlightning.client"
+"""Where a request's scope has its connection; servers other than the embedded one put nothing there."""
+
 T = TypeVar("T")
 
 
@@ -229,9 +232,11 @@ class _Protocol(HttpToolsProtocol):
 
     _deadline: asyncio.TimerHandle | None = None
     _bytes_without_use = 0
+    _client: _Client
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         """Put the gatherer between uvicorn and the connection."""
+        self._client = _Client()
         super().connection_made(cast("asyncio.Transport", _Gathering(transport, self.loop)))
         self._expect_head(_FIRST_HEAD_SECONDS)
 
@@ -239,6 +244,7 @@ class _Protocol(HttpToolsProtocol):
         """Forget the connection."""
         self._end_deadline()
         super().connection_lost(exc)
+        self._client.leave()
 
     def data_received(self, data: bytes) -> None:
         """Count what the parser keeps to itself: the beginning of a head, or what follows a body in pieces."""
@@ -255,6 +261,7 @@ class _Protocol(HttpToolsProtocol):
             raise ValueError("the head is too large")  # ends in send_400_response
         self._bytes_without_use = 0
         self._end_deadline()
+        cast("dict[str, Any]", self.scope)[_CLIENT] = self._client
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -285,6 +292,38 @@ class _Protocol(HttpToolsProtocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+
+class _Client:
+    """The other end of a connection.
+
+    Attributes:
+        gone: Whether it has left.
+    """
+
+    __slots__ = ("_on_leave", "gone")
+
+    def __init__(self) -> None:
+        self.gone = False
+        self._on_leave: list[Callable[[], None]] = []
+
+    def watch(self, on_leave: Callable[[], None]) -> None:
+        """Call this when the client leaves, or now if it has left."""
+        if self.gone:
+            on_leave()
+        else:
+            self._on_leave.append(on_leave)
+
+    def ignore(self, on_leave: Callable[[], None]) -> None:
+        """End what `watch` began."""
+        if not self.gone:
+            self._on_leave.remove(on_leave)
+
+    def leave(self) -> None:
+        """Tell all who watch."""
+        self.gone = True
+        for on_leave in self._on_leave:
+            on_leave()
 
 
 def _size(header: tuple[bytes, bytes]) -> int:
@@ -380,18 +419,28 @@ async def answer_nobody(_request: Request, _error: Exception) -> Response:
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
-    """Await `work`; if the client leaves first, cancel it and return None."""
+    """Await `work`, whose request was read to its end; if the client leaves first, cancel it and return None."""
     scope = asyncio.timeout(None)
-    watch = asyncio.create_task(_end_without_client(request, scope))
+    client: _Client | None = request.scope.get(_CLIENT)
+    watch = None if client is not None else asyncio.create_task(_end_without_client(request, scope))
+
+    def end() -> None:
+        scope.reschedule(0.0)
+
     try:
         async with scope:
+            if client is not None:
+                client.watch(end)
             return await work
     except TimeoutError:
         if scope.expired():
             return None
         raise
     finally:
-        watch.cancel()
+        if watch is not None:
+            watch.cancel()
+        elif client is not None:
+            client.ignore(end)
 
 
 async def _end_without_client(request: Request, scope: asyncio.Timeout) -> None:

@@ -11,7 +11,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Message
+from starlette.types import Message, Receive, Scope, Send
 
 from agentlightning import serving
 from agentlightning.errors import ConfigurationError
@@ -200,3 +200,31 @@ async def test_whoever_waits_for_work_can_be_cancelled() -> None:
         with pytest.raises(asyncio.CancelledError):
             await waiter
     assert cancelled.is_set()
+
+
+@pytest.mark.parametrize("left_before", [False, True], ids=["while-it-is-done", "before-it-begins"])
+async def test_work_of_the_embedded_server_ends_when_its_client_leaves(left_before: bool) -> None:
+    begun, seen = asyncio.Event(), asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        assert await request.body() == b"all of it"
+        begun.set()
+        if left_before:
+            assert (await receive())["type"] == "http.disconnect"
+        assert await serving.while_connected(request, asyncio.Event().wait()) is None
+        seen.set()
+
+    server = serving.EmbeddedServer(app)
+    await server.start()
+    try:
+        async with asyncio.timeout(30):
+            host, port = server.url.removeprefix("http://").split(":")
+            _, writer = await asyncio.open_connection(host, int(port))
+            writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nall of it")
+            await begun.wait()
+            writer.close()
+            await writer.wait_closed()
+            await seen.wait()
+    finally:
+        await server.stop()

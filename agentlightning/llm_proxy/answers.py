@@ -57,5 +57,5 @@ async def guarded(request: Request, work: Coroutine[Any, Any, Reply | EventStrea
 
 async def on_fault(_: Request, error: Exception) -> Response:
     """Answer for a defect of the gateway."""
-    # Starlette raises the error again once this is sent, and the server logs it with its traceback.
+    # The error is raised again once this is sent, and the server logs it with its traceback.
     return response_of(refusal(500, f"the gateway failed: {error}", "gateway_failed"))

@@ -15,6 +15,7 @@ from agentlightning.llm_proxy.events import EVENTS_PATH, event_fields, read_even
 from agentlightning.llm_proxy.exchange import Exchange
 from agentlightning.llm_proxy.pace import Pace
 from agentlightning.llm_proxy.sse import read_slices
+from agentlightning.store.construct import construct
 from agentlightning.types import Attributes, OtelResource, Span, SpanContext, TraceStatus
 from agentlightning.types.llm_call_span import (
     BACKEND,
@@ -71,26 +72,29 @@ def _transport(exchange: Exchange) -> Attributes:
 
 def _span(exchange: Exchange, name: str, status: TraceStatus, attributes: Attributes) -> Span:
     # Nothing in here comes from outside the two bodies, and validating thousands of token ids is slow.
-    return Span.model_construct(
-        rollout_id=exchange.rollout_id,
-        attempt_id=exchange.attempt_id,
-        sequence_id=0,
-        trace_id=exchange.trace_id,
-        span_id=exchange.span_id,
-        parent_id=None,
-        name=name,
-        status=status,
-        attributes=attributes,
-        events=[],
-        links=[],
-        start_time=exchange.start_ns / _NANOSECONDS,
-        end_time=exchange.end_ns / _NANOSECONDS,
-        start_time_ns=exchange.start_ns,
-        end_time_ns=exchange.end_ns,
-        context=SpanContext(trace_id=exchange.trace_id, span_id=exchange.span_id, is_remote=False, trace_state={}),
-        parent=None,
-        resource=_RESOURCE,
-    )
+    fields: Json = {
+        "rollout_id": exchange.rollout_id,
+        "attempt_id": exchange.attempt_id,
+        "sequence_id": 0,
+        "trace_id": exchange.trace_id,
+        "span_id": exchange.span_id,
+        "parent_id": None,
+        "name": name,
+        "status": status,
+        "attributes": attributes,
+        "events": [],
+        "links": [],
+        "start_time": exchange.start_ns / _NANOSECONDS,
+        "end_time": exchange.end_ns / _NANOSECONDS,
+        "start_time_ns": exchange.start_ns,
+        "end_time_ns": exchange.end_ns,
+        "context": SpanContext.model_construct(
+            trace_id=exchange.trace_id, span_id=exchange.span_id, is_remote=False, trace_state={}
+        ),
+        "parent": None,
+        "resource": _RESOURCE,
+    }
+    return construct(Span, fields)
 
 
 async def _read(exchange: Exchange, pace: Pace) -> tuple[CapturedCall, TraceStatus]:
@@ -101,7 +105,7 @@ async def _read(exchange: Exchange, pace: Pace) -> tuple[CapturedCall, TraceStat
     try:
         if exchange.streamed:
             return await _read_stream(exchange, request, pace)
-        return read_reply(request, read_json(exchange.response)), TraceStatus(status_code="OK")
+        return read_reply(request, read_json(exchange.response), exchange.model), TraceStatus(status_code="OK")
     except _OTHER_FORM as error:
         # The agent got the answer as it is; here it counts as a failed call.
         return failed, _error(f"the answer has not the form of OpenAI's: {type(error).__name__}: {error}")
@@ -115,7 +119,7 @@ async def _read_stream(exchange: Exchange, request: str, pace: Pace) -> tuple[Ca
         await pace.rest()
     first, asked = exchange.first_byte_ns, exchange.start_ns + exchange.held_ns
     call = replace(
-        read_reply(request, merged.whole()),
+        read_reply(request, merged.whole(), exchange.model),
         streamed=True,
         time_to_first_token=None if first is None else (first - asked) / _NANOSECONDS,
     )
@@ -142,7 +146,7 @@ def _stream_failure(exchange: Exchange, call: CapturedCall, error: Any) -> str |
     """Say why a stream holds no whole answer; None if it does, even if nobody waited for what follows the answer."""
     if error is not None:
         return f"the backend failed in the middle of its answer: {json.dumps(error)[:1000]}"
-    expected = json.loads(call.request).get("n") or 1
+    expected = (read_json(call.request).get("n") if '"n"' in call.request else None) or 1
     if len(call.choices) >= expected and all(choice.finish_reason for choice in call.choices):
         return None
     return exchange.broken or "the stream ended before the answer: it names no finish reason"

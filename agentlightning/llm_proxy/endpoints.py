@@ -113,8 +113,11 @@ class Endpoints:
                 return _refused(path, reply, recorder)
             overrides = await self._overrides.of(request.scope["path"], attempt[0])
             override(call.request, overrides)
-            if recorder is not None and (call.translated or overrides):
-                recorder = replace(recorder, asked=json.dumps(call.request).encode())
+            if recorder is not None:
+                model = call.request.get("model")
+                recorder.model = model if isinstance(model, str) else None
+                if call.translated or overrides:
+                    recorder.asked = json.dumps(call.request).encode()
             if self._gate.closed:
                 return await self._held(request, path, call, recorder)
             return await self._respond(request, path, call, recorder)

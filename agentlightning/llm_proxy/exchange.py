@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, Final
 
-from agentlightning._internal.json_text import read_json
+from agentlightning._internal.json_text import read_json, write_json
 
-_RARE: Final = ("backend", "retries", "request_id", "backend_request_id", "supersedes", "held_ns", "weights_version")
+_RARE: Final = (
+    "backend",
+    "retries",
+    "request_id",
+    "backend_request_id",
+    "supersedes",
+    "held_ns",
+    "weights_version",
+    "model",
+)
 """Fields that a record may lack; records of earlier versions do."""
 
 
@@ -18,9 +26,9 @@ def span_id_of(trace_id: str) -> str:
     return trace_id[16:]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Exchange:
-    """A request and its answer, untouched.
+    """A request and its answer, untouched, which nobody changes: to freeze it would cost more than to journal it.
 
     Attributes:
         rollout_id: The rollout that called.
@@ -43,6 +51,7 @@ class Exchange:
         supersedes: The span id of the call that this one repeats because its answer did not reach the agent, or None.
         held_ns: For how many nanoseconds the request was held before a backend was asked.
         weights_version: The version of the backend's weights when it was asked, as configured, or None.
+        model: The model that the request names; None if that must be looked up in it.
     """
 
     rollout_id: str
@@ -65,6 +74,7 @@ class Exchange:
     supersedes: str | None = None
     held_ns: int = 0
     weights_version: int | None = None
+    model: str | None = None
 
     @property
     def span_id(self) -> str:
@@ -87,7 +97,7 @@ class Exchange:
             "sizes": [len(body) for body in self._bodies],
         }
         head |= {name: value for name in _RARE if (value := getattr(self, name)) != _ABSENT[name]}
-        return b"".join((json.dumps(head).encode(), b"\n", *self._bodies))
+        return b"".join((write_json(head), b"\n", *self._bodies))
 
     @property
     def _bodies(self) -> tuple[bytes, bytes, bytes]:
@@ -110,19 +120,29 @@ def read_exchanges(data: bytes) -> Iterator[Exchange]:
         head, (request_size, asked_size, response_size) = _read_head(data[position:newline], position)
         start = newline + 1
         asked, response = start + request_size, start + request_size + asked_size
-        position = response + response_size
-        if position > len(data):
+        end = response + response_size
+        if end > len(data):
             return
-        yield replace(head, request=data[start:asked], asked=data[asked:response], response=data[response:position])
+        head |= {"request": data[start:asked], "asked": data[asked:response], "response": data[response:end]}
+        try:
+            exchange = Exchange(**head)
+        except TypeError as error:
+            raise _no_record(position, error) from error
+        yield exchange
+        position = end
 
 
-def _read_head(line: bytes, position: int) -> tuple[Exchange, tuple[int, int, int]]:
-    """Return an exchange without its bodies, and their sizes."""
+def _read_head(line: bytes, position: int) -> tuple[dict[str, Any], tuple[int, int, int]]:
+    """Return the fields of an exchange without its bodies, and their sizes."""
     try:
         head: dict[str, Any] = read_json(line)
         request_size, asked_size, response_size = head.pop("sizes")
         if min(request_size, asked_size, response_size) < 0:
             raise ValueError("a size is negative")
-        return Exchange(**head, request=b"", response=b""), (request_size, asked_size, response_size)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise ValueError(f"no record of a model call at byte {position}: {error!r}") from error
+        raise _no_record(position, error) from error
+    return head, (request_size, asked_size, response_size)
+
+
+def _no_record(position: int, error: Exception) -> ValueError:
+    return ValueError(f"no record of a model call at byte {position}: {error!r}")

@@ -22,7 +22,7 @@ _LONGEST_ID: Final = 256
 _CLIENT_LEFT: Final = "client_left"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Recorder:
     """Takes down one request of an attempt, which is there when this is made, and its answer.
 
@@ -37,6 +37,7 @@ class Recorder:
         request_id: The id that the client gave its request, or None.
         repetition: Says which call this one repeats; None for what is no model call.
         held_ns: For how many nanoseconds the call was held before a backend was asked.
+        model: The model that the request names, once it was read; None for what names none.
     """
 
     shipper: Shipper
@@ -49,6 +50,7 @@ class Recorder:
     request_id: str | None = None
     repetition: tuple[Repetitions, Sent] | None = None
     held_ns: int = 0
+    model: str | None = None
     trace_id: str = field(default_factory=lambda: generate_id(32))
     start_ns: int = field(default_factory=time.time_ns)
 
@@ -85,6 +87,7 @@ class Recorder:
             supersedes=self._repeated(outcome),
             held_ns=self.held_ns,
             weights_version=reply.weights_version,
+            model=self.model,
         )
         return self.shipper.add(exchange, self.sequence_id)
 

@@ -35,8 +35,8 @@ def wants_usage(payload: Json) -> bool:
     return bool(_stream_options(payload).get("include_usage"))
 
 
-def read_reply(request: str, reply: Json) -> CapturedCall:
-    """Return what a request and its answer say.
+def read_reply(request: str, reply: Json, model: str | None = None) -> CapturedCall:
+    """Return what a request and its answer say; `model` spares looking up which one the request names.
 
     Raises:
         ValueError: The answer has not the form of OpenAI's; so have the errors below.
@@ -48,7 +48,7 @@ def read_reply(request: str, reply: Json) -> CapturedCall:
     usage: Json = reply.get("usage") or {}
     return CapturedCall(
         request=request,
-        model=_optional(str, read_json(request).get("model")),
+        model=model if model is not None else _optional(str, read_json(request).get("model")),
         prompt_token_ids=_prompt_token_ids(reply, choices),
         choices=[_read_choice(choice) for choice in choices],
         response={key: value for key, value in reply.items() if key not in _READ and value is not None},
@@ -66,8 +66,8 @@ def _stream_options(payload: Json) -> Json:
 
 def _prompt_token_ids(reply: Json, choices: list[Json]) -> list[int]:
     """The prompt stands in the reply, for vLLM's completions in each choice; several prompts count as none."""
-    prompts = [_token_ids(choice.get("prompt_token_ids") or reply.get("prompt_token_ids")) for choice in choices]
-    return prompts[0] if prompts and all(prompt == prompts[0] for prompt in prompts) else []
+    prompts = [choice.get("prompt_token_ids") or reply.get("prompt_token_ids") for choice in choices]
+    return _token_ids(prompts[0]) if prompts and all(prompt == prompts[0] for prompt in prompts[1:]) else []
 
 
 def _read_choice(choice: Json) -> CapturedChoice:
