@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar
 
@@ -18,6 +19,8 @@ from agentlightning.algorithm.base import Algorithm
 from agentlightning.algorithm.prompt_search import JOURNAL_FILE, Journal, PromptEvaluator, Writer, placeholders
 from agentlightning.errors import ConfigurationError
 from agentlightning.types import Dataset, PromptTemplate
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -141,6 +144,7 @@ class APO(Algorithm, Generic[T]):
             await self._search(steps, seed, Report(self.get_context(), history, evaluator, writer))
         finally:
             journal.close()
+        logger.info("%s", history.summary())
 
     async def _search(self, steps: Beam, seed: Candidate, report: Report) -> None:
         best = None

@@ -73,8 +73,7 @@ class Beam:
         batches = [next(self._train_batches) for _ in parents]
         ways = [[self._proposer.choose(self._rng) for _ in range(self._settings.branch_factor)] for _ in parents]
         await together(
-            self._try(f"round-{number}", each, "train", self._batches_of(each, parents, batches))
-            for each in dict.fromkeys(beam)
+            self._try(f"round-{number}", each, "train", self._batches_of(each, parents, batches)) for each in beam
         )
         experiments = await together(map(self._experiments, parents, batches))
         proposals = await together(

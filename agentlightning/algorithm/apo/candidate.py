@@ -32,7 +32,7 @@ class Score:
         return f"{self.mean:.3f}{error}"
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Candidate:
     """A prompt that is tried.
 

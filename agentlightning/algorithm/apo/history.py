@@ -103,6 +103,18 @@ class History:
         """Return everything as Markdown."""
         return "\n".join(self._lines()) + "\n"
 
+    def summary(self) -> str:
+        """Say in a few lines what came of it, and what it took."""
+        first = self.validation_score(self.candidates["v0"])
+        before = f", from {first} of v0" if first is not None else ""
+        best = f"{self.best.version} with {self.validation_score(self.best)}{before}" if self.best else "none yet"
+        return (
+            f"Best on {len(self.validation)} validation tasks: {best}. {len(self.candidates)} prompts were tried in "
+            f"{len(self.rounds)} rounds, with {self.cost.get('rollouts', 0):,} rollouts and "
+            f"{self.cost.get('model_calls', 0):,} calls of the models that write "
+            f"({self.cost.get('prompt_tokens', 0):,} tokens in, {self.cost.get('completion_tokens', 0):,} out)."
+        )
+
     def _candidate_record(self, each: Candidate) -> dict[str, Any]:
         score = self.validation_score(each)
         return {
@@ -121,7 +133,7 @@ class History:
         if self.best is not None:
             yield f"Best: **{self.best.version}**, validation {self.validation_score(self.best)}\n"
             yield _fenced(self.best.prompt_template.template)
-        yield f"\n{', '.join(f'{name} {count:,}' for name, count in self.cost.items())}."
+        yield f"\n{self.summary()}"
         yield "\n| prompt | made of | round | validation |\n|---|---|---|---|"
         for each in self.candidates.values():
             yield f"| {each.version} | {each.parent or ''} | {each.round} | {self.validation_score(each) or ''} |"
@@ -160,8 +172,8 @@ def _dropped_record(proposal: Proposal) -> dict[str, Any]:
 
 
 def _round_lines(each: RoundRecord) -> Iterator[str]:
-    yield f"\n## Round {each.number}\n\nRanked on {len(each.validation_tasks)} validation tasks; "
-    yield f"{', '.join(each.beam)} went on.\n\n| prompt | score | failed |\n|---|---|---|"
+    yield f"\n## Round {each.number}\n\nRanked on {len(each.validation_tasks)} validation tasks; those that went on:"
+    yield f"{', '.join(each.beam)}.\n\n| prompt | score | failed |\n|---|---|---|"
     for version, score in each.ranking.items():
         yield f"| {version} | {score} | {score.failed} |"
     if each.comparison is not None:

@@ -57,7 +57,7 @@ def read_prompt_files(purpose: Purpose, files: PromptFiles | None) -> list[Promp
     paths = _paths(_OURS / purpose if files is None else files)
     if not paths:
         raise ConfigurationError(
-            f"{files} holds no prompt for a {purpose}: give files, or a folder with {_SUFFIX} files"
+            f"{files} holds no prompt that asks for one: give files, or a folder with {_SUFFIX} files"
         )
     return [_read(purpose, path) for path in paths]
 

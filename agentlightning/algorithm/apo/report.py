@@ -65,7 +65,7 @@ class Report:
             "retries": self._writer.retries,
             "prompt_tokens": sum(reply.prompt_tokens for reply in replies),
             "completion_tokens": sum(reply.completion_tokens for reply in replies),
-            "seconds": time.monotonic() - self._started,
+            "seconds": round(time.monotonic() - self._started, 3),
         }
 
 

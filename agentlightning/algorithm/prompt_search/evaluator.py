@@ -45,7 +45,8 @@ class PromptEvaluator:
         context: What the run gives.
         journal: Where evaluations are written down.
         resources: The resources to begin with.
-        timeout: Seconds that the rollouts of an evaluation have together; late ones are cancelled and count as failed.
+        timeout: Seconds that the rollouts of an evaluation have together, and as many for each evaluation that was
+            queued before it and has not ended; late ones are cancelled and count as failed.
         at_once: How many evaluations run at a time; further ones wait.
 
     Attributes:
@@ -67,6 +68,7 @@ class PromptEvaluator:
         self._resources = dict(resources)
         self._timeout = timeout
         self._free = asyncio.Semaphore(at_once)
+        self._running = 0
         self._published: dict[str, str] = {}
         self.rollouts = 0
         self.reused = 0
@@ -94,7 +96,11 @@ class PromptEvaluator:
         answer = self._journal.find("evaluation", key, asked)
         if answer is None:
             async with self._free:
-                scored = await self._run(f"{key}-{digest(asked)[:12]}", asked)
+                self._running += 1
+                try:
+                    scored = await self._run(f"{key}-{digest(asked)[:12]}", asked)
+                finally:
+                    self._running -= 1
             if self._context.event is not None and self._context.event.is_set():
                 raise asyncio.CancelledError  # what the runners were stopped in has failed, and says nothing
             self._journal.write("evaluation", key, asked, {"scored": [asdict(each) for each in scored]})
@@ -117,7 +123,7 @@ class PromptEvaluator:
             mode=asked["mode"],
             resources_id=await self._publish(asked["prompts"]),
             key=key,
-            timeout=self._timeout,
+            timeout=self._timeout * self._running,
         )
         found = await sampled.gather()
         self.reused += sampled.counts.reused

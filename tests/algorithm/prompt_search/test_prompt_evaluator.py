@@ -122,6 +122,22 @@ async def test_late_rollouts_are_cancelled_and_count_as_failed() -> None:
     await bench.store.close()
 
 
+async def test_who_waits_behind_others_has_their_time_too() -> None:
+    """One runner: what is queued second begins when the first has used up its time."""
+    bench = Bench(None)
+    bench.held.clear()
+    async with bench.evaluator(timeout=3.0) as evaluator:
+        held = asyncio.create_task(evaluator.evaluate("first", prompts("ab"), [(0, 5)], "val"))
+        async with asyncio.timeout(30):
+            await bench.reached.wait()
+        behind = asyncio.create_task(evaluator.evaluate("second", prompts("ab"), [(0, 3)], "val"))
+        (late,) = await held
+        bench.held.set()  # the agent had not heard yet that it was cancelled
+        (found,) = await behind
+    assert (late.reward, found.reward) == (None, 6.0)
+    await bench.store.close()
+
+
 async def test_what_cannot_be_a_task_is_named() -> None:
     bench = Bench(None)
     async with bench.evaluator() as evaluator:
