@@ -74,6 +74,8 @@ from agentlightning.types import (
 
 T = TypeVar("T")
 
+_FEW_SPANS: Final = 128
+"""Spans that are written in a millisecond or so, as long as it took to encode them: another thread would take longer."""
 _FEW: Final = 16
 """Items of an operation that still is a small one."""
 MOST_CLAIMS: Final = 1000
@@ -223,7 +225,7 @@ class SqlLightningStore(LightningStore, ABC):
         encoded = encode_spans(spans)
         if not encoded:
             return []
-        new = await self.write(lambda tx: traces.add_many_spans(tx, encoded), small=len(encoded) <= _FEW)
+        new = await self.write(lambda tx: traces.add_many_spans(tx, encoded), small=len(encoded) <= _FEW_SPANS)
         return SpansOnTheWire(new) if isinstance(spans, SpansOnTheWire) else new
 
     async def get_many_span_sequence_ids(self, rollout_attempt_ids: Sequence[tuple[str, str]]) -> Sequence[int]:
