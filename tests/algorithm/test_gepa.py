@@ -112,13 +112,15 @@ def test_the_budget_is_never_exceeded(budget: int) -> None:
     assert min(budget - iteration, 42) <= algorithm.history.cost["rollouts"] <= budget
 
 
-def test_tasks_that_fill_up_a_batch_are_run_once() -> None:
+def test_tasks_that_fill_up_a_batch_are_run_once(tmp_path: Path) -> None:
     """The library repeats tasks where the minibatch does not divide their number."""
-    ran: list[str] = []
-    reflection = make_reflection()
-    algorithm = agl.GEPA(reflection, max_metric_calls=60, reflection_minibatch_size=3, perfect_score=None)
-    result = fit(algorithm, make_agent(ran.append), train=TASKS[:4], val=TASKS[:2])
-    assert sum(result.rollouts.values()) == algorithm.history.cost["rollouts"] == ran.count("begins") <= 60
+    algorithm = agl.GEPA(make_reflection(), max_metric_calls=60, perfect_score=None)
+    result = fit(algorithm, train=TASKS[:4], val=TASKS[:3], run_dir=tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "journal.jsonl").read_text().splitlines()]
+    batches = [[each["task"] for each in line["answer"]["scored"]] for line in lines if line["kind"] == "evaluation"]
+    assert all(len(set(batch)) == len(batch) for batch in batches)
+    assert {len(batch) for batch in batches} == {2, 3}
+    assert sum(result.rollouts.values()) == sum(map(len, batches)) <= 60
 
 
 # -- several prompts ---------------------------------------------------------------------------------------------------
