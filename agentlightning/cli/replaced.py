@@ -18,8 +18,11 @@ def vllm() -> NoReturn:
 
 
 def prometheus() -> NoReturn:
-    """Scrape the gateway itself: `agl proxy` has /metrics of its own."""
-    _refuse("agl prometheus ended: the gateway (`agl proxy`) serves /metrics itself; point Prometheus there")
+    """Scrape the servers themselves: `agl proxy` has /metrics, `agl store --tracker prometheus` has /v1/prometheus."""
+    _refuse(
+        "agl prometheus ended: the gateway (`agl proxy`) serves /metrics itself, and the store (`agl store --tracker "
+        "prometheus`) /v1/prometheus; point Prometheus there"
+    )
 
 
 def _refuse(message: str) -> NoReturn:

@@ -16,6 +16,7 @@ from agentlightning.cli.serving import checked_level, run_server, secret_for, te
 from agentlightning.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from agentlightning.metrics import MetricsBackend
     from agentlightning.store import LightningStore, LightningStoreServer
 
 DEFAULT_FILE: Final = Path("agl-store.db")
@@ -28,6 +29,13 @@ class Backend(StrEnum):
     postgres = "postgres"
     memory = "memory"
     mongo = "mongo"
+
+
+class Tracker(StrEnum):
+    """Who counts the requests."""
+
+    prometheus = "prometheus"
+    console = "console"
 
 
 class Synchronous(StrEnum):
@@ -48,7 +56,10 @@ def serve(
         list[str] | None, typer.Option(help="A web page's origin that may call the store; repeat for several.")
     ] = None,
     log_level: Annotated[str, typer.Option(help="DEBUG, INFO, WARNING or ERROR.")] = "INFO",
-    tracker: Annotated[list[str] | None, typer.Option(help="Accepted for v0.3's command lines; no effect.")] = None,
+    tracker: Annotated[
+        list[Tracker] | None,
+        typer.Option(help="Count requests: prometheus answers /v1/prometheus, console writes to the log. Repeatable."),
+    ] = None,
     n_workers: Annotated[int, typer.Option(min=1, help="1; for more, start several servers on one PostgreSQL.")] = 1,
     backend: Annotated[Backend, typer.Option(help="Where the data is kept.", show_choices=True)] = Backend.sqlite,
     file: Annotated[Path, typer.Option(help="sqlite: the file, created if missing.")] = DEFAULT_FILE,
@@ -75,8 +86,6 @@ def serve(
     """
     if context.invoked_subcommand is not None:
         return
-    if tracker:
-        typer.echo("--tracker has no effect: the store keeps no metrics of its own", err=True)
     with interrupt_exits_at_once():  # for imports, which take a while
         from agentlightning.logging import setup_logging
         from agentlightning.serving import check_address
@@ -93,7 +102,13 @@ def serve(
         check_address(host, port)
     opened = partial(_open, backend, file, synchronous, dsn, namespace)
     server_of = partial(
-        LightningStoreServer, host=host, port=port, cors_allow_origins=cors_origin, launch_mode="asyncio", token=secret
+        LightningStoreServer,
+        host=host,
+        port=port,
+        cors_allow_origins=cors_origin,
+        launch_mode="asyncio",
+        tracker=_backend_of(tracker or []),
+        token=secret,
     )
     run_server(_serve(opened, server_of, new_token))
 
@@ -115,6 +130,13 @@ async def _serve(
             await server.stop()
     finally:
         await store.close()
+
+
+def _backend_of(trackers: list[Tracker]) -> MetricsBackend | None:
+    from agentlightning.metrics import ConsoleMetricsBackend, MultiMetricsBackend, PrometheusMetricsBackend
+
+    kinds = {Tracker.prometheus: PrometheusMetricsBackend, Tracker.console: ConsoleMetricsBackend}
+    return MultiMetricsBackend([kinds[tracker]() for tracker in trackers]) if trackers else None
 
 
 def _open(

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 
 from agentlightning._internal.defaults import PORT
 from agentlightning.errors import ConfigurationError
+from agentlightning.metrics import MetricsBackend
 from agentlightning.serving import EmbeddedServer, ServerThread, url_of
 from agentlightning.store.access import Access
 from agentlightning.store.base import LightningStore, LightningStoreCapabilities
@@ -24,6 +25,7 @@ from agentlightning.store.operations import Operation
 from agentlightning.store.otlp.paths import TRACES_PATH
 from agentlightning.store.routes import StoreApp
 from agentlightning.store.tokens import required_token
+from agentlightning.store.tracking import Tracking
 
 ONE_PROCESS: Final = (
     "One server is one process here: for several, keep the store in PostgreSQL and start "
@@ -48,7 +50,7 @@ class LightningStoreServer(ForwardingStore):
             loop that starts it. v0.3's "mp" is refused: several processes serve one PostgreSQL store instead.
         launcher_args: v0.3's, refused; the other arguments say it all.
         n_workers: 1; v0.3's several workers are refused as "mp" is.
-        tracker: Without effect.
+        tracker: Counts the requests; with a `PrometheusMetricsBackend` the server answers `/v1/prometheus`.
         token: What clients must present as `Authorization: Bearer`; `AGL_TOKEN` by default. See
             `agentlightning.store.tokens` for those of runners and agents.
         limits: How much one request may hold, and how many may be worked on at once.
@@ -66,7 +68,7 @@ class LightningStoreServer(ForwardingStore):
         launch_mode: LaunchMode = "thread",
         launcher_args: None = None,
         n_workers: int = 1,
-        tracker: Any = None,
+        tracker: MetricsBackend | None = None,
         *,
         token: str | None = None,
         limits: Limits | None = None,
@@ -77,8 +79,10 @@ class LightningStoreServer(ForwardingStore):
         self._token = required_token(self._host, token)
         self._port = PORT if port is None else port
         origins = _origins_in(cors_allow_origins)
-        app = StoreApp(store, Access(self._token, origins), limits)
-        server = EmbeddedServer(_with_cors(app, origins), self._host, self._port, on_stop=app.prepare_stop)
+        access = Access(self._token, origins)
+        app = StoreApp(store, access, limits)
+        tracked = app if tracker is None else Tracking(app, store, access, tracker)
+        server = EmbeddedServer(_with_cors(tracked, origins), self._host, self._port, on_stop=app.prepare_stop)
         self._server = ServerThread(server, "agl-store-server") if launch_mode == "thread" else server
         self._process = os.getpid()
 
