@@ -303,6 +303,38 @@ class LightningStore:
         """
         raise NotImplementedError
 
+    @operation("POST", "/rollouts/{rollout_id}/attempts/{attempt_id}/finish", repeatable=True)
+    async def finish_attempt(
+        self,
+        rollout_id: str,
+        attempt_id: str,
+        status: AttemptStatus,
+        spans: Sequence[Span] = (),
+        metadata: dict[str, Any] | None = UNSET,
+    ) -> Attempt:
+        """Write an attempt's last spans and its status in one: both or, in the stores of this package, neither.
+
+        Args:
+            rollout_id: Whose attempt.
+            attempt_id: Its id.
+            status: How it ended.
+            spans: Its spans; those with the sequence id 0 get the next ones, in order.
+            metadata: As in `update_attempt`.
+
+        Raises:
+            NotFound: No such rollout or attempt.
+            InvalidValue: A span of another attempt, or a value that cannot be kept.
+            LeaseLost: As in `update_attempt`.
+        """
+        check_spans_of(spans, rollout_id, attempt_id)
+        if unplaced := [span for span in spans if span.sequence_id == UNPLACED]:
+            numbers = await self.get_many_span_sequence_ids([(rollout_id, attempt_id)] * len(unplaced))
+            placed = dict(zip(map(id, unplaced), numbers, strict=True))
+            spans = [span.model_copy(update={"sequence_id": placed.get(id(span), span.sequence_id)}) for span in spans]
+        if spans:
+            await self.add_many_spans(spans)
+        return await self.update_attempt(rollout_id, attempt_id, status, metadata=metadata)
+
     @alias("GET", "/spans", role="agent")
     @operation("POST", "/spans/search", mutates=False, role="agent")
     async def query_spans(
@@ -548,6 +580,9 @@ class LightningStore:
             cursor = read.cursor
 
 
+UNPLACED: Final = 0
+"""The sequence id of a span that `finish_attempt` is to give one."""
+
 IN_PLAIN_VALUES: Final = ("query_rollouts", "get_rollout_by_id")
 """The operations to call on `LightningStore.in_plain_values`; others may work with what these answer."""
 
@@ -571,3 +606,14 @@ def is_running(rollout: Rollout) -> bool:
 def is_finished(rollout: Rollout) -> bool:
     """Whether the rollout has ended."""
     return rollout.status in FINISHED
+
+
+def check_spans_of(spans: Sequence[Span], rollout_id: str, attempt_id: str) -> None:
+    """Refuse spans of other attempts.
+
+    Raises:
+        InvalidValue: One is there.
+    """
+    for span in spans:
+        if (span.rollout_id, span.attempt_id) != (rollout_id, attempt_id):
+            raise InvalidValue(f"span {span.span_id} is not of attempt {attempt_id} of rollout {rollout_id}")

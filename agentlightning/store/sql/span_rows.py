@@ -74,6 +74,10 @@ class EncodedSpan(NamedTuple):
         """The span's number."""
         return self.columns[3]
 
+    def placed(self, sequence_id: int) -> EncodedSpan:
+        """Return the span with another number in its columns."""
+        return self._replace(columns=(*self.columns[:3], sequence_id, *self.columns[4:]))
+
 
 def encode_spans(spans: Sequence[Span]) -> list[EncodedSpan]:
     """Encode spans for their rows; see `encode_span`."""

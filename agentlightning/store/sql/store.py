@@ -27,6 +27,7 @@ from agentlightning.store.sql import (
     attempts,
     export,
     feeds,
+    finishing,
     load,
     renewals,
     resources as resource_sets,
@@ -78,6 +79,8 @@ _FEW_SPANS: Final = 128
 """Spans that are written in a millisecond or so, as long as it took to encode them: another thread would take longer."""
 _FEW: Final = 16
 """Items of an operation that still is a small one."""
+_PARTS_OF_FINISHING: Final = ("add_many_spans", "get_many_span_sequence_ids", "update_attempt")
+"""The operations that finishing an attempt is made of."""
 MOST_CLAIMS: Final = 1000
 """Rollouts that one call claims at most: it bounds how long others wait for it."""
 
@@ -136,7 +139,7 @@ class SqlLightningStore(LightningStore, ABC):
 
     def in_plain_values(self) -> Self:
         """See `LightningStore.in_plain_values`; the view works as long as this store is kept."""
-        if any(getattr(type(self), name) is not getattr(SqlLightningStore, name) for name in IN_PLAIN_VALUES):
+        if _overrides(self, IN_PLAIN_VALUES):
             return self  # a subclass may look into what it asks its base for
         view = object.__new__(type(self))
         vars(view).update(vars(self), _rollout_of=rollout_values_of)
@@ -328,6 +331,27 @@ class SqlLightningStore(LightningStore, ABC):
         changes = attempts.encode_changes(worker_id, last_heartbeat_time, metadata)
         return await self.write(
             lambda tx: attempts.update_attempt(tx, rollout_id, attempt_id, status, changes), small=True
+        )
+
+    async def finish_attempt(
+        self,
+        rollout_id: str,
+        attempt_id: str,
+        status: AttemptStatus,
+        spans: Sequence[Span] = (),
+        metadata: dict[str, Any] | None = UNSET,
+    ) -> Attempt:
+        """See `LightningStore.finish_attempt`."""
+        if _overrides(self, _PARTS_OF_FINISHING):
+            return await super().finish_attempt(rollout_id, attempt_id, status, spans, metadata)
+        check_text(rollout_id, "rollout_id")
+        check_text(attempt_id, "attempt_id")
+        attempts.check_attempt_status(status)
+        changes = attempts.encode_changes(UNSET, UNSET, metadata)
+        encoded = encode_spans(spans)
+        return await self.write(
+            lambda tx: finishing.finish_attempt(tx, (rollout_id, attempt_id), status, encoded, changes),
+            small=len(encoded) <= _FEW,
         )
 
     async def query_spans(
@@ -572,3 +596,10 @@ def _warn_of_older_names(status: object, rollout_ids: object) -> None:
     for older, newer, passed in (("status", "status_in", status), ("rollout_ids", "rollout_id_in", rollout_ids)):
         if passed is not None:
             warnings.warn(f"query_rollouts({older}=) is now {newer}=", DeprecationWarning, stacklevel=3)
+
+
+def _overrides(store: SqlLightningStore, names: Sequence[str]) -> bool:
+    """Whether a subclass, or somebody who changed the object, has a say in one of these operations."""
+    return any(
+        name in vars(store) or getattr(type(store), name) is not getattr(SqlLightningStore, name) for name in names
+    )

@@ -190,3 +190,27 @@ async def attempts_are_listed_in_order(store: LightningStore) -> None:
     assert latest.sequence_id == 4
     assert await store.get_latest_attempt("ro-unknown") is None
     assert (await store.query_attempts("ro-unknown")).total == 0
+
+
+@law
+async def attempt_finishes_with_its_last_spans(store: LightningStore) -> None:
+    claim = await running(store)
+    rollout_id, attempt_id = claim.rollout_id, claim.attempt.attempt_id
+    assert await store.get_next_span_sequence_id(rollout_id, attempt_id) == 1
+    spans = [span_of(claim, name="first"), span_of(claim, 1, name="zeroth"), span_of(claim, name="second")]
+    for _ in range(2):  # told twice is as told once
+        attempt = await store.finish_attempt(rollout_id, attempt_id, "succeeded", spans, {"seen": True})
+        assert (attempt.status, attempt.metadata) == ("succeeded", {"seen": True})
+        assert [(span.name, span.sequence_id) for span in await store.query_spans(rollout_id)] == [
+            ("zeroth", 1),
+            ("first", 2),
+            ("second", 3),
+        ]
+    assert (await rollout_of(store, rollout_id)).status == "succeeded"
+    await refused(LeaseLost, store.finish_attempt(rollout_id, attempt_id, "failed", [span_of(claim, name="third")]))
+    assert (await store.query_spans(rollout_id)).total == 3
+    other = await running(store)
+    await refused(InvalidValue, store.finish_attempt(rollout_id, attempt_id, "succeeded", [span_of(other)]))
+    await refused(NotFound, store.finish_attempt(rollout_id, "nobody", "succeeded"))
+    finished = await store.finish_attempt(other.rollout_id, other.attempt.attempt_id, "failed")
+    assert finished.status == "failed"
