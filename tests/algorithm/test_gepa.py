@@ -91,6 +91,18 @@ def test_the_whole_set_of_resources_is_the_result_and_the_folder_has_the_history
     assert [line["best"] for line in lines] == pytest.approx([0, 1 / 3, 2 / 3, 1])
 
 
+def test_proposals_that_are_the_same_are_one_candidate() -> None:
+    algorithm = search(
+        None, reflection_lm=lambda question: f"```\n{SEED} Also {RULES[0]}.\n```", proposals=3, max_metric_calls=60
+    )
+    assert [(each.score is None, each.reason) for each in algorithm.history.candidates] == [
+        (False, None),
+        (False, None),
+        (True, "the same as candidate 1"),
+        (True, "the same as candidate 1"),
+    ]
+
+
 def test_the_same_seed_takes_the_same_way() -> None:
     one, other, another = (search(None, seed=seed).history.candidates[1].texts["prompt"] for seed in (3, 3, 4))
     assert one == other != another

@@ -73,10 +73,10 @@ class History:
 
         Args:
             texts: Its templates; none if there was nothing to try.
-            parent: The templates that it was made from; None for the initial prompts.
+            parent: The templates of the candidate that it was made from; None for the initial prompts.
         """
-        made_from = None if parent is None else next(each.number for each in self.candidates if each.texts == parent)
-        candidate = Candidate(len(self.candidates), made_from, dict(texts))
+        kept = [each.number for each in self.candidates if each.texts == parent and each.rewards is not None]
+        candidate = Candidate(len(self.candidates), kept[0] if kept else None, dict(texts))
         self.candidates.append(candidate)
         return candidate
 

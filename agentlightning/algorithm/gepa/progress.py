@@ -68,6 +68,8 @@ class Progress(StrictImprovementAcceptance):
         texts = event["candidate"]
         waiting = [each for each in self._tried if each.texts == texts]
         candidate = waiting[0] if waiting else self._history.add(texts)
+        for other in waiting[1:]:
+            other.reason = f"the same as candidate {candidate.number}"
         self._tried = [each for each in self._tried if each.texts != texts]
         candidate.rewards = [reward for _, reward in sorted(event["scores_by_val_id"].items())]
         self._bridge.wait(self._tell(candidate))
