@@ -92,15 +92,13 @@ def test_the_whole_set_of_resources_is_the_result_and_the_folder_has_the_history
 
 
 def test_proposals_that_are_the_same_are_one_candidate() -> None:
-    algorithm = search(
-        None, reflection_lm=lambda question: f"```\n{SEED} Also {RULES[0]}.\n```", proposals=3, max_metric_calls=60
-    )
-    assert [(each.score is None, each.reason) for each in algorithm.history.candidates] == [
-        (False, None),
-        (False, None),
-        (True, "the same as candidate 1"),
-        (True, "the same as candidate 1"),
-    ]
+    def reflect(question: str) -> str:
+        return f"```\n{SEED} Also {', '.join(RULES)}.\n```"
+
+    algorithm = search(None, reflection_lm=reflect, proposals=3, max_metric_calls=60)
+    same = "the same as candidate 1"
+    assert [each.reason for each in algorithm.history.candidates] == [None, None, same, same]
+    assert [each.score for each in algorithm.history.candidates] == [0, 1, None, None]
 
 
 def test_the_same_seed_takes_the_same_way() -> None:
