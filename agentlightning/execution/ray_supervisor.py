@@ -43,6 +43,9 @@ class RaySupervisor:
         names_of: Returns under which names a runner claims work.
         store: Where the claims of a dead runner are released.
         supervision: How they are watched.
+
+    Attributes:
+        there: The numbers of those that have come up, and not died since.
     """
 
     def __init__(
@@ -56,7 +59,7 @@ class RaySupervisor:
         self._names_of = names_of
         self._store = store
         self._supervision = supervision
-        self._there: set[int] = set()
+        self.there: set[int] = set()
         self._lost = 0
         self._enough, self._short = asyncio.Event(), asyncio.Event()
         self._short.set()
@@ -157,7 +160,7 @@ class RaySupervisor:
             except TimeoutError:
                 if not event.is_set():
                     raise ExecutionError(
-                        f"{len(self._there)} of {self._counts()} after {seconds:g} s: "
+                        f"{len(self.there)} of {self._counts()} after {seconds:g} s: "
                         f"each asks for {self._supervision.asks}, and {room()}"
                     ) from None
             await self._short.wait()
@@ -171,10 +174,10 @@ class RaySupervisor:
 
     def _count(self, number: int, there: bool) -> None:
         if there:
-            self._there.add(number)
+            self.there.add(number)
         else:
-            self._there.discard(number)
-        enough = len(self._there) >= self._supervision.min_runners
+            self.there.discard(number)
+        enough = len(self.there) >= self._supervision.min_runners
         for flag, up in ((self._enough, enough), (self._short, not enough)):
             flag.set() if up else flag.clear()
 
