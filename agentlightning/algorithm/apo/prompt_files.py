@@ -17,10 +17,11 @@ Purpose: TypeAlias = Literal["critique", "edit"]
 
 _OURS: Final = Path(__file__).parent / "prompts"
 _SUFFIX: Final = ".txt"
-_GIVEN: Final[dict[Purpose, frozenset[str]]] = {
+GIVEN: Final[dict[Purpose, frozenset[str]]] = {
     "critique": frozenset({"prompt_template", "placeholders", "experiments"}),
     "edit": frozenset({"prompt_template", "placeholders", "braces", "critique"}),
 }
+"""What a text may speak of."""
 _NEEDED: Final[dict[Purpose, frozenset[str]]] = {
     "critique": frozenset({"prompt_template", "experiments"}),
     "edit": frozenset({"prompt_template", "critique"}),
@@ -77,8 +78,8 @@ def _read(purpose: Purpose, path: Path) -> PromptFile:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"the prompt {path} cannot be read: {error}") from error
     names = placeholders(PromptTemplate(template=text, engine="jinja"))
-    unknown, missing = names - _GIVEN[purpose], _NEEDED[purpose] - names
+    unknown, missing = names - GIVEN[purpose], _NEEDED[purpose] - names
     if unknown or missing:
         said = f"asks for {sorted(unknown)}" if unknown else f"says nothing of {sorted(missing)}"
-        raise ConfigurationError(f"the prompt {path} {said}: a {purpose} is given {sorted(_GIVEN[purpose])}")
+        raise ConfigurationError(f"the prompt {path} {said}: a {purpose} is given {sorted(GIVEN[purpose])}")
     return PromptFile(path.name, text)

@@ -1,6 +1,6 @@
-"""APO in a process that is killed: `python apo_process.py FOLDER LOG CALLS ROLLOUTS [--resume]`.
+"""APO in a process that is killed: `python apo_process.py FOLDER LOG ROLLOUTS [--resume]`.
 
-After so many answers of the models that write, or so many rollouts, the next one never ends.
+After so many rollouts, the next ones never end.
 """
 
 from __future__ import annotations
@@ -13,19 +13,6 @@ from typing import Any
 import prompt_landscape as landscape
 
 import agentlightning as agl
-
-
-class Stalling(landscape.Optimiser):
-    """Answers so many calls."""
-
-    def __init__(self, log: Path, calls: int) -> None:
-        super().__init__(log=log)
-        self._calls = calls
-
-    async def create(self, **options: Any) -> Any:
-        if len(self.asked) >= self._calls:
-            await asyncio.sleep(600)
-        return await super().create(**options)
 
 
 def make_agent(log: Path, rollouts: int) -> agl.LitAgent[Any]:
@@ -44,6 +31,7 @@ def make_agent(log: Path, rollouts: int) -> agl.LitAgent[Any]:
 
 
 if __name__ == "__main__":
-    folder, log, calls, rollouts = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+    folder, log, rollouts = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     where = {"resume": folder} if "--resume" in sys.argv else {"run_dir": folder}
-    landscape.train(Stalling(log, calls), [], agent=make_agent(log.with_suffix(".rollouts"), rollouts), **where)
+    agent = make_agent(log.with_suffix(".rollouts"), rollouts)
+    landscape.train(landscape.Optimiser(log=log), [], agent=agent, **where)
