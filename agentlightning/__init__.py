@@ -84,6 +84,11 @@ if TYPE_CHECKING:
     from agentlightning.llm_proxy import (
         LLMProxy as LLMProxy,
     )
+    from agentlightning.logging import (
+        configure_logger as configure_logger,
+        setup_logging as setup_logging,
+        setup_module_logging as setup_module_logging,
+    )
     from agentlightning.runner import (
         LitAgentRunner as LitAgentRunner,
         Runner as Runner,

@@ -1,4 +1,4 @@
-"""Names and module paths of agent-lightning v0.3 that moved or ended, in four tables."""
+"""Names and module paths of agent-lightning v0.3 that moved or ended, in five tables."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from typing import Any, Final
 
 MOVED_MODULES: Final[dict[str, str]] = {
     "agentlightning.algorithm.fast": "agentlightning.algorithm.baseline",
+    "agentlightning.algorithm.utils": "agentlightning.algorithm.batches",
     "agentlightning.store.client_server": "agentlightning.store",
     "agentlightning.store.memory": "agentlightning.store.sqlite",
     "agentlightning.store.threading": "agentlightning.store.threaded",
     "agentlightning.trainer.init_utils": "agentlightning.trainer.components",
     "agentlightning.utils.id": "agentlightning._internal.ids",
+    "agentlightning.utils.metrics": "agentlightning.metrics",
     "agentlightning.utils.otel": "agentlightning.types.attributes",
     "agentlightning.utils.otlp": "agentlightning.tracer.otlp_exporter",
     "agentlightning.utils.system_snapshot": "agentlightning.runner.snapshot",
@@ -25,14 +27,19 @@ MOVED_MODULES: Final[dict[str, str]] = {
 """Old module path to the module where its public names live now."""
 
 MOVED_NAMES: Final[dict[str, str]] = {
+    "agentlightning.algorithm.utils.with_llm_proxy": "agentlightning.algorithm.injection",
+    "agentlightning.algorithm.utils.with_store": "agentlightning.algorithm.injection",
     "agentlightning.utils.otel.get_tracer": "agentlightning.tracer.provider",
     "agentlightning.utils.otel.get_tracer_provider": "agentlightning.tracer.provider",
 }
 """Names of a moved module that live elsewhere than the others."""
 
 ENDED_MODULES: Final[dict[str, str]] = {
+    "agentlightning.cli.prometheus": "/metrics of `agl proxy` and /v1/prometheus of `agl store --tracker prometheus`",
+    "agentlightning.cli.vllm": "`vllm serve`, which returns token ids by itself",
     "agentlightning.client": "agentlightning.store and agentlightning.runner",
     "agentlightning.config": "the `agl` command, or typer",
+    "agentlightning.execution.inter_process": "ClientServerExecutionStrategy",
     "agentlightning.instrumentation": "OtelTracer(instrument=...)",
     "agentlightning.runner.legacy": "LitAgentRunner",
     "agentlightning.server": "agentlightning.store and Trainer",
@@ -62,6 +69,16 @@ ENDED_NAMES: Final[dict[str, str]] = {
 }
 """Public names that ended, and what takes their place."""
 
+ENDED_DEEPER: Final[dict[str, str]] = {
+    "agentlightning.store.memory.estimate_model_size": "len(model.model_dump_json())",
+    "agentlightning.utils.metrics.get_prometheus_registry": "PrometheusMetricsBackend().registry",
+    "agentlightning.utils.metrics.setup_multiprocess_prometheus": "one PrometheusMetricsBackend a process",
+    "agentlightning.utils.metrics.shutdown_metrics": "no call at all: a backend has nothing to shut down",
+    "agentlightning.utils.otlp.handle_otlp_export": "LightningStoreServer, which takes OTLP at /v1/traces",
+    "agentlightning.utils.otlp.spans_from_proto": "LightningStoreServer, which takes OTLP at /v1/traces",
+}
+"""Names of moved modules that ended, and what takes their place."""
+
 
 def raise_ended(name: str) -> None:
     """Raise `ImportError` naming the replacement if `name` ended."""
@@ -88,7 +105,10 @@ class _MovedModuleFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def _read(old: str, home: str, name: str) -> Any:
-    return getattr(importlib.import_module(MOVED_NAMES.get(f"{old}.{name}", home)), name)
+    full = f"{old}.{name}"
+    if full in ENDED_DEEPER:
+        raise ImportError(f"{full} of v0.3 does not exist here; use {ENDED_DEEPER[full]}", name=old)
+    return getattr(importlib.import_module(MOVED_NAMES.get(full, home)), name)
 
 
 def install() -> None:

@@ -89,6 +89,7 @@ def test_v03s_modules_of_the_store_name_the_same_classes() -> None:
     [
         ("store", "CollectionBasedLightningStore", "use SqliteLightningStore"),
         ("runner", "LegacyAgentRunner", "use LitAgentRunner"),
+        ("algorithm", "VERL", "use GRPO"),
         ("types", "RolloutLegacy", "use Rollout"),
     ],
 )

@@ -3,6 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
+from agentlightning import _compat
 from agentlightning.algorithm.base import Algorithm, FastAlgorithm
 from agentlightning.algorithm.baseline import Baseline
 from agentlightning.algorithm.context import AlgorithmContext
@@ -39,6 +40,7 @@ _LATER: Final = {
 
 def __getattr__(name: str) -> Any:
     if name not in _LATER:
+        _compat.raise_ended(name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     with needed_for(name):
         return getattr(import_module(_LATER[name]), name)

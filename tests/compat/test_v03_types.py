@@ -10,6 +10,7 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 
 import agentlightning as agl
+from agentlightning import _compat
 from agentlightning.emitter import get_rewards_from_span
 from agentlightning.execution.events import ExecutionEvent, MultiprocessingEvent, ThreadingEvent
 from agentlightning.types import (
@@ -34,7 +35,8 @@ TOP_LEVEL = """
     get_active_tracer set_active_tracer clear_active_tracer operation emit_reward emit_annotation emit_message
     emit_object emit_exception get_reward_value get_rewards_from_span get_message_value get_object_value is_reward_span
     find_reward_spans find_final_reward reward Adapter TraceAdapter OtelTraceAdapter TraceToTripletBase
-    TracerTraceToTriplet LlmProxyTraceToTriplet TraceToMessages
+    TracerTraceToTriplet LlmProxyTraceToTriplet TraceToMessages setup_logging setup_module_logging configure_logger
+    APO algo Baseline FastAlgorithm Trainer LLMProxy build_component
 """.split()
 DEEPER = [
     ("agentlightning.tracer.weave", "WeaveTracer"),
@@ -47,6 +49,19 @@ DEEPER = [
     ("agentlightning.utils.otlp", "LightningStoreOTLPExporter"),
     ("agentlightning.utils.system_snapshot", "system_snapshot"),
     ("agentlightning.semconv", "LightningSpanAttributes"),
+    ("agentlightning.utils.metrics", "MetricsBackend"),
+    ("agentlightning.utils.metrics", "ConsoleMetricsBackend"),
+    ("agentlightning.utils.metrics", "PrometheusMetricsBackend"),
+    ("agentlightning.utils.metrics", "MultiMetricsBackend"),
+    ("agentlightning.utils.id", "generate_id"),
+    ("agentlightning.logging", "setup"),
+    ("agentlightning.logging", "setup_module"),
+    ("agentlightning.env_var", "LightningEnvVar"),
+    ("agentlightning.algorithm.apo", "APO"),
+    ("agentlightning.algorithm.utils", "batch_iter_over_dataset"),
+    ("agentlightning.algorithm.utils", "with_store"),
+    ("agentlightning.algorithm.utils", "with_llm_proxy"),
+    ("agentlightning.trainer.init_utils", "load_class"),
 ]
 
 
@@ -58,6 +73,13 @@ def test_names_of_the_top_level(name: str) -> None:
 @pytest.mark.parametrize(("module", "name"), DEEPER)
 def test_names_of_deeper_modules(module: str, name: str) -> None:
     assert getattr(importlib.import_module(module), name) is not None
+
+
+@pytest.mark.parametrize("name", sorted(_compat.ENDED_DEEPER))
+def test_ended_names_of_deeper_modules_say_what_replaces_them(name: str) -> None:
+    module, _, attribute = name.rpartition(".")
+    with pytest.raises(ImportError, match=f"{attribute} of v0.3 does not exist here; use "):
+        getattr(importlib.import_module(module), attribute)
 
 
 def test_the_words_of_modes_and_statuses() -> None:
