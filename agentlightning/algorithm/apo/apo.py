@@ -16,7 +16,14 @@ from agentlightning.algorithm.apo.proposer import Proposer
 from agentlightning.algorithm.apo.report import Report
 from agentlightning.algorithm.apo.settings import Promotion, Settings
 from agentlightning.algorithm.base import Algorithm
-from agentlightning.algorithm.prompt_search import JOURNAL_FILE, Journal, PromptEvaluator, Writer, placeholders
+from agentlightning.algorithm.prompt_search import (
+    JOURNAL_FILE,
+    Journal,
+    PromptEvaluator,
+    SearchProgress,
+    Writer,
+    placeholders,
+)
 from agentlightning.errors import ConfigurationError
 from agentlightning.types import Dataset, PromptTemplate
 
@@ -140,13 +147,15 @@ class APO(Algorithm, Generic[T]):
         )
         proposer = Proposer(writer, self._settings, placeholders(prompt), self._critiques, self._edits)
         steps = Beam(self._settings, evaluator, proposer, journal, self.get_adapter(), history, train, val)
+        report = Report(self.get_context(), history, evaluator, writer)
         try:
-            await self._search(steps, seed, Report(self.get_context(), history, evaluator, writer))
+            with SearchProgress(self._settings.beam_rounds, report.figures) as progress:
+                await self._search(steps, seed, report, progress)
         finally:
             journal.close()
         logger.info("%s", history.summary())
 
-    async def _search(self, steps: Beam, seed: Candidate, report: Report) -> None:
+    async def _search(self, steps: Beam, seed: Candidate, report: Report, progress: SearchProgress) -> None:
         best = None
         if self._settings.run_initial_validation:
             best = seed
@@ -157,6 +166,7 @@ class APO(Algorithm, Generic[T]):
             beam = await steps.select(record, beam)
             best = await steps.promote(record, beam[0], best)
             report.round(record, best)
+            progress.done(number)
 
     def get_seed_prompt_template(self) -> tuple[str, PromptTemplate]:
         """Return the prompt to begin with, and the name of its resource.

@@ -45,6 +45,12 @@ class Report:
             | self._cost()
         )
 
+    def figures(self) -> str:
+        """Say in a few words how far the run is."""
+        best, cost = self._history.best, self._cost()
+        score = self._score(best) if best else "not known yet"
+        return f"best {score}  {cost['rollouts']:,} rollouts  {cost['model_calls']:,} model calls"
+
     def _keep(self, best: Candidate) -> None:
         self._history.best = best
         self._history.cost = self._cost()

@@ -3,6 +3,7 @@
 from agentlightning.algorithm.prompt_search.evaluator import PromptEvaluator, Scored
 from agentlightning.algorithm.prompt_search.journal import JOURNAL_FILE, Journal
 from agentlightning.algorithm.prompt_search.placeholders import complaint, placeholders, written
+from agentlightning.algorithm.prompt_search.progress import SearchProgress
 from agentlightning.algorithm.prompt_search.together import together
 from agentlightning.algorithm.prompt_search.writer import Reply, Writer
 
@@ -12,6 +13,7 @@ __all__ = [
     "PromptEvaluator",
     "Reply",
     "Scored",
+    "SearchProgress",
     "Writer",
     "complaint",
     "placeholders",
