@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -184,3 +186,28 @@ async def test_traces_are_written_to_a_server(way: str, store: agl.LightningStor
         await server.stop()
     (rollout,) = await store.query_rollouts()
     assert rollout.status == "succeeded"
+
+
+def test_a_run_leaves_its_metrics_in_files(tmp_path: Path) -> None:
+    result = load("metrics").run(tmp_path / "run")
+    assert result.rollouts == {"succeeded": 27, "failed": 3}
+    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text("utf-8").splitlines()]
+    assert [(record["step"], record["failed"]) for record in records] == [(0, 1), (1, 1), (2, 1)]
+    (written,) = (tmp_path / "run" / "tensorboard").iterdir()
+    assert b"reward" in written.read_bytes()
+
+
+async def test_prometheus_reads_the_stores_metrics_and_ones_own() -> None:
+    async with asyncio.timeout(DEADLINE):
+        text = await load("metrics").serve()
+    assert 'shop_sales_total{town="Bath"} 2.0\n' in text
+    assert 'agl_store_total{operation="enqueue_many_rollouts",status="201"} 1.0\n' in text
+    assert 'agl_rollouts_total{mode="train",status="succeeded"} 1.0\n' in text
+
+
+async def test_prometheus_reads_the_gateways_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with ScriptedModel(["Hello."]) as model:
+        set_environment(monkeypatch, model)
+        async with asyncio.timeout(DEADLINE):
+            text = await load("metrics").gateway()
+    assert re.search(r'agl_gateway_requests_total\{model="policy",path="[^"]+",status="200"\} 1\.0\n', text)
