@@ -24,7 +24,7 @@ def call(number: int, messages: list[dict[str, Any]], answer: dict[str, Any]) ->
     return make_span("agentlightning.llm_call", number, attributes=encode_call(captured), id=f"s{number}")
 
 
-def outputs(*spans: Span) -> list[str]:
+def outputs(*spans: Span) -> str:
     return reflective_record("task", spans, 1.0, None)["Generated Outputs"]
 
 
@@ -42,23 +42,30 @@ async def spans_of(agent: Any) -> list[Span]:
 def test_a_call_whose_history_a_later_one_repeats_is_told_once() -> None:
     first = call(1, [ASKED], TURN[1])
     second = call(2, [*TURN, {"role": "tool", "content": "clouds"}], {"role": "assistant", "content": "Soon."})
-    assert outputs(first, second) == [
+    assert outputs(first, second) == (
         '[user] Does it rain?\n\n[assistant] calls look({"at": "sky"})\n\n[tool] clouds\n\n[assistant] Soon.'
-    ]
+    )
 
 
 def test_calls_of_their_own_are_told_each() -> None:
     first = call(1, [ASKED], {"role": "assistant", "content": "No."})
     second = call(2, [{"role": "user", "content": "Really?"}], {"role": "assistant", "content": "Yes."})
     again = call(3, [ASKED], {"role": "assistant", "content": "Maybe."})
-    assert [text.rpartition("] ")[2] for text in outputs(first, second, again)] == ["No.", "Yes.", "Maybe."]
+    told = outputs(first, second, again).split("(another conversation)")
+    assert [text.strip().rpartition("] ")[2] for text in told] == ["No.", "Yes.", "Maybe."]
 
 
 def test_a_long_conversation_keeps_its_beginning_and_its_end() -> None:
-    (text,) = outputs(call(1, [{"role": "user", "content": "a" * 50_000}], {"role": "assistant", "content": "End."}))
+    text = outputs(call(1, [{"role": "user", "content": "a" * 50_000}], {"role": "assistant", "content": "End."}))
     assert len(text) < 11_000
     assert text.startswith("[user] aaa")
     assert text.endswith("End.")
+
+
+def test_of_an_image_it_is_only_said_that_there_was_one() -> None:
+    parts = [{"type": "text", "text": "What is it?"}, {"type": "image_url", "image_url": {"url": "data:" + "x" * 99}}]
+    text = outputs(call(1, [{"role": "user", "content": parts}], {"role": "assistant", "content": "A cat."}))
+    assert text == "[user] What is it?\n(image_url)\n\n[assistant] A cat."
 
 
 async def test_feedback_has_dimensions_messages_and_exceptions() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Final, cast
 
 from agentlightning._internal.text import shortened, text_of
 from agentlightning.adapter import TraceToMessages
@@ -13,9 +13,13 @@ from agentlightning.emitter import find_reward_spans, get_message_value, get_rew
 from agentlightning.semconv import AGL_EXCEPTION
 from agentlightning.types import Span
 
+_NEXT: Final = "\n\n(another conversation)\n\n"
+
 
 def reflective_record(task: Any, spans: Sequence[Span], reward: float | None, error: str | None) -> dict[str, Any]:
     """Return one example of GEPA's reflective dataset, in the form that its documentation recommends.
+
+    Long texts keep their beginning and their end.
 
     Args:
         task: The task.
@@ -25,7 +29,7 @@ def reflective_record(task: Any, spans: Sequence[Span], reward: float | None, er
     """
     return {
         "Inputs": shortened(_as_text(task)),
-        "Generated Outputs": [shortened(text) for text in _conversations(spans)] or "no model call was seen",
+        "Generated Outputs": shortened(_NEXT.join(_conversations(spans))) or "no model call was seen",
         "Feedback": shortened("\n".join(_feedback(spans, reward, error))),
     }
 
@@ -47,8 +51,16 @@ def _line(message: Mapping[str, Any]) -> str:
     content = message.get("content")
     calls = [call.get("function", call) for call in message.get("tool_calls") or ()]
     asked = [f"calls {call.get('name')}({_as_text(call.get('arguments'))})" for call in calls]
-    said = [] if content is None else [_as_text(content)]
+    said = [] if content is None else [_content(content)]
     return f"[{message['role']}] " + "\n".join([*said, *asked])
+
+
+def _content(content: Any) -> str:
+    """Return a message's text; of an image, say, only that there was one."""
+    if not isinstance(content, list):
+        return _as_text(content)
+    parts = [cast("Mapping[str, Any]", part) for part in cast("list[Any]", content) if isinstance(part, Mapping)]
+    return "\n".join(_as_text(part.get("text", f"({part.get('type')})")) for part in parts)
 
 
 def _feedback(spans: Sequence[Span], reward: float | None, error: str | None) -> Iterator[str]:
