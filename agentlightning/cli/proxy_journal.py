@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
 from agentlightning.errors import ConfigurationError
+from agentlightning.unix import fcntl
 
 
 @contextmanager

@@ -6,13 +6,14 @@ away. A process that dies loses its lock and leaves an empty file behind; the ne
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import time
 import weakref
 from functools import partial
 from typing import Final
+
+from agentlightning.unix import fcntl
 
 logger = logging.getLogger(__name__)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import platform
 import time
@@ -17,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from agentlightning._internal.folders import write_whole
 from agentlightning._internal.ids import generate_id
 from agentlightning.errors import ConfigurationError
+from agentlightning.unix import fcntl
 
 RunState = Literal["running", "succeeded", "failed", "interrupted"]
 
