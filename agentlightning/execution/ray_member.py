@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
-from agentlightning._internal.aio import wait_for_flag
+from agentlightning._internal.aio import to_its_end, wait_for_flag
 from agentlightning.execution.events import ExecutionEvent
 from agentlightning.execution.parts import Order
 from agentlightning.execution.ray_cluster import load_ray
 from agentlightning.processes.failure import Failure
 
 logger = logging.getLogger(__name__)
+
+_KILL_SECONDS: Final = 5.0
+"""For Ray to say that an actor that it killed is dead."""
 
 
 class RayMember:
@@ -24,6 +26,9 @@ class RayMember:
         work: A reference to the runner's bundle, pickled.
         who: Whose it is, for logs.
         cancel_seconds: How long it may clean up once it was cancelled.
+
+    Attributes:
+        ended_well: Whether its last run has ended by itself, or as it was told to; it has left nothing in hand then.
     """
 
     def __init__(self, actor: Any, work: Any, who: str, cancel_seconds: float) -> None:
@@ -31,6 +36,7 @@ class RayMember:
         self._work = work
         self._who = who
         self._cancel_seconds = cancel_seconds
+        self.ended_well = False
 
     async def up(self) -> None:
         """Return once it is there, after a restart, too.
@@ -51,19 +57,27 @@ class RayMember:
         """
         running = asyncio.create_task(_answer(self._actor.run.remote(self._work)))
         stopping = asyncio.create_task(self._stop_on(event))
+        self.ended_well = False
         try:
             return await asyncio.shield(running)
         except asyncio.CancelledError:
             self._actor.tell.remote(Order.CANCEL)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._cancel_seconds):
-                    await asyncio.wait({running})
-                raise
-            logger.warning("%s did not end within %g s and is killed.", self._who, self._cancel_seconds)
+            await self._wait_for_the_end(running)
             raise
         finally:
+            self.ended_well = running.done() and running.exception() is None
             drop(stopping)
             drop(running)
+
+    async def _wait_for_the_end(self, running: asyncio.Task[Any]) -> None:
+        """Give the runner time to clean up; it can claim nothing any more when this returns, or is cancelled."""
+        try:
+            if not (await asyncio.wait({running}, timeout=self._cancel_seconds))[0]:
+                logger.warning("%s did not end within %g s and is killed.", self._who, self._cancel_seconds)
+        finally:
+            if not running.done():
+                self.kill()
+                await to_its_end(asyncio.wait({running}, timeout=_KILL_SECONDS))
 
     def kill(self) -> None:
         """End it for good, wherever it is, and also while it waits for a place."""

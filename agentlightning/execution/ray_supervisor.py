@@ -135,12 +135,10 @@ class RaySupervisor:
             ray.exceptions.RayActorError: It died.
             Exception: What it raised.
         """
-        ended = False
         try:
             failure = await member.run(event)
-            ended = True
         finally:
-            if not ended:
+            if not member.ended_well:
                 self._count(number, False)
                 await to_its_end(release_workers(self._store, self._names_of(number)))
         if failure is not None:

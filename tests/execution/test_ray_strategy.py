@@ -28,6 +28,7 @@ class Runner:
 
     async def __call__(self, store: agl.LightningStore, worker_id: int, event: ExecutionEvent) -> None:
         assert os.getpid() != self.home
+        await store.add_resources({"prompt": PROMPT})
         stop = asyncio.create_task(wait_for_flag(event))
         while not stop.done():
             for rollout in await store.dequeue_many_rollouts(worker_id=f"it-{worker_id}", wait=0.2):
@@ -35,6 +36,12 @@ class Runner:
                     os._exit(0)
                 await store.update_attempt(rollout.rollout_id, rollout.attempt.attempt_id, status="succeeded")
         await store.update_resources(f"{worker_id} ended", {"prompt": PROMPT})
+
+
+async def begun(store: agl.LightningStore, processes: int) -> None:
+    async with asyncio.timeout(90):
+        while len(await store.query_resources()) < processes:  # noqa: ASYNC110  # written in other processes
+            await asyncio.sleep(0.02)
 
 
 async def end(store: agl.LightningStore, task: str) -> str:
@@ -54,7 +61,10 @@ def test_local_cluster_lives_as_long_as_the_run_and_starts_runners_again() -> No
 
     async def algorithm(store: agl.LightningStore, event: ExecutionEvent) -> None:
         assert ray.cluster_resources()["CPU"] >= 2, "there is room for all"
-        ends.extend([await end(store, "deadly"), await end(store, "harmless")])
+        await begun(store, 2)
+        ends.append(await end(store, "deadly"))
+        await begun(store, 3)
+        ends.append(await end(store, "harmless"))
 
     agl.RayExecutionStrategy(2).execute(algorithm, Runner(), store)
     assert ends == ["failed", "succeeded"], "what the dead one held was released"

@@ -29,7 +29,7 @@ class ScriptedMember:
     def __init__(self, *lives: Exception | Failure | str) -> None:
         self._lives: Iterator[Exception | Failure | str] = iter(lives)
         self._life: Exception | Failure | str = ""
-        self.killed = self.cancelled = False
+        self.killed = self.cancelled = self.ended_well = False
 
     async def up(self) -> None:
         try:
@@ -50,6 +50,7 @@ class ScriptedMember:
         except asyncio.CancelledError:
             self.cancelled = True
             raise
+        self.ended_well = True
         return None
 
     def kill(self) -> None:

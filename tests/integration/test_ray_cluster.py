@@ -121,6 +121,7 @@ def test_demo_learns_on_held_out_names_on_ray(tmp_path: Path) -> None:
     subprocess.run(command, check=True, timeout=1800)
     summary = json.loads((tmp_path / "summary.json").read_text())
     before, after = summary["before"]["success"], summary["after"]["success"]
+    print(f"{before:.3f} before, {after:.3f} after")  # noqa: T201
     assert 0.15 <= before <= 0.35
     assert after >= max(0.75, before + 0.45)
     assert summary["verdict"] == "better"
