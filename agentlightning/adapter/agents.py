@@ -18,6 +18,10 @@ _PLAIN_KEYS: Final = (
     "graph.node.id",  # OpenInference
 )
 
+_KEYS: Final = frozenset(
+    {"agent.name", "agentops.span.kind", *_PLAIN_KEYS, "type", "lc_name", "metadata", "openinference.span.kind"}
+)
+
 
 def agent_name(span: Span) -> str | None:
     """Return the name of the agent whose work the span is, if the span says so itself; otherwise None.
@@ -28,6 +32,8 @@ def agent_name(span: Span) -> str | None:
     path of LangGraph's nodes in OpenInference's `metadata`; the span's name where `openinference.span.kind` is `AGENT`.
     """
     attributes = span.attributes
+    if _KEYS.isdisjoint(attributes):  # most spans
+        return None
     name = (
         attributes.get("agent.name")
         or (attributes.get("operation.name") if attributes.get("agentops.span.kind") == "agent" else None)

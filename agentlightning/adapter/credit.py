@@ -13,6 +13,7 @@ from agentlightning.adapter.rewards import (
     Credit,
     CreditRule,
     GivenReward,
+    Reward,
     RewardMatchPolicy,
     Unmatched,
     UnmatchedReward,
@@ -50,10 +51,11 @@ def assign_in_places(
         others: Calls of agents that are not trained: a reward that stands with them alone is not given to another.
     """
     spans = in_order(place.node.span for place in places.all if not place.node.virtual)
-    positions = {id(span): position for position, span in enumerate(spans)}
-    rewards = _placed_rewards(places, positions)
-    if not rewards:
+    found = find_rewards(spans)
+    if not found:
         return Credit()
+    positions = {id(span): position for position, span in enumerate(spans)}
+    rewards = _placed_rewards(found, places, positions)
     targets, left_out = _targets(calls, places, positions), _targets(others, places, positions)
     credit = Credit()
     for attempt, own in rewards.items():
@@ -65,10 +67,12 @@ def assign_in_places(
 _Attempt = tuple[str, str]
 
 
-def _placed_rewards(places: Places, positions: dict[int, int]) -> dict[_Attempt, list[PlacedReward]]:
+def _placed_rewards(
+    found: Iterable[Reward], places: Places, positions: dict[int, int]
+) -> dict[_Attempt, list[PlacedReward]]:
     by_span = {id(place.node.span): place for place in places.all if not place.node.virtual}
     rewards: dict[_Attempt, list[PlacedReward]] = {}
-    for reward in find_rewards(place.node.span for place in by_span.values()):
+    for reward in found:
         placed = PlacedReward(reward, by_span[id(reward.span)], positions[id(reward.span)])
         rewards.setdefault((reward.span.rollout_id, reward.span.attempt_id), []).append(placed)
     return rewards

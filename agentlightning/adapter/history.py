@@ -31,7 +31,7 @@ class AttemptHistory:
     def __init__(self) -> None:
         self._rows: PrefixIndex[int] = PrefixIndex()
         self._by_prompt: PrefixIndex[_Placed] = PrefixIndex()
-        self._by_answer: dict[str, _Placed] = {}
+        self._by_answer: dict[tuple[str, str, str], _Placed] = {}
 
     def place(self, call: LLMCall, new_row: int) -> tuple[int, PrefixBreak | None]:
         """Put a call into the longest row that its prompt starts with, or into a new one.
@@ -65,7 +65,7 @@ class AttemptHistory:
         """Return the calls in whose answers stands the first token that the prompt shares with no row."""
         if position == len(call.prompt_token_ids):
             return
-        for placed in self._by_prompt.prefixes(prompt):
+        for placed in self._by_prompt.prefixes(prompt, position):
             if placed.answered_at(position) and common_length(prompt, placed.tokens) == position:
                 yield placed
 

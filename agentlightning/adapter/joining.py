@@ -81,11 +81,14 @@ class Group:
 
 def join(seen: Sequence[Seen], spans: Iterable[Span]) -> list[Group]:
     """Put the sightings of one request into one group; groups stand in the order of their first sighting."""
-    joining = _Joining(seen, spans)
+    responses = Counter([(each.span.attempt_id, each.sighting.response_id) for each in seen])
+    unnamed = [each for each in seen if each.response_id is None]
+    if len(responses) == len(seen) and not unnamed:
+        return [Group([each]) for each in seen]  # nobody saw what another did
+    joining = _Joining(seen, spans, {key for key, count in responses.items() if count > 1})
     for each in seen:
         if each.response_id is not None:
             joining.put(each, joining.of_same_response(each))
-    unnamed = [each for each in seen if each.response_id is None]
     if unnamed:
         joining.note_times()
     for each in sorted(unnamed, key=lambda each: each.sighting.silent):
@@ -100,13 +103,10 @@ def join(seen: Sequence[Seen], spans: Iterable[Span]) -> list[Group]:
 class _Joining:
     """What is known while sightings are put into groups."""
 
-    def __init__(self, seen: Sequence[Seen], spans: Iterable[Span]) -> None:
+    def __init__(self, seen: Sequence[Seen], spans: Iterable[Span], repeated: set[tuple[str, str | None]]) -> None:
         self.groups: list[Group] = []
         self._group_of: dict[str, Group] = {}
-        named = [(each.span.attempt_id, each.response_id) for each in seen if each.response_id is not None]
-        self._by_response: dict[tuple[str, str | None], _OfResponse] = {
-            key: _OfResponse() for key, count in Counter(named).items() if count > 1
-        }
+        self._by_response = {key: _OfResponse() for key in repeated if key[1] is not None}
         self._by_answer: dict[tuple[str, str], _Timeline] = {}
         self._above = _nearest_above(seen, spans)
         self._below: dict[str, list[str]] = {}
@@ -143,7 +143,7 @@ class _Joining:
         time; then one of which it wrote the same.
         """
         known = self._by_response.get((each.span.attempt_id, each.response_id))
-        if known is None:  # nobody else saw it
+        if known is None or not known.groups:  # nobody else saw it, or none before
             return None
         candidates = (group for group in self._candidates(each, known) if group)
         return next((group for group in candidates if self._may_join(each, group) and _end_alike(each, group)), None)
@@ -201,7 +201,8 @@ class _OfResponse:
             self.groups[id(group)] = group
             for unseen in self._unseen.values():
                 unseen[id(group)] = group
-        self.unseen_by(each.library).pop(id(group), None)
+        if each.library in self._unseen:
+            self._unseen[each.library].pop(id(group), None)
         if each.sighting.source != GATEWAY:
             self._unread.append((each, group))
 
@@ -251,8 +252,8 @@ def _agree(each: Seen, group: Group) -> bool:
 
 
 def _end_alike(each: Seen, group: Group) -> bool:
-    sightings = [each.sighting, *(member.sighting for member in group.members)]
-    return len({sighting.failure is None for sighting in sightings if not sighting.silent}) < 2
+    ends = {member.sighting.failure is None for member in (each, *group.members) if not member.sighting.silent}
+    return len(ends) < 2
 
 
 def _are_two(one: Seen, two: Seen) -> bool:
@@ -279,7 +280,7 @@ def _said(call: LLMCall) -> tuple[Any, list[Any]]:
 def _nearest_above(seen: Iterable[Seen], spans: Iterable[Span]) -> dict[str, str]:
     """Return, by the span of a sighting, the nearest span above it that is one too."""
     parents = {span.span_id: span.parent_id for span in spans}
-    sighted = dict.fromkeys(each.span.span_id for each in seen)  # in order, so that nothing depends on a hash
+    sighted = dict.fromkeys([each.span.span_id for each in seen])  # in order, so that nothing depends on a hash
     nearest: dict[str, str] = {}
     passed: dict[str, str | None] = {}
     for span_id in sighted:
@@ -290,7 +291,8 @@ def _nearest_above(seen: Iterable[Seen], spans: Iterable[Span]) -> dict[str, str
             path.append(above)
             above = parents.get(above)
         found = above if above is None or above in sighted else passed[above]
-        passed.update(dict.fromkeys(path, found))
+        if path:
+            passed.update(dict.fromkeys(path, found))
         if found is not None and found != span_id:
             nearest[span_id] = found
     return nearest

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from agentlightning.adapter.garbage import collected_afterwards
 from agentlightning.adapter.joining import Group, Seen, join
-from agentlightning.adapter.reading import CallReading, SeenCall, Sighting
+from agentlightning.adapter.reading import CallReading, SeenCall
 from agentlightning.adapter.sighting import sightings
 from agentlightning.types import LLMCall, Span
 from agentlightning.types.llm_call_span import SOURCE as GATEWAY
@@ -27,7 +28,12 @@ def llm_calls(spans: Sequence[Span]) -> list[LLMCall]:
 
 def read_calls(spans: Sequence[Span]) -> CallReading:
     """Read the model calls among the spans of a rollout, in order: who saw each, and which failed."""
-    ordered = once(in_order(spans))
+    return read_distinct(once(in_order(spans)))
+
+
+@collected_afterwards()
+def read_distinct(ordered: Sequence[Span]) -> CallReading:
+    """Read the model calls among spans that are in order already, each of which comes once."""
     seen = [Seen(span, sighting) for span, sighting in sightings(ordered)]
     position = {each.span.span_id: number for number, each in enumerate(seen)}
     calls = [_seen_call(group) for group in join(seen, ordered)]
@@ -54,9 +60,13 @@ def _seen_call(group: Group) -> SeenCall:
     if len(found) == 1:
         return SeenCall(answers=found[0].answers, sightings=(found[0],))
     ranked = sorted(found, key=lambda each: max(map(_rank, each.answers), default=()), reverse=True)
-    span_ids = tuple(each.span_id for each in ranked)
-    choices = sorted({answer.choice for each in found for answer in each.answers})
-    return SeenCall(answers=tuple(_answer(ranked, choice, span_ids) for choice in choices), sightings=tuple(ranked))
+    span_ids = tuple([each.span_id for each in ranked])
+    by_choice: dict[int, list[LLMCall]] = {}
+    for each in ranked:
+        for answer in each.answers:
+            by_choice.setdefault(answer.choice, []).append(answer)
+    answers = tuple([_answer(by_choice[choice], span_ids) for choice in sorted(by_choice)])
+    return SeenCall(answers=answers, sightings=tuple(ranked))
 
 
 def _rank(answer: LLMCall) -> tuple[bool, ...]:
@@ -64,9 +74,9 @@ def _rank(answer: LLMCall) -> tuple[bool, ...]:
     return tokens, answer.source == GATEWAY, answer.response_logprobs is not None, bool(answer.messages)
 
 
-def _answer(ranked: Sequence[Sighting], choice: int, span_ids: tuple[str, ...]) -> LLMCall:
-    """Return the best record of a choice; what it does not know is taken from the next best."""
-    records = sorted((a for each in ranked for a in each.answers if a.choice == choice), key=_rank, reverse=True)
+def _answer(records: list[LLMCall], span_ids: tuple[str, ...]) -> LLMCall:
+    """Return the best of the records of one answer; what it does not know is taken from the next best."""
+    records.sort(key=_rank, reverse=True)
     best = records[0]
     sent = best if best.messages else next((each for each in records if each.messages), best)
     return replace(
@@ -76,10 +86,10 @@ def _answer(ranked: Sequence[Sighting], choice: int, span_ids: tuple[str, ...]) 
         sampling=sent.sampling,
         temperature=sent.temperature,
         message=next((each.message for each in records if _says(each.message)), best.message),
-        model=_first(each.model for each in records),
-        response_id=_first(each.response_id for each in records),
-        finish_reason=_first(each.finish_reason for each in records),
-        weights_version=_first(each.weights_version for each in records),
+        model=_first([each.model for each in records]),
+        response_id=_first([each.response_id for each in records]),
+        finish_reason=_first([each.finish_reason for each in records]),
+        weights_version=_first([each.weights_version for each in records]),
         response=best.response or sent.response,
         streamed=any(each.streamed for each in records),
         span_ids=(best.span_id, *(each for each in span_ids if each != best.span_id)),
@@ -87,7 +97,10 @@ def _answer(ranked: Sequence[Sighting], choice: int, span_ids: tuple[str, ...]) 
 
 
 def _first(values: Iterable[T | None]) -> T | None:
-    return next((value for value in values if value is not None), None)
+    for value in values:
+        if value is not None:
+            return value
+    return None
 
 
 def _says(message: dict[str, Any]) -> bool:

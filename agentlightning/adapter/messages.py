@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final, TypedDict
 
 from agentlightning.adapter.base import TraceAdapter
+from agentlightning.adapter.garbage import collected_afterwards
 from agentlightning.adapter.llm_call import in_order, llm_calls
 from agentlightning.types import Span
 from agentlightning.types.attributes import unflatten_attributes
@@ -32,6 +33,7 @@ class TraceToMessages(TraceAdapter[list[OpenAIMessages]]):
     does not know is left out too, and logged.
     """
 
+    @collected_afterwards()
     def adapt(self, source: Sequence[Span], /) -> list[OpenAIMessages]:
         """Return a conversation for each model call among the spans."""
         conversations: list[OpenAIMessages] = []

@@ -92,10 +92,10 @@ def classify(call: LLMCall, previous: LLMCall, *, row: int, position: int, in_an
     return made(BreakKind.RETOKENISATION if same_text else BreakKind.TEMPLATE)
 
 
-def answer_key(before: Json, answer: Json) -> str:
+def answer_key(before: Json, answer: Json) -> tuple[str, str, str]:
     """Return what an answer and the message before it say, by which a later history is recognised."""
     functions = [mapping(each, "function").get("name") for each in dicts(answer, "tool_calls")]
-    return json.dumps([_content(before), _content(answer).strip(), functions])
+    return _content(before), _content(answer).strip(), json.dumps(functions) if functions else ""
 
 
 def are_other_agents(one: LLMCall, two: LLMCall) -> bool:

@@ -69,9 +69,9 @@ class PrefixIndex(Generic[T]):
             del self._keys[bisect_left(self._keys, key)]
         return value
 
-    def prefixes(self, tokens: bytes) -> Iterator[T]:
-        """Return the values whose keys the tokens start with, those with the longest key first."""
-        for key in self._prefixes(tokens):
+    def prefixes(self, tokens: bytes, longest: int) -> Iterator[T]:
+        """Return the values whose keys the tokens start with, the longest first, of at most so many tokens."""
+        for key in self._prefixes(tokens[: longest * _WIDTH]):
             yield self._first[key]
             yield from self._others.get(key, ())
 

@@ -51,13 +51,13 @@ class _Timed:
 
 def _strays(places: Places, seen: list[list[str]]) -> list[_Timed]:
     tops = _tops(places.all)
-    strays: list[_Timed] = []
+    strays: dict[int, Place] = {}  # of calls whose spans have one id, there is one place
     for ids in seen:
         own = places.of(ids)
         outermost = [place for place in own if place.parent is None or place.parent.node.id not in ids]
         if all(place.agent is None and place.parent and place.parent.first in tops for place in outermost):
-            strays += _timed(outermost)
-    return sorted(strays, key=lambda stray: stray.start)
+            strays |= {place.first: place for place in outermost}
+    return sorted(_timed(strays.values()), key=lambda stray: stray.start)
 
 
 def _tops(places: list[Place]) -> set[int]:

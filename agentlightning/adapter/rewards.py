@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from agentlightning.adapter.llm_call import in_order
 from agentlightning.emitter import get_reward_value, get_rewards_from_span
 from agentlightning.errors import ConfigurationError
 from agentlightning.types import Span
@@ -109,8 +108,8 @@ class Credit:
 
 
 def find_rewards(spans: Iterable[Span]) -> list[Reward]:
-    """Return the rewards among the spans, in order."""
-    values = ((span, get_reward_value(span)) for span in in_order(spans))
+    """Return the rewards among the spans, in their order."""
+    values = ((span, get_reward_value(span)) for span in spans)
     return [Reward(span, value, _dimensions(span, value)) for span, value in values if value is not None]
 
 

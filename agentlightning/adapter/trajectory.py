@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from agentlightning.adapter.base import TraceAdapter
+from agentlightning.adapter.garbage import collected_afterwards
 from agentlightning.adapter.history import AttemptHistory
 from agentlightning.adapter.prefix_break import BreakKind, PrefixBreak
 from agentlightning.adapter.selection import TracedCall, check_expression, of_agents
@@ -66,6 +67,7 @@ class TraceToTrajectories(TraceAdapter[list[TrainingRow]]):
         """Return the rows of the model calls among the spans."""
         return self.read(source).rows
 
+    @collected_afterwards()
     def read(self, source: Sequence[Span]) -> Trajectories:
         """Return the rows with what was counted and each broken prefix."""
         calls = _calls_of_agents(source, self.agent_match)
@@ -87,6 +89,7 @@ def _answers(calls: Iterable[TracedCall]) -> list[LLMCall]:
     return [answer for call in calls for answer in call.answers]
 
 
+@collected_afterwards()
 def merge_calls(calls: Iterable[LLMCall]) -> Trajectories:
     """Merge calls by exact token prefix.
 

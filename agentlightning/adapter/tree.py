@@ -14,7 +14,8 @@ from agentlightning.adapter.agents import agent_name
 from agentlightning.adapter.call_triplet import RECORDED_REWARD, call_to_triplet, prompt_image_urls, to_triplets
 from agentlightning.adapter.credit import assign_rewards
 from agentlightning.adapter.forest import Forest, link_spans
-from agentlightning.adapter.llm_call import llm_calls, read_calls
+from agentlightning.adapter.garbage import collected_afterwards
+from agentlightning.adapter.llm_call import llm_calls, read_calls, read_distinct
 from agentlightning.adapter.place import Places
 from agentlightning.adapter.reading import CallReading
 from agentlightning.adapter.repair import repair
@@ -59,9 +60,13 @@ class TraceTree:
         Raises:
             ValueError: There are no spans.
         """
-        if not spans:
+        return cls.from_forest(link_spans(spans))
+
+    @classmethod
+    def from_forest(cls, forest: Forest) -> TraceTree:
+        """Build the tree of spans whose parents are known; see `from_spans`."""
+        if not forest.spans:
             raise ValueError("a trace tree needs at least one span")
-        forest = link_spans(spans)
         _report(forest)
         nodes = [cls(span.span_id, span) for span in forest.spans]
         roots: list[TraceTree | str] = []
@@ -338,6 +343,7 @@ def agent_labels(spans: Sequence[Span], *, repair_hierarchy: bool = True) -> dic
     return labels
 
 
+@collected_afterwards()
 def select_from_spans(
     spans: Sequence[Span],
     *,
@@ -350,7 +356,8 @@ def select_from_spans(
     Raises:
         ValueError: There are no spans.
     """
-    tree, reading = TraceTree.from_spans(spans), read_calls(spans)
+    forest = link_spans(spans)
+    tree, reading = TraceTree.from_forest(forest), read_distinct(forest.spans)
     places = Places(tree)
     if repair_hierarchy and repair(places, reading.seen):
         places = Places(tree)

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from agentlightning.adapter.base import TraceAdapter
 from agentlightning.adapter.call_triplet import to_triplets
 from agentlightning.adapter.credit import assign_in_places
+from agentlightning.adapter.garbage import collected_afterwards
 from agentlightning.adapter.rewards import RewardMatchPolicy, UnmatchedReward, to_policy
 from agentlightning.adapter.selection import check_expression, of_agents
 from agentlightning.adapter.tree import TraceTree, select_from_spans
@@ -121,6 +122,7 @@ class TracerTraceToTriplet(TraceToTripletBase):
         tree.visualize(filename, interested_span_match)
         return tree
 
+    @collected_afterwards()
     def read(self, source: Sequence[Span] | Sequence[ReadableSpan], /) -> TripletReading:
         """Return the triplets and the rewards that match none."""
         if not source:
@@ -141,6 +143,7 @@ class TracerTraceToTriplet(TraceToTripletBase):
 class LlmProxyTraceToTriplet(TraceToTripletBase):
     """Takes the calls with tokens; a reward goes to the latest call before it that has none, never by the clock."""
 
+    @collected_afterwards()
     def read(self, source: Sequence[Span] | Sequence[ReadableSpan], /) -> TripletReading:
         """Return the triplets and the rewards that match none."""
         if not source:

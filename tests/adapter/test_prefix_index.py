@@ -35,7 +35,7 @@ def test_the_common_length_is_counted_in_tokens(left: list[int], right: list[int
 @given(st.lists(tokens), tokens)
 def test_prefixes_are_all_and_come_longest_first(keys: list[list[int]], given_tokens: list[int]) -> None:
     expected = [number for number, key in enumerate(keys) if given_tokens[: len(key)] == key]
-    found = list(index_of(keys).prefixes(packed(given_tokens)))
+    found = list(index_of(keys).prefixes(packed(given_tokens), len(given_tokens)))
     assert found == sorted(expected, key=lambda number: -len(keys[number]))
 
 
@@ -55,7 +55,7 @@ def test_what_is_taken_is_gone_and_everything_else_stays(keys: list[list[int]], 
         expected = max(prefixes, key=lambda number: len(left[number]), default=None)
         assert index.take_longest_prefix(packed(each)) == expected
         left.pop(-1 if expected is None else expected, None)
-    everything = {number for key in keys for number in index.prefixes(packed(key))}
+    everything = {number for key in keys for number in index.prefixes(packed(key), len(key))}
     assert everything == set(left)
 
 

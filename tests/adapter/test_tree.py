@@ -264,6 +264,14 @@ def ancestors(parent_of: dict[str, str], id: str) -> list[str]:
     return above
 
 
+def test_calls_whose_spans_have_one_id_stand_in_the_tree_once() -> None:
+    one, other = (make_call(name, number, id="same") for number, name in ((3, "one"), (4, "other")))
+    tree = TraceTree.from_spans([make_span("root"), make_span("host", 1, "root", time=(1, 9)), one, other])
+    spans = sorted(id(node.span) for node in tree.traverse())
+    tree.repair_hierarchy()
+    assert sorted(id(node.span) for node in tree.traverse()) == spans
+
+
 def repaired_again(tree: TraceTree) -> TraceTree:
     tree.repair_hierarchy()
     return tree
