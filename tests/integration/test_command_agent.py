@@ -317,6 +317,26 @@ async def test_a_cancelled_attempt_leaves_no_process(tmp_path: Path, times: int)
     await all_gone(tmp_path / "pids")
 
 
+def children() -> str:
+    return Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text()
+
+
+async def test_an_attempt_that_is_cancelled_twice_while_its_program_starts_leaves_no_process(tmp_path: Path) -> None:
+    running = asyncio.create_task(outcome_of(shell(writing_pids(tmp_path / "pids", "wait"))))
+    before, deadline = children(), time.monotonic() + DEADLINE
+    while children() == before:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0)
+    while not pids_in(tmp_path / "pids"):  # the program works before the event loop knows of it
+        assert time.monotonic() < deadline
+    for _ in range(2):
+        running.cancel()
+        await asyncio.sleep(0)
+    await asyncio.wait({running}, timeout=DEADLINE)
+    assert running.cancelled()
+    await all_gone(tmp_path / "pids")
+
+
 async def test_an_attempt_that_is_stopped_leaves_no_process(tmp_path: Path) -> None:
     event = ThreadingEvent()
     running = asyncio.create_task(outcome_of(shell(writing_pids(tmp_path / "pids", "wait")), event=event))

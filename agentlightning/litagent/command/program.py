@@ -45,6 +45,7 @@ class Program(asyncio.SubprocessProtocol):
         self._command = command
         self._transport: asyncio.SubprocessTransport | None = None
         self._guard: Guard | None = None
+        self._starting: asyncio.Task[None] | None = None
         self._exited = asyncio.Event()
         self._closed = asyncio.Event()
 
@@ -74,7 +75,8 @@ class Program(asyncio.SubprocessProtocol):
         """
         try:
             async with _one_start_at_a_time():
-                await self._start(files, cwd, env)
+                self._starting = asyncio.create_task(self._start(files, cwd, env))
+                await asyncio.shield(self._starting)
             async with asyncio.timeout(timeout):
                 await self._exited.wait()
         except TimeoutError:
@@ -98,6 +100,11 @@ class Program(asyncio.SubprocessProtocol):
 
     async def _end(self, kill_after: float) -> None:
         """Kill the group, politely at first if the program runs, and read what is left; an interruption hurries it."""
+        if self._starting is None:
+            return
+        if not self._starting.done():  # its group is not known yet, and may be at work already
+            self._starting.add_done_callback(self._kill_newborn)
+            return
         if self._transport is None:
             return
         try:
@@ -109,9 +116,21 @@ class Program(asyncio.SubprocessProtocol):
             try:
                 await _wait(self._closed, _DRAIN_SECONDS)
             finally:
-                self._transport.close()
-                if self._guard is not None:
-                    self._guard.stand_down()
+                self._leave()
+
+    def _kill_newborn(self, starting: asyncio.Task[None]) -> None:
+        """Kill what was started for nobody; why it could not be started interests nobody either."""
+        if not starting.cancelled():
+            starting.exception()
+        if self._transport is not None:
+            self._signal(signal.SIGKILL)
+            self._leave()
+
+    def _leave(self) -> None:
+        assert self._transport is not None
+        self._transport.close()
+        if self._guard is not None:
+            self._guard.stand_down()
 
     def _signal(self, number: int) -> None:
         assert self._transport is not None
