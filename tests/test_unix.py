@@ -15,7 +15,7 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", WITHOUT + code], capture_output=True, text=True, timeout=60)
 
 
-@pytest.mark.parametrize("name", ["InMemoryLightningStore", "Trainer", "LLMProxy"])
+@pytest.mark.parametrize("name", ["InMemoryLightningStore", "SqliteLightningStore", "Trainer"])
 def test_what_cannot_run_there_says_so(name: str) -> None:
     done = run(f"import agentlightning as agl; agl.{name}")
     assert done.returncode == 1

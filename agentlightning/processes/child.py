@@ -17,6 +17,8 @@ from agentlightning.processes.guard import Guard
 
 KILL_DEADLINE: Final = 10.0
 """Seconds for the kernel to end a process that was killed."""
+_WAITS_WITHOUT_TAKING: Final = hasattr(os, "waitid")
+"""Whether the end of a process can be waited for while its number stays taken; on macOS since Python 3.13."""
 _START: Final = (
     "import sys; sys.path[:] = {path!r}; sys.argv[:] = {argv!r}; from {module} import main; main({descriptor})"
 )
@@ -76,14 +78,21 @@ class ChildProcess:
 
     def _wait(self) -> int:
         """Wait for the end of the process, and end those that it left behind before its number is free again."""
-        os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
-        self._kill()
-        with self._lock:
-            return self._process.wait()
+        if _WAITS_WITHOUT_TAKING:
+            os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+            self._kill()
+            with self._lock:
+                return self._process.wait()
+        code = self._process.wait()
+        self._kill_group()  # what it left behind keeps the group's number from being given to others
+        return code
 
     def _kill(self) -> None:
         with self._lock:
             if self._process.returncode is None:
-                # macOS calls it a lack of permission when those left are dead.
-                with suppress(ProcessLookupError, PermissionError):
-                    os.killpg(self.pid, signal.SIGKILL)
+                self._kill_group()
+
+    def _kill_group(self) -> None:
+        # macOS calls it a lack of permission when those left are dead.
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
