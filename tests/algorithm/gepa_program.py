@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -66,7 +67,7 @@ def resources() -> dict[str, Any]:
 def search(folder: Path | None, note: Note = lambda _: None, *, resume: bool = False, **options: Any) -> agl.GEPA:
     """Search in a folder, or go on there."""
     reflection = options.pop("reflection_lm", None) or make_reflection(note)
-    runners = options.pop("n_runners", 1)
+    agent, runners = options.pop("agent", None) or make_agent(note), options.pop("n_runners", 1)
     arguments: dict[str, Any] = {"max_metric_calls": 90} | options
     algorithm = agl.GEPA(reflection, **arguments)
     trainer = agl.Trainer(
@@ -75,7 +76,10 @@ def search(folder: Path | None, note: Note = lambda _: None, *, resume: bool = F
         initial_resources=resources(),
         run_dir=None if resume else folder,
     )
-    trainer.fit(make_agent(note), TASKS, val_dataset=TASKS[:6], resume=folder if resume else None)
+    try:
+        trainer.fit(agent, TASKS, val_dataset=TASKS[:6], resume=folder if resume else None)
+    finally:
+        asyncio.run(trainer.store.close())
     return algorithm
 
 

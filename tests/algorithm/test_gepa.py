@@ -54,7 +54,10 @@ def fit(
 ) -> agl.TrainingResult:
     initial = resources() if initial is None else initial
     trainer = agl.Trainer(algorithm=algorithm, initial_resources=initial, **options)
-    return trainer.fit(agent or make_agent(), train, val_dataset=val)
+    try:
+        return trainer.fit(agent or make_agent(), train, val_dataset=val)
+    finally:
+        asyncio.run(trainer.store.close())
 
 
 # -- what it finds -----------------------------------------------------------------------------------------------------

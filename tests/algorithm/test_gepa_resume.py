@@ -16,6 +16,8 @@ import gepa_program
 import pytest
 from gepa_program import better_text, search
 
+import agentlightning as agl
+
 PROGRAM = Path(gepa_program.__file__)
 
 
@@ -83,6 +85,29 @@ def test_interrupted_while_it_reflects_it_ends_at_once_and_can_go_on(tmp_path: P
     assert found.history.best is not None
     assert found.history.best.score == 1.0
     assert len(paid) == len(whole) == len(set(paid))
+
+
+@pytest.mark.parametrize("rollout", [3, 8, 12], ids=["first-evaluation", "parent", "child"])
+def test_interrupted_while_the_agent_runs_it_cancels_and_goes_on(tmp_path: Path, rollout: int) -> None:
+    paid: list[str] = []
+
+    @agl.rollout
+    async def agent(task: dict[str, str], prompt: agl.PromptTemplate) -> float:
+        if len(paid) + 1 == rollout:
+            os.kill(os.getpid(), signal.SIGINT)
+            await asyncio.sleep(3600)
+        if task["rule"] not in prompt.template:
+            agl.emit_message(f"The answer lacks this rule: {task['rule']}.")
+        paid.append(f"{task['question']} {prompt.template}")
+        return float(task["rule"] in prompt.template)
+
+    with pytest.raises(KeyboardInterrupt):
+        search(tmp_path, agent=agent)
+    assert not [thread for thread in threading.enumerate() if thread.name == "gepa"]
+    before = len(paid)
+    rest = [line for line in noted(tmp_path, resume=True) if line.startswith('["rollout"')]
+    assert before == rollout - 1
+    assert before + len(rest) == len([line for line in noted(None) if line.startswith('["rollout"')])
 
 
 def test_a_reflection_that_failed_is_not_asked_for_again(tmp_path: Path) -> None:
