@@ -90,6 +90,8 @@ class FailingStore(agl.LightningStoreThreaded):
 def strategy() -> agl.ExecutionStrategy:
     if PLACEMENT == "shm":
         return agl.SharedMemoryExecutionStrategy(n_runners=2)
+    if PLACEMENT == "ray":
+        return agl.RayExecutionStrategy(n_runners=2)
     return agl.ClientServerExecutionStrategy(
         server_port=None if "AGL_SERVER_PORT" in os.environ else 0,
         n_runners=2 if PLACEMENT == "cs" else 1,

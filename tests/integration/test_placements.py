@@ -19,7 +19,7 @@ import agentlightning as agl
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts processes in /proc")
 
 PROGRAM = str(Path(__file__).with_name("placement_program.py"))
-PLACEMENTS = ("shm", "cs", "cs_runner")
+PLACEMENTS = ("shm", "cs", "cs_runner", pytest.param("ray", marks=pytest.mark.soak))
 
 
 class Run(MarkedProgram):
