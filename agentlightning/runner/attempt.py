@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from agentlightning._internal.threads import run_in_thread
 from agentlightning.emitter import emit_exception, get_reward_value
-from agentlightning.errors import InvalidValue, LeaseLost, MissingResource, RolloutCancelled
+from agentlightning.errors import InvalidValue, LeaseLost, MissingResource, RolloutCancelled, TooLarge
 from agentlightning.litagent import GivenResources, LitAgent, is_async_callable, resolve_proxies
+from agentlightning.runner.cancel import uninterrupted
 from agentlightning.runner.giving_up import ended_or_given_up
 from agentlightning.runner.hooks import Hooks
 from agentlightning.runner.leases import Lease
@@ -21,7 +22,7 @@ from agentlightning.runner.outcome import record_result
 from agentlightning.runner.settings import AttemptSettings
 from agentlightning.runner.stop import LOST, out_of_time
 from agentlightning.runner.verdict import Verdict
-from agentlightning.store.retry import persistently
+from agentlightning.store.retry import CALL_TIMEOUT, may_pass, persistently
 from agentlightning.tracer.active import ActiveTrace, SpanRecord, active_trace
 from agentlightning.types import Hook, NamedResources, ProxyLLM, Span
 
@@ -74,18 +75,42 @@ class AttemptRun:
         """
         with self._deadline():
             failure = await _caught(self._run_agent(interruption))
+        holds_back = self._trace is not None and self._trace.holds_back
         failure = await _caught(self._finish()) or failure
-        if failure is None:
-            failure = await _caught(self._verdict.succeeded())
-            if isinstance(failure, LeaseLost):
-                raise RolloutCancelled(LOST.text) from failure
+        ended_well = failure is None
+        if ended_well:
+            failure = await _caught(self._succeed())
         if failure is None:
             return
+        if holds_back:
+            await self._write_the_rest(failure)
+        if ended_well and isinstance(failure, LeaseLost):
+            raise RolloutCancelled(LOST.text) from failure
         reason = self._stop.reason
         status = "failed" if reason is None else reason.status
         if status is not None:
             await self._verdict.failed(failure, status, self._resources)
         raise failure
+
+    async def _succeed(self) -> None:
+        """Write the success, in one with what the store does not have of the trace."""
+        trace = self._trace
+        assert trace is not None, "an agent that ended well had one"
+        try:
+            async with trace.last_spans() as spans:
+                await self._verdict.succeeded(spans)
+        except (InvalidValue, TooLarge) as refusal:
+            logger.debug("The last spans are written one by one: %s", refusal)
+            await trace.flush()  # raises what is wrong with one of them
+            await self._verdict.succeeded()
+
+    async def _write_the_rest(self, failure: BaseException) -> None:
+        """Let the store have the spans that were to be written with the success, before it hears of the failure."""
+        if self._trace is None or may_pass(failure):  # it is away, and gets them when it is back
+            return
+        error = await _caught(uninterrupted(self._trace.flush(), self._settings.max_outage + CALL_TIMEOUT))
+        if isinstance(error, Exception):
+            logger.error("Spans of rollout %s are not written: %s", self._rollout.rollout_id, error)
 
     async def summary(self) -> str:
         """Tell how many spans ended, and the last reward among them."""
@@ -162,18 +187,28 @@ class AttemptRun:
         if self._agent.strip_proxy:
             resources = resolve_proxies(resources, self._rollout)
         if self._settings.children is not None:
-            return await self._settings.children.run(self._rollout, resources, trace)
+            await self._settings.children.run(self._rollout, resources, trace)
+            self._hold_back(trace)
+            return None
         method = self._agent.method_for(self._rollout.mode)
         call = functools.partial(method, self._rollout.input, resources=resources, rollout=self._rollout)
         return await ended_or_given_up(
-            self._call(call, is_async_callable(method)),
+            self._call(call, is_async_callable(method), trace),
             self._settings.cancel_grace,
             f"the agent of rollout {self._rollout.rollout_id}",
         )
 
-    async def _call(self, call: Callable[[], Any], is_async: bool) -> Any:
+    async def _call(self, call: Callable[[], Any], is_async: bool, trace: ActiveTrace) -> Any:
         result = call() if is_async else await self._call_in_thread(call)
-        return await result if inspect.isawaitable(result) else result
+        if inspect.isawaitable(result):
+            result = await result
+        self._hold_back(trace)  # now, before the event loop goes on to ask for places
+        return result
+
+    def _hold_back(self, trace: ActiveTrace) -> None:
+        """Keep the last spans, to be written with the success; hooks see all spans before that."""
+        if not self._hooks:
+            trace.hold_back()
 
     async def _call_in_thread(self, call: Callable[[], Any]) -> Any:
         try:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from agentlightning.errors import InvalidValue, LeaseLost, TooLarge
 from agentlightning.runner.cancel import uninterrupted
 from agentlightning.runner.failure import describe_failure
 from agentlightning.store.retry import CALL_TIMEOUT, persistently
-from agentlightning.types import AttemptedRollout, NamedResources
+from agentlightning.types import Attempt, AttemptedRollout, NamedResources, Span
 
 if TYPE_CHECKING:
     from agentlightning.store import LightningStore
@@ -35,15 +36,21 @@ class Verdict:
         self._patience = patience
         self.missing_calls: list[str] = []
 
-    async def succeeded(self) -> None:
+    async def succeeded(self, spans: Sequence[Span] = ()) -> None:
         """Write that it succeeded; not shielded, as the store skips a write whose caller is cancelled before its turn.
+
+        Args:
+            spans: The attempt's last, written with it.
 
         Raises:
             LeaseLost: The attempt was over in the store.
             StoreError: The store did not take it.
         """
-        changes = {"metadata": self._metadata()} if self.missing_calls else {}
-        await self._update(status="succeeded", **changes)
+        changes: dict[str, Any] = {"metadata": self._metadata()} if self.missing_calls else {}
+        if spans:
+            await self._call(self._store.finish_attempt, status="succeeded", spans=spans, **changes)
+        else:
+            await self._update(status="succeeded", **changes)
 
     async def failed(
         self, failure: BaseException, status: Literal["failed", "timeout"], resources: NamedResources
@@ -70,9 +77,10 @@ class Verdict:
         return {**known, "missing_calls": self.missing_calls} if self.missing_calls else known
 
     async def _update(self, **changes: Any) -> None:
+        await self._call(self._store.update_attempt, **changes)
+
+    async def _call(self, write: Callable[..., Awaitable[Attempt]], **changes: Any) -> None:
         rollout_id, attempt_id = self._rollout.rollout_id, self._rollout.attempt.attempt_id
         await persistently(
-            lambda: self._store.update_attempt(rollout_id, attempt_id, **changes),
-            what="write a status",
-            patience=self._patience,
+            lambda: write(rollout_id, attempt_id, **changes), what="write a status", patience=self._patience
         )

@@ -333,7 +333,7 @@ class LightningStore:
             spans = [span.model_copy(update={"sequence_id": placed.get(id(span), span.sequence_id)}) for span in spans]
         if spans:
             await self.add_many_spans(spans)
-        return await self.update_attempt(rollout_id, attempt_id, status, metadata=metadata)
+        return await self.update_attempt(rollout_id, attempt_id, status=status, metadata=metadata)
 
     @alias("GET", "/spans", role="agent")
     @operation("POST", "/spans/search", mutates=False, role="agent")

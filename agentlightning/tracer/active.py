@@ -6,8 +6,9 @@ import itertools
 import logging
 import math
 import pickle
-from collections.abc import Generator
-from contextlib import contextmanager, suppress
+import threading
+from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
@@ -28,6 +29,9 @@ logger = logging.getLogger(__name__)
 TRACE_KEY: Final = otel_context.create_key("agentlightning-trace")
 _OUTSIDE: Final = object()
 """Stands for a trace where there must be none."""
+PART: Final = 50
+PART_CHARACTERS: Final = 250_000
+"""The most spans, or about the most text, that are made ready for the store in one go, while the event loop waits."""
 LAST_TRACE: Final[ContextVar[ActiveTrace | None]] = ContextVar("agentlightning-last-trace", default=None)
 """The trace that the calling task opened last; still set when it is over."""
 
@@ -53,9 +57,24 @@ class SpanRecord:
         sequence_id: The place in the rollout's order; None until the store has given it.
         make: Builds the span; None until it has ended, and again once it is built.
         error: Why the store did not take it.
+        held: Whether it is kept from the store until somebody writes it with more.
+        asked: Whether the store was asked for its place.
+        sent: Whether it was sent to the store.
     """
 
-    __slots__ = ("_bytes", "_span", "attempt_id", "error", "index", "make", "rollout_id", "sequence_id")
+    __slots__ = (
+        "_bytes",
+        "_span",
+        "asked",
+        "attempt_id",
+        "error",
+        "held",
+        "index",
+        "make",
+        "rollout_id",
+        "sent",
+        "sequence_id",
+    )
 
     def __init__(self, rollout_id: str, attempt_id: str, index: int, sequence_id: int | None) -> None:
         self.rollout_id = rollout_id
@@ -64,6 +83,7 @@ class SpanRecord:
         self.sequence_id = sequence_id
         self.make: MakeSpan | None = None
         self.error: Exception | None = None
+        self.held = self.asked = self.sent = False
         self._span: Span | None = None
         self._bytes = b""
 
@@ -90,8 +110,14 @@ class SpanRecord:
         except Exception as error:
             raise InvalidValue(f"a span cannot be built: {type(error).__name__}: {error}") from error
 
+    @property
+    def under_way(self) -> bool:
+        """Whether the store has been asked for something, and has not answered."""
+        is_placing = self.asked and self.sequence_id is None
+        return self.error is None and (is_placing or (self.sent and not self._bytes))
+
     def pack(self) -> None:
-        """Keep the built span as bytes."""
+        """Keep the built span as bytes: the store has it."""
         if self._span is not None:
             self._bytes = pickle.dumps(self._span)
             self._span = None
@@ -120,6 +146,8 @@ class ActiveTrace:
         self._writer = writer
         self._indices = itertools.count(1)
         self._ended: list[SpanRecord] = []
+        self._lock = threading.Lock()  # guards what is held back; never held across an await
+        self._holds_back = False
 
     def start(self, sequence_id: int | None = None) -> SpanRecord:
         """Record that a span started, from any thread, and queue the reservation of its sequence id.
@@ -137,8 +165,10 @@ class ActiveTrace:
     def end(self, record: SpanRecord, make: MakeSpan) -> None:
         """Record that a span ended, from any thread, and queue it for the store."""
         record.make = make
-        self._ended.append(record)
-        if self._writer:
+        with self._lock:
+            record.held = self._holds_back
+            self._ended.append(record)
+        if self._writer and not record.held:
             self._writer.write(record)
 
     def add(self, make: MakeSpan, sequence_id: int | None = None) -> None:
@@ -152,10 +182,77 @@ class ActiveTrace:
             StoreError: It did not take one, or did not answer in time.
         """
         if self._writer:
+            self._release()
             await self._writer.flush()
-            error = next((record.error for record in self._ended if record.error), None)
-            if error:
-                raise error
+            self._raise_error()
+
+    @property
+    def holds_back(self) -> bool:
+        """Whether spans are kept for `last_spans`."""
+        return self._holds_back
+
+    def hold_back(self) -> None:
+        """Keep spans for `last_spans`: those that have ended and are not on their way, and those that end from now on.
+
+        On the event loop of the trace. Who does this as the agent ends spares a request for the places of what it did
+        last, and one for the spans.
+        """
+        with self._lock:
+            self._holds_back = self._writer is not None
+            for record in self._ended:
+                record.held = self._holds_back and not record.sent
+
+    @asynccontextmanager
+    async def last_spans(self) -> AsyncGenerator[list[Span]]:
+        """Give the block what was held back, to be written by it; those without a place have the sequence id 0.
+
+        The store has all other spans by then. If the block fails, and for what ends meanwhile, the spans take their
+        usual way; if there are too many to be written at once, they have taken it.
+
+        Raises:
+            StoreError: The store did not take a span, or did not answer in time.
+        """
+        records = await self._last()
+        try:
+            yield [record.span(record.sequence_id or 0) for record in records]
+            for record in records:
+                record.held, record.sent = False, True
+                record.pack()
+        except GeneratorExit:  # thrown away together with its event loop
+            raise
+        finally:
+            self._release()
+
+    async def _last(self) -> list[SpanRecord]:
+        if self._writer and any(record.under_way for record in self._ended):
+            await self._writer.flush()
+        self._raise_error()
+        held = [record for record in self._ended if record.held]
+        if not is_small(held):
+            await self.flush()
+            return []
+        return held
+
+    def _raise_error(self) -> None:
+        error = next((record.error for record in self._ended if record.error), None)
+        if error:
+            raise error
+
+    def _release(self) -> None:
+        """Let what is held back, and what ends from now on, take its usual way."""
+        with self._lock:
+            self._holds_back = False
+            held = [record for record in self._ended if record.held]
+            for record in held:
+                record.held = False
+        for record in held:
+            self._queue(record)
+
+    def _queue(self, record: SpanRecord) -> None:
+        if self._writer:
+            if record.sequence_id is None and not record.asked:
+                self._writer.reserve(record)
+            self._writer.write(record)
 
     def latest_first(self) -> list[SpanRecord]:
         """Return the ended spans in the reverse of `spans`' order, as they are kept."""
@@ -173,6 +270,21 @@ class ActiveTrace:
             with suppress(InvalidValue):
                 spans.append(record.span(last + record.index if record.sequence_id is None else record.sequence_id))
         return sorted(spans, key=lambda span: (span.sequence_id, span.start_time or 0.0))
+
+
+def is_small(records: Sequence[SpanRecord]) -> bool:
+    """Whether the spans can be made ready for the store in one go, while the event loop waits."""
+    if len(records) > PART:
+        return False
+    try:
+        return sum(map(characters_of, (record.span(record.sequence_id or 0) for record in records))) < PART_CHARACTERS
+    except InvalidValue:  # it stays out of the way of the others
+        return False
+
+
+def characters_of(span: Span) -> int:
+    """Return how much text the attributes of a span hold."""
+    return sum(len(value) for value in span.attributes.values() if isinstance(value, str))
 
 
 def active_trace(context: Context | None = None) -> ActiveTrace | None:

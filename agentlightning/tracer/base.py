@@ -77,7 +77,7 @@ class Tracer(ParallelWorkerBase):
     ) -> AsyncGenerator[Any, None]:
         """Open a trace: spans of this task, and of tasks and threads started in it, are recorded into it.
 
-        On exit the spans are flushed to the store.
+        On exit the spans are flushed to the store, but for those that the trace holds back.
 
         Args:
             name: What the trace is called in logs.
@@ -99,7 +99,8 @@ class Tracer(ParallelWorkerBase):
         except BaseException:
             await self._flush_after_failure(trace, name)
             raise
-        await trace.flush()
+        if not trace.holds_back:
+            await trace.flush()
 
     def trace_run(self, func: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a function inside a local trace, whose spans `get_last_trace` returns."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from agentlightning.errors import InvalidValue, StoreError
 from agentlightning.store.retry import CALL_TIMEOUT, may_pass, persistently
-from agentlightning.tracer.active import SpanRecord
+from agentlightning.tracer.active import PART, PART_CHARACTERS, SpanRecord, characters_of
 from agentlightning.tracer.batcher import Batcher
 
 if TYPE_CHECKING:
@@ -23,9 +23,6 @@ RESERVE_DELAY: Final = 0.0
 overtake what the agent did before it."""
 WRITE_DELAY: Final = 0.02
 """Seconds a first ended span waits for company."""
-PART: Final = 50
-PART_CHARACTERS: Final = 250_000
-"""The most spans, or about the most text, that are made ready for the store in one go, while the event loop waits."""
 MAX_OUTAGE: Final = 60.0
 """Seconds for which a store that is away is asked again."""
 
@@ -76,12 +73,20 @@ class SpanWriter:
             logger.warning("A span of rollout %s ended after its event loop was closed", record.rollout_id)
 
     async def _reserve_batch(self, records: list[SpanRecord]) -> None:
-        await self._deliver(records, self._reserve, "reserve span sequence ids")
+        # One that was held back and released meanwhile stands here twice.
+        records = [record for record in dict.fromkeys(records) if not record.held and record.sequence_id is None]
+        for record in records:
+            record.asked = True
+        if records:
+            await self._deliver(records, self._reserve, "reserve span sequence ids")
 
     async def _write_batch(self, records: list[SpanRecord]) -> None:
         await self._reservations.flush()
+        records = [record for record in dict.fromkeys(records) if not record.held and record.sequence_id is not None]
+        for record in records:
+            record.sent = True
         async with asyncio.TaskGroup() as writes:
-            for part in _parts(record for record in records if record.sequence_id is not None):
+            for part in _parts(records):
                 writes.create_task(self._deliver(part, self._write, "write spans"))
                 await asyncio.sleep(0)  # it is the agents' turn
 
@@ -128,7 +133,7 @@ def _parts(records: Iterable[SpanRecord]) -> Iterator[list[SpanRecord]]:
             _mark([record], error, "write a span")
             continue
         part.append(record)
-        characters += sum(len(value) for value in span.attributes.values() if isinstance(value, str))
+        characters += characters_of(span)
         if len(part) == PART or characters >= PART_CHARACTERS:
             yield part
             part, characters = [], 0
