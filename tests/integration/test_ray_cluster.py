@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 import agentlightning as agl
+from agentlightning._internal.aio import wait_for_flag
 from agentlightning.types import RolloutConfig
 
 pytest.importorskip("ray")
@@ -116,9 +117,11 @@ async def attempts_of(store: agl.LightningStore) -> list[list[Any]]:
 
 
 def test_demo_learns_on_held_out_names_on_ray(tmp_path: Path) -> None:
+    """Its runners reach store and gateway at the address of a node, with the tokens that the run has made up."""
     command = [sys.executable, "-c", "import sys; from agentlightning.cli import main; sys.exit(main())"]
     command += ["demo", "--strategy", "ray", "--output", str(tmp_path)]
-    subprocess.run(command, check=True, timeout=1800)
+    with two_nodes() as (address, _):
+        subprocess.run(command, check=True, timeout=1800, env={**os.environ, "RAY_ADDRESS": address})
     summary = json.loads((tmp_path / "summary.json").read_text())
     before, after = summary["before"]["success"], summary["after"]["success"]
     print(f"{before:.3f} before, {after:.3f} after")  # noqa: T201
@@ -126,3 +129,37 @@ def test_demo_learns_on_held_out_names_on_ray(tmp_path: Path) -> None:
     assert after >= max(0.75, before + 0.45)
     assert summary["verdict"] == "better"
     assert summary["difference"]["low"] > 0
+
+
+def test_program_stays_in_its_cluster_and_leaves_nothing_there() -> None:
+    import ray
+
+    async def algorithm(store: agl.LightningStore, event: agl.ExecutionEvent) -> None:
+        assert isinstance(store, agl.LightningStoreServer)
+        assert store.token, "other machines can reach it"
+        async with asyncio.timeout(60):
+            while len(await store.query_resources()) < 2:  # noqa: ASYNC110  # written in other processes
+                await asyncio.sleep(0.02)
+        assert ray.available_resources()["CPU"] == 2 * CPUS - 2
+
+    async def runner(store: agl.LightningStore, worker_id: int, event: agl.ExecutionEvent) -> None:
+        await store.add_resources({"prompt": agl.PromptTemplate(template="{x}", engine="f-string")})
+        await wait_for_flag(event)
+
+    with two_nodes() as (address, _):
+        ray.init(address)
+        try:
+            for _ in range(2):
+                agl.RayExecutionStrategy(2).execute(algorithm, runner, agl.InMemoryLightningStore())
+                assert ray.is_initialized()
+                asyncio.run(all_free())
+        finally:
+            ray.shutdown()
+
+
+async def all_free() -> None:
+    import ray
+
+    async with asyncio.timeout(60):
+        while ray.available_resources().get("CPU") != 2 * CPUS:  # noqa: ASYNC110  # Ray tells nobody
+            await asyncio.sleep(0.1)
