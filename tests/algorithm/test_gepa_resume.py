@@ -49,10 +49,33 @@ def test_killed_at_work_it_goes_on_and_pays_for_nothing_twice(tmp_path: Path, ki
 
 def test_a_search_that_ended_is_told_again_without_paying(tmp_path: Path) -> None:
     first = search(tmp_path)
+    written = (tmp_path / "journal.jsonl").read_bytes()
     assert noted(tmp_path, resume=True) == []
     again = search(tmp_path, resume=True)
     assert [each.record() for each in again.history.candidates] == [each.record() for each in first.history.candidates]
     assert again.history.cost["reused"] == first.history.cost["rollouts"]
+    assert (tmp_path / "journal.jsonl").read_bytes() == written
+
+
+def test_answers_that_come_in_another_order_make_the_same_history(tmp_path: Path) -> None:
+    asked = 0
+
+    async def reflect(question: str) -> str:
+        nonlocal asked
+        asked += 1
+        number = asked
+        for _ in range(3 - number % 3):  # the later it was asked, the earlier it answers
+            await asyncio.sleep(0.01)
+        return f"```\n{better_text(question) if number % 2 else 'No placeholder.'}\n```"
+
+    def found(resume: bool) -> list[dict[str, Any]]:
+        options: dict[str, Any] = {"proposals": 3, "max_metric_calls": 120, "reflection_lm": reflect}
+        return [each.record() for each in search(tmp_path, resume=resume, **options).history.candidates]
+
+    first, calls = found(resume=False), asked
+    assert any("it lost {question}" in (each["reason"] or "") for each in first)
+    assert found(resume=True) == first
+    assert asked == calls
 
 
 def test_a_larger_budget_goes_on_where_the_smaller_one_ended(tmp_path: Path) -> None:
@@ -60,7 +83,7 @@ def test_a_larger_budget_goes_on_where_the_smaller_one_ended(tmp_path: Path) -> 
     assert paid + noted(tmp_path, resume=True) == noted(None)
 
 
-@pytest.mark.parametrize("call", [1, 2, 3])
+@pytest.mark.parametrize("call", [1, 3])
 def test_interrupted_while_it_reflects_it_ends_at_once_and_can_go_on(tmp_path: Path, call: int) -> None:
     paid: list[str] = []
 
@@ -87,7 +110,7 @@ def test_interrupted_while_it_reflects_it_ends_at_once_and_can_go_on(tmp_path: P
     assert len(paid) == len(whole) == len(set(paid))
 
 
-@pytest.mark.parametrize("rollout", [3, 8, 12], ids=["first-evaluation", "parent", "child"])
+@pytest.mark.parametrize("rollout", [8, 12], ids=["parent", "child"])
 def test_interrupted_while_the_agent_runs_it_cancels_and_goes_on(tmp_path: Path, rollout: int) -> None:
     paid: list[str] = []
 

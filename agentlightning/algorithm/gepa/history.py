@@ -135,7 +135,7 @@ class History:
         for each in self.candidates:
             parent = "" if each.parent is None else str(each.parent)
             tasks = "" if each.before is None or each.after is None else f"{each.before:.3f} → {each.after:.3f}"
-            yield f"| {each.number} | {parent} | {tasks} | {_score(each)} | {each.reason or 'kept'} |"
+            yield f"| {each.number} | {parent} | {tasks} | {_score(each)} | {_fate(each)} |"
         for each in self.candidates:
             yield f"\n## Candidate {each.number}"
             yield from (f"\n{name}:\n\n{_quoted(text)}" for name, text in each.texts.items())
@@ -146,6 +146,12 @@ def _score(candidate: Candidate) -> str:
     if candidate.score is None:
         return ""
     return f"{candidate.score:.3f}" if error is None else f"{candidate.score:.3f} ± {error:.3f}"
+
+
+def _fate(candidate: Candidate) -> str:
+    """Say in one cell of a table what became of it."""
+    unfinished = "kept" if candidate.rewards is not None else "not tried on the validation tasks"
+    return " ".join((candidate.reason or unfinished).split()).replace("|", "\\|")
 
 
 def _quoted(text: str) -> str:

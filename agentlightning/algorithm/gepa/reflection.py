@@ -29,7 +29,7 @@ Job: TypeAlias = tuple[dict[str, str], Mapping[str, Told], list[str]]
 """A candidate, what is shown for each of its prompts, and the names of the prompts to rewrite."""
 
 _FAILURES: Final = 3
-"""So many reflections in a row that fail end the run: rollouts would only be wasted."""
+"""So many iterations in a row without an answer end the run: rollouts would only be wasted."""
 
 
 class Reflector:
@@ -76,35 +76,46 @@ class Reflector:
         """Rewrite prompts of several candidates; a proposal without texts says that there is none."""
         keys = [str(self._jobs + number) for number in range(len(jobs))]
         self._jobs += len(jobs)
-        found = self._bridge.wait(together(self._job(key, *job) for key, job in zip(keys, jobs, strict=True)))
+        found = self._bridge.wait(self._reflect_all(keys, jobs))
         return [(ReflectionProposal(new_texts=texts), self) for texts in found]
 
-    async def _job(
-        self, key: str, texts: Mapping[str, str], told: Mapping[str, Told], names: Sequence[str]
-    ) -> dict[str, str]:
-        found = await together(self._rewrite(f"{key}-{name}", name, texts, told[name]) for name in names)
-        for name, answer in zip(names, found, strict=True):
-            if answer["reason"] is not None:
+    async def _reflect_all(self, keys: Sequence[str], jobs: Sequence[Job]) -> list[dict[str, str]]:
+        asked = [
+            (number, f"{key}-{name}", name)
+            for number, (key, (_, _, names)) in enumerate(zip(keys, jobs, strict=True))
+            for name in names
+        ]
+        answers = await together(self._rewrite(key, name, *jobs[number][:2]) for number, key, name in asked)
+        self._count_failures(answers)
+        found: list[dict[str, str]] = [{} for _ in jobs]
+        for (number, key, name), answer in zip(asked, answers, strict=True):
+            texts = jobs[number][0]
+            if self._journal.find("reflection", key, _asked(name, texts)) is None:
+                self._journal.write("reflection", key, _asked(name, texts), answer)
+            if answer["reason"] is None:
+                found[number][name] = answer["text"]
+            else:
                 self._history.drop(texts, name, answer["text"], answer["reason"])
-        return {name: answer["text"] for name, answer in zip(names, found, strict=True) if answer["reason"] is None}
+        return found
 
-    async def _rewrite(self, key: str, name: str, texts: Mapping[str, str], told: Told) -> Answer:
+    def _count_failures(self, answers: Sequence[Answer]) -> None:
+        failed = [answer["reason"] for answer in answers if answer["text"] is None]
+        self._failures = self._failures + 1 if len(failed) == len(answers) else 0
+        if self._failures >= _FAILURES:
+            raise ModelError(failed[0])
+
+    async def _rewrite(self, key: str, name: str, texts: Mapping[str, str], told: Mapping[str, Told]) -> Answer:
         """Return a new text for a prompt, or the reason why there is none.
 
-        A model that does not answer is written down, too: a run that goes on takes the same way.
+        It is written down also where the model did not answer: a run that goes on takes the same way.
         """
-
-        async def work() -> Answer:
-            try:
-                return await self._proposal(key, name, texts[name], told)
-            except ModelError as error:
-                if self._failures + 1 >= _FAILURES:
-                    raise
-                return {"text": None, "reason": str(error)}
-
-        answer = await self._journal.once("reflection", key, {"prompt": name, "of": dict(texts)}, work)
-        self._failures = self._failures + 1 if answer["text"] is None else 0
-        return answer
+        known = self._journal.find("reflection", key, _asked(name, texts))
+        if known is not None:
+            return known
+        try:
+            return await self._proposal(key, name, texts[name], told[name])
+        except ModelError as error:
+            return {"text": None, "reason": str(error)}
 
     async def _proposal(self, key: str, name: str, text: str, told: Told) -> Answer:
         """Ask for a text; one that cannot stand in for the present one goes back once."""
@@ -141,3 +152,7 @@ class Reflector:
             f"{asked}\n\nThe text is a template ({prompt.engine}) that is filled in for each task. "
             f"Keep every placeholder, written as it is, and add none: {written(needed, prompt)}"
         )
+
+
+def _asked(name: str, texts: Mapping[str, str]) -> dict[str, Any]:
+    return {"prompt": name, "of": dict(texts)}
