@@ -57,6 +57,7 @@ api: setup
 	$(BIN)/python docs/generate_reference.py > docs/reference.md
 	$(BIN)/python docs/generate_lifecycle.py > docs/lifecycle.md
 	$(BIN)/python docs/generate_store_rest.py > docs/store_rest.md
+	$(BIN)/python docs/generate_migrate.py > docs/migrate.md
 
 check: lint types layers docs test
 
