@@ -17,6 +17,7 @@ from agentlightning.errors import ConfigurationError
 from agentlightning.extras import needed_for
 
 _OLDEST: Final = (2, 50)
+_LOCAL: Final = "local"
 _LOOPBACK: Final = "127.0.0.1"
 _KNOCK_SECONDS: Final = 10.0
 _VARIABLES: Final = {"RAY_USAGE_STATS_ENABLED": "0"}
@@ -29,8 +30,8 @@ def connected(address: str | None, cpus: float) -> Generator[str]:
 
     Args:
         address: The cluster's, "auto" for the one that this machine belongs to; None for that in `RAY_ADDRESS`, and
-            without one for a cluster of this machine alone, which is started, and stopped after the block. If this
-            process is a driver already, it stays that of the same cluster.
+            without one "local": a cluster of this machine alone, which is started, and stopped after the block. If
+            this process is a driver already, it stays that of the same cluster.
         cpus: How many CPUs a cluster that is started has at least.
 
     Raises:
@@ -41,15 +42,15 @@ def connected(address: str | None, cpus: float) -> Generator[str]:
     if ray.is_initialized():
         yield ray.util.get_node_ip_address()
         return
-    address = address or os.environ.get("RAY_ADDRESS")
-    if address is not None and "://" in address:
+    address = address or os.environ.get("RAY_ADDRESS") or _LOCAL
+    if "://" in address:
         raise ConfigurationError(
             f"{address} leads to a cluster from outside, where its nodes do not reach this process: start the program "
             "on a node, with `ray job submit`, say, and address='auto'"
         )
     try:
         with _sigterm_left_alone():
-            host = _start(ray, cpus) if address is None else _join(ray, address)
+            host = _start(ray, cpus) if address == _LOCAL else _join(ray, address)
         yield host
     finally:
         with _sigterm_left_alone():
@@ -90,7 +91,7 @@ def _start(ray: Any, cpus: float) -> str:
     os.environ.update({name: _VARIABLES[name] for name in unset})
     try:
         ray.init(
-            address="local",
+            address=_LOCAL,
             num_cpus=max(os.cpu_count() or 1, math.ceil(cpus)),
             include_dashboard=False,
             logging_level=logging.ERROR,

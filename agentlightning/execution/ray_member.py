@@ -28,7 +28,8 @@ class RayMember:
         cancel_seconds: How long it may clean up once it was cancelled.
 
     Attributes:
-        ended_well: Whether its last run has ended by itself, or as it was told to; it has left nothing in hand then.
+        ended_well: Whether its last run has ended without an error, by itself or as told; it has left nothing in
+            hand then.
     """
 
     def __init__(self, actor: Any, work: Any, who: str, cancel_seconds: float) -> None:
@@ -55,7 +56,7 @@ class RayMember:
         Raises:
             ray.exceptions.RayActorError: It died.
         """
-        running = asyncio.create_task(_answer(self._actor.run.remote(self._work)))
+        running: asyncio.Task[Failure | None] = asyncio.create_task(_answer(self._actor.run.remote(self._work)))
         stopping = asyncio.create_task(self._stop_on(event))
         self.ended_well = False
         try:
@@ -65,11 +66,11 @@ class RayMember:
             await self._wait_for_the_end(running)
             raise
         finally:
-            self.ended_well = running.done() and running.exception() is None
+            self.ended_well = running.done() and running.exception() is None and running.result() is None
             drop(stopping)
             drop(running)
 
-    async def _wait_for_the_end(self, running: asyncio.Task[Any]) -> None:
+    async def _wait_for_the_end(self, running: asyncio.Task[Failure | None]) -> None:
         """Give the runner time to clean up; it can claim nothing any more when this returns, or is cancelled."""
         try:
             if not (await asyncio.wait({running}, timeout=self._cancel_seconds))[0]:

@@ -45,8 +45,8 @@ class RayExecutionStrategy(ExecutionStrategy):
     Args:
         n_runners: How many runners.
         address: The cluster's; "auto" for the one that this machine belongs to. None takes `RAY_ADDRESS`, and without
-            one starts a cluster of this machine alone for as long as the run lasts. A program that has called
-            `ray.init` itself stays in its cluster.
+            one starts a cluster of this machine alone for as long as the run lasts, as "local" does in any case. A
+            program that has called `ray.init` itself stays in its cluster.
         num_cpus: CPUs that Ray sets aside for each runner; a fraction where agents mostly wait.
         actor_options: What else Ray's `options` takes for each runner: `num_gpus`, `resources`, `memory`,
             `runtime_env`, `scheduling_strategy` ("SPREAD" by default), …
@@ -84,7 +84,9 @@ class RayExecutionStrategy(ExecutionStrategy):
         terminate_timeout: float = 10.0,
     ) -> None:
         if not 1 <= min_runners <= n_runners:
-            raise ConfigurationError(f"{n_runners=} and {min_runners=} cannot be: there must be 1 <= min_runners")
+            raise ConfigurationError(
+                f"{n_runners=} and {min_runners=} cannot be: make it 1 <= min_runners <= n_runners"
+            )
         if taken := sorted(_OURS & (actor_options or {}).keys()):
             raise ConfigurationError(f"actor_options say {', '.join(taken)}, which the strategy sees to")
         self.n_runners = n_runners
@@ -162,7 +164,6 @@ class RayExecutionStrategy(ExecutionStrategy):
         )
         bundle = ray.put(work)
         client = RayRunClient(server.endpoint, token=server.token and runner_token(server.token))
-
         path = tuple(str(Path(folder).absolute()) for folder in sys.path)
 
         def start(number: int) -> RayMember:

@@ -102,7 +102,7 @@ class RaySupervisor:
                 except ray.exceptions.ActorDiedError:
                     raise
                 except ray.exceptions.RayActorError as error:
-                    logger.warning("Runner %d died; Ray starts it again. %s", number, first_line(error))
+                    logger.warning("Runner %d died; Ray starts it again. %s", number, _first_line(error))
         except ray.exceptions.RayError as error:
             if not event.is_set():
                 self._give_up(number, error)
@@ -168,7 +168,7 @@ class RaySupervisor:
         left = self._supervision.n_runners - self._lost
         if left < self._supervision.min_runners:
             raise ExecutionError(f"{left} of {self._counts()}: runner {number} ended for good. {error}") from error
-        logger.error("Runner %d ended for good; %d are left. %s", number, left, first_line(error))
+        logger.error("Runner %d ended for good; %d are left. %s", number, left, _first_line(error))
 
     def _count(self, number: int, there: bool) -> None:
         if there:
@@ -184,6 +184,6 @@ class RaySupervisor:
         return f"{self._supervision.n_runners} runners are there, and there must be {least}"
 
 
-def first_line(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     """Return what an error of Ray says at first, which goes on for a page."""
     return str(error).strip().partition("\n")[0]

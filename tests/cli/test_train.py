@@ -80,6 +80,15 @@ def test_resumed_run_goes_on_in_its_folder(folder: Path) -> None:
     assert (done.returncode, "4 succeeded" in done.stdout) == (0, True)
 
 
+def test_strategy_may_be_named(folder: Path) -> None:
+    write(folder, algorithm="baseline", strategy={"type": "cs", "n_runners": 2})
+    assert agl(folder, "train", "run.yaml", "--strategy", "shm", "--run-dir", "out").returncode == 0
+    components = json.loads((folder / "out" / "run.json").read_text())["components"]
+    assert (components["n_runners"], "SharedMemory" in str(components["strategy"])) == (1, True)
+    refused = agl(folder, "train", "run.yaml", "--strategy", "elsewhere")
+    assert (refused.returncode, "['cs', 'ray', 'shm']" in refused.stderr) == (1, True)
+
+
 def test_folders_that_disagree_are_refused(folder: Path) -> None:
     write(folder, algorithm="baseline")
     assert agl(folder, "train", "run.yaml", "--run-dir", "out").returncode == 0

@@ -77,8 +77,8 @@ def test_local_cluster_lives_as_long_as_the_run_and_starts_runners_again() -> No
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"n_runners": 0}, "there must be 1 <= min_runners"),
-        ({"n_runners": 2, "min_runners": 3}, "there must be 1 <= min_runners"),
+        ({"n_runners": 0}, "make it 1 <= min_runners <= n_runners"),
+        ({"n_runners": 2, "min_runners": 3}, "make it 1 <= min_runners <= n_runners"),
         ({"actor_options": {"max_restarts": 1, "lifetime": "detached"}}, "actor_options say lifetime, max_restarts"),
     ],
     ids=["no runner", "more than there are", "ours"],
