@@ -73,7 +73,7 @@ class APO(Algorithm, Generic[T]):
         history: Everything that was tried; None before `run`.
 
     Raises:
-        ConfigurationError: A value is out of range, or a text cannot be used.
+        ConfigurationError: A value is out of range, a text cannot be used, or the client is none.
     """
 
     def __init__(
@@ -113,6 +113,11 @@ class APO(Algorithm, Generic[T]):
             promotion=promotion,
             seed=seed,
         )
+        completions = getattr(getattr(async_openai_client, "chat", None), "completions", None)
+        if not callable(getattr(completions, "create", None)):
+            raise ConfigurationError(
+                f"APO asks models through a client such as openai.AsyncOpenAI(), not {async_openai_client!r:.100}"
+            )
         self._client = async_openai_client
         self._critiques = read_prompt_files("critique", gradient_prompt_files)
         self._edits = read_prompt_files("edit", apply_edit_prompt_files)
@@ -203,6 +208,6 @@ class APO(Algorithm, Generic[T]):
 
 
 def _tasks(name: str, dataset: Dataset[Any] | None) -> list[Any]:
-    if not dataset:
+    if dataset is None or not len(dataset):
         raise ConfigurationError(f"APO needs tasks in {name}: fit(agent, train_dataset=…, val_dataset=…)")
     return [dataset[index] for index in range(len(dataset))]

@@ -15,6 +15,7 @@ from agentlightning.algorithm.apo.proposer import Proposal, Proposer
 from agentlightning.algorithm.apo.settings import Settings
 from agentlightning.algorithm.paired import paired_difference
 from agentlightning.algorithm.prompt_search import Journal, PromptEvaluator, Scored, together
+from agentlightning.algorithm.prompt_search.journal import Answer
 from agentlightning.errors import ExecutionError
 from agentlightning.types import RolloutMode
 from agentlightning.types.task_input import normalize_task_input
@@ -32,7 +33,7 @@ class Beam:
         settings: Of the run.
         evaluator: Runs tasks.
         proposer: Asks for better prompts.
-        journal: Where it is written down whose proposals were given up.
+        journal: Where it is written down what critics read, and which proposals were given up.
         adapter: Turns spans into conversations.
         history: What was tried.
         train: Tasks to criticise by.
@@ -64,7 +65,7 @@ class Beam:
     async def try_on_all(self, candidate: Candidate) -> Score:
         """Try a prompt on all validation tasks; returns its score."""
         numbers = range(len(self._tasks["val"]))
-        await self._try("all", candidate, "val", numbers)
+        await self._try(candidate.round, candidate, "val", numbers)
         return candidate.score("val", numbers)
 
     async def propose(self, number: int, beam: Sequence[Candidate]) -> RoundRecord:
@@ -72,10 +73,11 @@ class Beam:
         parents = self._parents(beam)
         batches = [next(self._train_batches) for _ in parents]
         ways = [[self._proposer.choose(self._rng) for _ in range(self._settings.branch_factor)] for _ in parents]
-        await together(
-            self._try(f"round-{number}", each, "train", self._batches_of(each, parents, batches)) for each in beam
+        await together(self._try(number, each, "train", self._batches_of(each, parents, batches)) for each in beam)
+        experiments = await together(
+            self._experiments(f"round-{number}/parent-{place}", parent, batch)
+            for place, (parent, batch) in enumerate(zip(parents, batches, strict=True))
         )
-        experiments = await together(map(self._experiments, parents, batches))
         proposals = await together(
             self._propose(f"round-{number}/parent-{place}/branch-{branch}", parents[place], experiments[place], way)
             for place in range(len(parents))
@@ -89,7 +91,7 @@ class Beam:
         """Rank the beam and the round's new prompts by the same validation tasks; returns those that go on."""
         new = [each for each in self._history.candidates.values() if each.round == record.number]
         pool, tasks = [*beam, *new], record.validation_tasks
-        await together(self._try(f"round-{record.number}", each, "val", tasks) for each in pool)
+        await together(self._try(record.number, each, "val", tasks) for each in pool)
         ranked = sorted(pool, key=lambda each: -each.score("val", tasks).mean)  # of equals, the older comes first
         record.ranking = {each.version: each.score("val", tasks) for each in ranked}
         record.beam = [each.version for each in ranked[: self._settings.beam_width]]
@@ -120,18 +122,17 @@ class Beam:
             return [beam[place % len(beam)] for place in range(width)]
         return self._rng.sample(beam, width)
 
-    async def _try(self, key: str, candidate: Candidate, mode: RolloutMode, numbers: Sequence[int]) -> None:
+    async def _try(self, number: int, candidate: Candidate, mode: RolloutMode, numbers: Sequence[int]) -> None:
         """Run a prompt on those of the tasks that it was not run on."""
         missing = candidate.missing(mode, numbers)
         if not missing:
             return
-        tasks = [(number, self._tasks[mode][number]) for number in missing]
+        tasks = [(each, self._tasks[mode][each]) for each in missing]
         prompts = {self._history.resource: candidate.prompt_template}
-        scored = await self._evaluator.evaluate(f"{candidate.version}/{key}/{mode}", prompts, tasks, mode)
+        scored = await self._evaluator.evaluate(f"{candidate.version}/round-{number}/{mode}", prompts, tasks, mode)
         candidate.results[mode].update({each.task: each for each in scored})
-        logger.info(
-            "[%s | Prompt %s] %s on %d tasks", key, candidate.version, candidate.score(mode, missing), len(missing)
-        )
+        score = candidate.score(mode, missing)
+        logger.info("[Round %02d | Prompt %s] %s on %d %s tasks", number, candidate.version, score, len(missing), mode)
         if candidate.parent is None:
             _check_signal([each for results in candidate.results.values() for each in results.values()])
 
@@ -142,14 +143,18 @@ class Beam:
         own = [batch for parent, batch in zip(parents, batches, strict=True) if parent is candidate]
         return [number for batch in own for number in batch]
 
-    async def _experiments(self, parent: Candidate, batch: Sequence[int]) -> list[dict[str, Any]]:
+    async def _experiments(self, key: str, parent: Candidate, batch: Sequence[int]) -> list[dict[str, Any]]:
+        """Return what critics read of a parent's runs, which stays the same when spans come late."""
         results = [parent.results["train"][number] for number in batch]
-        spans = await together(map(self._evaluator.spans, results))
-        tasks = [normalize_task_input(self._tasks["train"][number]) for number in batch]
-        return [
-            describe_experiment(task, scored, read, self._adapter)
-            for task, scored, read in zip(tasks, results, spans, strict=True)
-        ]
+
+        async def describe() -> Answer:
+            spans = await together(map(self._evaluator.spans, results))
+            tasks = [normalize_task_input(self._tasks["train"][number]) for number in batch]
+            told = zip(tasks, results, spans, strict=True)
+            return {"runs": [describe_experiment(task, scored, read, self._adapter) for task, scored, read in told]}
+
+        asked = [scored.rollout_id for scored in results]
+        return (await self._journal.once("experiments", key, asked, describe))["runs"]
 
     async def _propose(self, key: str, parent: Candidate, experiments: Sequence[Any], ways: Any) -> Proposal:
         given_up = self._journal.find("given up", key, parent.prompt_template.template)

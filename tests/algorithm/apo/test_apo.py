@@ -15,7 +15,7 @@ from prompt_landscape import RULES, SEED, TRAIN, VAL, Optimiser, make_agent, tra
 
 import agentlightning as agl
 from agentlightning.algorithm.apo.beam import task_batches
-from agentlightning.errors import ConfigurationError, ExecutionError
+from agentlightning.errors import ConfigurationError, ExecutionError, InvalidPrompt
 from agentlightning.trainer.registry import Registry
 
 
@@ -152,6 +152,9 @@ def test_a_proposal_whose_model_refuses_is_dropped_and_the_others_go_on(tmp_path
     assert [each["reason"] for each in first["dropped"] if "did not answer" in each["reason"]] == [
         "gpt-5-mini did not answer, asked 1 times: Refusal: status 400"
     ]
+    again = Optimiser()
+    train(again, [], resume=tmp_path)
+    assert again.asked == [], "what was given up is not asked again in a run that has gone on without it"
 
 
 def test_a_run_in_which_no_model_answers_ends_with_the_error_and_goes_on_later(tmp_path: Path) -> None:
@@ -199,28 +202,31 @@ def test_rollouts_that_are_late_are_cancelled_and_count_nothing(tmp_path: Path) 
     assert first["validation"]["failed"] >= 1
 
 
-def test_ctrl_c_leaves_nothing_running_and_what_it_stopped_is_run_again(tmp_path: Path) -> None:
-    interrupted: list[str] = []
+@pytest.mark.parametrize("stopped", [1, 8], ids=["some queued", "all running"])
+def test_ctrl_c_leaves_nothing_running_and_what_it_stopped_is_run_again(tmp_path: Path, stopped: int) -> None:
+    """One prompt is tried on eight tasks, by eight runners."""
+    begun: list[str] = []
 
     @agl.rollout
     async def agent(task: str, prompt: agl.PromptTemplate) -> float:
-        if prompt != SEED and not interrupted:
-            interrupted.append(task)
-            os.kill(os.getpid(), signal.SIGINT)
-        if prompt != SEED and len(interrupted) == 1:
+        if prompt != SEED and len(begun) < 8:
+            begun.append(task)
+            if len(begun) == stopped:
+                os.kill(os.getpid(), signal.SIGINT)
             await asyncio.sleep(600)
         return float(landscape.solved(prompt.template, task))
 
+    settings: dict[str, Any] = {"agent": agent, "resources": {"prompt": SEED}, "beam_width": 1, "branch_factor": 1}
     with pytest.raises(KeyboardInterrupt):
-        train(Optimiser(), [], agent=agent, resources={"prompt": SEED}, run_dir=tmp_path)
+        train(Optimiser(), [], run_dir=tmp_path, n_runners=8 if stopped == 8 else 2, **settings)
     assert "succeeded" in statuses(tmp_path)
     assert not statuses(tmp_path) & {"queuing", "preparing", "running", "requeuing"}
-    interrupted.append("the second time")
+    begun += ["enough"] * 8
     optimiser = Optimiser()
-    algorithm, result = train(optimiser, [], agent=agent, resources={"prompt": SEED}, resume=tmp_path)
+    algorithm, result = train(optimiser, [], resume=tmp_path, **settings)
     assert is_optimum(algorithm.get_best_prompt())
     assert result.score == 1.0, "what was stopped is not taken for a failure"
-    assert len(optimiser.asked) == 24, "the eight calls of the first round are not made again"
+    assert len(optimiser.asked) == 6, "the two calls of the first round are not made again"
 
 
 @pytest.mark.parametrize(
@@ -293,6 +299,20 @@ def test_a_first_prompt_that_says_nothing_ends_the_run(broken: str) -> None:
 def test_there_is_no_best_prompt_before_the_run() -> None:
     with pytest.raises(ValueError, match="run the algorithm first"):
         agl.APO(Optimiser()).get_best_prompt()
+
+
+@pytest.mark.parametrize("client", [None, "gpt-5-mini", SimpleNamespace(chat=None)], ids=["none", "name", "no chat"])
+def test_what_is_no_client_is_refused_before_anything_is_run(client: Any) -> None:
+    with pytest.raises(ConfigurationError, match="AsyncOpenAI"):
+        agl.APO(client)
+
+
+def test_a_first_prompt_that_is_malformed_is_refused_before_anything_is_run() -> None:
+    ran: list[tuple[str, str]] = []
+    broken = agl.PromptTemplate(template="Solve {task.", engine="f-string")
+    with pytest.raises(InvalidPrompt, match="braces that shall stay"):
+        train(Optimiser(), ran, resources={"prompt_template": broken})
+    assert ran == []
 
 
 @pytest.mark.parametrize(

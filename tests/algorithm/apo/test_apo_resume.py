@@ -17,7 +17,7 @@ import pytest
 from prompt_landscape import Optimiser, train
 
 import agentlightning as agl
-from agentlightning.algorithm.prompt_search import Journal
+from agentlightning.algorithm.prompt_search import Journal, PromptEvaluator, Scored
 from agentlightning.algorithm.rounds import PLACE_KEY, ROUND_KEY
 
 PROGRAM = Path(apo_process.__file__)
@@ -151,3 +151,17 @@ def test_another_setting_asks_anew_what_it_changes(tmp_path: Path, undisturbed: 
     third = Optimiser()
     train(third, [], resume=tmp_path, beam_rounds=1, gradient_model="another")
     assert {json.loads(said)[0] for said in third.asked} == {"another"}, "edits of the same critique are known"
+
+
+def test_what_critics_read_stays_the_same_when_spans_are_lost_or_come_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(Optimiser(), [], run_dir=tmp_path, beam_rounds=1)
+
+    async def none(self: PromptEvaluator, scored: Scored) -> list[Any]:
+        return []
+
+    monkeypatch.setattr(PromptEvaluator, "spans", none)
+    again = Optimiser()
+    train(again, [], resume=tmp_path, beam_rounds=1)
+    assert again.asked == []

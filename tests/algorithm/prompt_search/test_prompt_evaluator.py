@@ -28,13 +28,16 @@ class Bench:
         self.folder = folder
         self.ran: list[int] = []
         self.models: set[str] = set()
+        self.stopping = agl.ThreadingEvent()
         self.reached = asyncio.Event()
         self.held = asyncio.Event()
         self.held.set()
 
     @asynccontextmanager
     async def evaluator(self, *, resuming: bool = False, timeout: float = 30.0) -> AsyncIterator[PromptEvaluator]:
-        context = AlgorithmContext(self.store, run_dir=self.folder, run_id="run", resuming=resuming)
+        context = AlgorithmContext(
+            self.store, run_dir=self.folder, run_id="run", resuming=resuming, event=self.stopping
+        )
         journal = Journal(self.folder / "journal.jsonl" if self.folder else None)
         evaluator = PromptEvaluator(context, journal, {"llm": LLM, **prompts("Seed")}, timeout=timeout, at_once=4)
         runner = agl.LitAgentRunner[Any](agl.OtelTracer(), poll_interval=0.05)
@@ -119,6 +122,16 @@ async def test_late_rollouts_are_cancelled_and_count_as_failed() -> None:
         (found,) = await evaluator.evaluate("first", prompts("ab"), [(0, 5)], "val")
     assert found == Scored(0, found.rollout_id, None, "it was cancelled before it ended")
     assert found.value == 0.0
+    await bench.store.close()
+
+
+async def test_what_fails_while_the_run_is_stopped_says_nothing_of_the_prompt(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    async with bench.evaluator() as evaluator:
+        bench.stopping.set()
+        with pytest.raises(asyncio.CancelledError):
+            await evaluator.evaluate("first", prompts("ab"), [(0, 9)], "val")
+    assert not (tmp_path / "journal.jsonl").exists()
     await bench.store.close()
 
 
