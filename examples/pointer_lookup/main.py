@@ -25,7 +25,9 @@ async def pointer_lookup(task: Task, llm: agl.LLM) -> float:
     """Ask the model, run the lookups it calls for, and reward the right last answer."""
     messages: list[Any] = [{"role": "user", "content": task["question"]}]
     async with AsyncOpenAI(
-        base_url=llm.endpoint, api_key="unused", http_client=DefaultAsyncHttpxClient(verify=TLS, trust_env=False)
+        base_url=llm.endpoint,
+        api_key=llm.api_key or "unused",
+        http_client=DefaultAsyncHttpxClient(verify=TLS, trust_env=False),
     ) as client:
         for _ in range(MAX_TURNS):
             reply = await client.chat.completions.create(
