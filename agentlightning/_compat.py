@@ -41,6 +41,7 @@ ENDED_MODULES: Final[dict[str, str]] = {
     "agentlightning.config": "the `agl` command, or typer",
     "agentlightning.execution.inter_process": "ClientServerExecutionStrategy",
     "agentlightning.instrumentation": "OtelTracer(instrument=...)",
+    "agentlightning.reward": "agentlightning.emitter",
     "agentlightning.runner.legacy": "LitAgentRunner",
     "agentlightning.server": "agentlightning.store and Trainer",
     "agentlightning.store.collection": "SqliteLightningStore or InMemoryLightningStore",

@@ -36,7 +36,7 @@ def _tables() -> str:
             "## Every deviation",
             "",
             f"There are {len(deviations)}. Those of runs and of the store come with their reasons, as",
-            f"[decided]({_DECISION}); the others are facts of [What v0.3 promised](compat.md), which names their tests.",
+            f"[decided]({_DECISION}); the others are facts of [What v0.3 promised](compat.md), with their tests.",
             "",
             "| where | in v0.3 | here |",
             "|---|---|---|",

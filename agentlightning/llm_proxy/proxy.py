@@ -17,6 +17,7 @@ from agentlightning.llm_proxy.app import create_app
 from agentlightning.llm_proxy.backends import ModelConfig
 from agentlightning.llm_proxy.control_routes import ControlEndpoints
 from agentlightning.llm_proxy.dispatch import Dispatcher
+from agentlightning.llm_proxy.ended import check_ended
 from agentlightning.llm_proxy.exposition import Exposition, gauges_of
 from agentlightning.llm_proxy.health import Prober
 from agentlightning.llm_proxy.hold import Gate
@@ -77,6 +78,11 @@ class LLMProxy(LocalControl):
             same as the store's, so that one token is enough for an agent. With one, callers must present theirs, as
             `Authorization: Bearer` or `x-api-key`, and backends get the key of their `model_list` entry only. Without,
             the gateway serves this machine alone.
+        litellm_config: v0.3's, refused.
+        num_workers: 1; v0.3's several workers are refused.
+        launcher_args: v0.3's, refused.
+        middlewares: v0.3's; the names of its own are accepted, for what they did is done anyway.
+        callbacks: Likewise.
 
     Raises:
         ConfigurationError: The model list cannot be served, the journal could hold nothing, or other machines could
@@ -97,7 +103,13 @@ class LLMProxy(LocalControl):
         num_retries: int = 2,
         sampling_overrides: Mapping[RolloutMode, Mapping[str, Any]] | None = None,
         token: str | None = None,
+        litellm_config: None = None,
+        num_workers: int = 1,
+        launcher_args: None = None,
+        middlewares: Sequence[str] | None = None,
+        callbacks: Sequence[str] | None = None,
     ) -> None:
+        check_ended(litellm_config, num_workers, launcher_args, middlewares, callbacks)
         self._port = port or 0
         self._host = host
         self._token = required_token(host or "127.0.0.1", token)
