@@ -9,11 +9,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
+import openai
 import prompt_landscape as landscape
 import pytest
 from prompt_landscape import RULES, SEED, TRAIN, VAL, Optimiser, make_agent, train
 
 import agentlightning as agl
+from agentlightning.algorithm import apo
 from agentlightning.algorithm.apo.beam import task_batches
 from agentlightning.errors import ConfigurationError, ExecutionError, InvalidPrompt
 from agentlightning.trainer.registry import Registry
@@ -112,6 +115,35 @@ def test_a_prompt_that_is_still_wrong_is_dropped_with_the_reason(tmp_path: Path)
     ] * 4
     assert "it lost {task}" in (tmp_path / "history.md").read_text()
     assert record["dropped"][0]["prompt"] == "Solve {problem}."
+
+
+def test_critics_read_what_was_said_in_the_runs() -> None:
+    """The agent calls its model through OpenAI's SDK; one that ends in a failure is read with its error."""
+
+    def reply(request: httpx.Request) -> httpx.Response:
+        said = json.loads(request.content)["messages"][-1]["content"]
+        message = {"role": "assistant", "content": f"I was told: {said}"}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        return httpx.Response(
+            200, json={"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
+        )
+
+    @agl.rollout
+    async def agent(task: str, prompt: agl.PromptTemplate) -> float:
+        http = httpx.AsyncClient(transport=httpx.MockTransport(reply))
+        async with openai.AsyncOpenAI(api_key="none", base_url="http://model/v1", http_client=http) as client:
+            asked: Any = [{"role": "user", "content": prompt.format(task=task)}]
+            await client.chat.completions.create(model="m", messages=asked)
+        if task == TRAIN[0]:
+            raise RuntimeError("no such tool")
+        return 0.0
+
+    optimiser = Optimiser()
+    texts = [Path(apo.__file__).parent / "prompts" / "critique" / "transcripts.txt"]
+    train(optimiser, [], agent=agent, resources={"prompt": SEED}, beam_rounds=1, gradient_prompt_files=texts)
+    read = "".join(json.loads(said)[1][0]["content"] for said in optimiser.asked)
+    assert f"user: Solve {TRAIN[1]}.\nassistant: I was told: Solve {TRAIN[1]}." in read
+    assert f'status="failed" reward="0.0">\nTask: {TRAIN[0]}\nError: RuntimeError: no such tool\n' in read
 
 
 @pytest.mark.parametrize("engine", ["jinja", "f-string"])
