@@ -26,6 +26,14 @@ def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.Monke
         exec(compile("\n" * line + block.group(1), str(page), "exec"), namespace)
 
 
+def test_each_kind_of_training_takes_at_most_25_lines() -> None:
+    blocks = [block.group(1).splitlines() for block in BLOCK.finditer((ROOT / "README.md").read_text("utf-8"))]
+    weights, prompt = blocks[0] + blocks[1], blocks[2]
+    assert "agl.GRPO" in "".join(weights)
+    assert "agl.APO" in "".join(prompt)
+    assert max(len(weights), len(prompt)) <= 25
+
+
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=relative)
 def test_links_lead_somewhere(page: Path) -> None:
     targets = [page.parent / target for target in LINK.findall(page.read_text("utf-8"))]

@@ -24,6 +24,7 @@ from agentlightning.algorithm.prompt_search import (
     Writer,
     placeholders,
 )
+from agentlightning.algorithm.prompt_search.connections import drop_connections
 from agentlightning.errors import ConfigurationError
 from agentlightning.types import Dataset, PromptTemplate
 
@@ -158,6 +159,7 @@ class APO(Algorithm, Generic[T]):
                 await self._search(steps, seed, report, progress)
         finally:
             journal.close()
+            await drop_connections(self._client)
         logger.info("%s", history.summary())
 
     async def _search(self, steps: Beam, seed: Candidate, report: Report, progress: SearchProgress) -> None:

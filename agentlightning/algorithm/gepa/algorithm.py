@@ -13,6 +13,7 @@ from agentlightning.algorithm.gepa.history import History
 from agentlightning.algorithm.gepa.reflection_lm import ReflectionLM, as_client
 from agentlightning.algorithm.gepa.settings import ModuleSelector, Selection, Settings
 from agentlightning.algorithm.prompt_search import JOURNAL_FILE, Journal, PromptEvaluator, Writer, placeholders
+from agentlightning.algorithm.prompt_search.connections import drop_connections
 from agentlightning.errors import ConfigurationError, MissingExtra
 from agentlightning.types import Dataset, NamedResources, PromptTemplate
 
@@ -136,6 +137,7 @@ class GEPA(Algorithm):
             await search.run()
         finally:
             journal.close()
+            await drop_connections(self._client)
             if context.run_dir is not None and self.history.candidates:
                 self.history.write(context.run_dir)
         logger.info("%s", self.history.summary())
