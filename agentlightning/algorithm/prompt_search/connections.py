@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
+
+logger = logging.getLogger(__name__)
 
 
 async def drop_connections(client: Any) -> None:
@@ -12,5 +15,9 @@ async def drop_connections(client: Any) -> None:
     would find them dead. Only httpx's client is known to need it, whose one public way is to close for good.
     """
     transport = getattr(getattr(client, "_client", None), "_transport", None)
-    if transport is not None and hasattr(transport, "aclose"):
+    if transport is None or not hasattr(transport, "aclose"):
+        return
+    try:
         await transport.aclose()
+    except Exception:  # an agent may use the client on a loop of its own; the search has its result all the same
+        logger.warning("Connections of %r could not be closed.", client, exc_info=True)

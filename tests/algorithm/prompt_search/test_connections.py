@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 from openai import AsyncOpenAI
@@ -26,3 +27,15 @@ def test_a_client_serves_one_run_after_another_each_on_its_own_event_loop() -> N
 @pytest.mark.parametrize("client", [None, object(), lambda: None], ids=["none", "object", "function"])
 async def test_other_clients_are_left_alone(client: object) -> None:
     await drop_connections(client)
+
+
+async def test_connections_that_cannot_be_closed_are_named_and_do_not_end_a_run(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Elsewhere:
+        async def aclose(self) -> None:
+            raise RuntimeError("attached to a different loop")
+
+    client = SimpleNamespace(_client=SimpleNamespace(_transport=Elsewhere()))
+    await drop_connections(client)
+    assert "could not be closed" in caplog.text
