@@ -9,6 +9,7 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from agentlightning._internal.aio import wait_for_flag
+from agentlightning._internal.heap import begin_collecting
 from agentlightning.execution.base import serving
 from agentlightning.store.threaded import LightningStoreThreaded
 
@@ -67,6 +68,7 @@ class RunnerPart:
         """Run it to its end."""
         work = pickle.loads(self.work)
         store = WatchedStore(pickle.loads(self.store), tell)
+        begin_collecting()
         try:
             await work(store, self.number, event)
         finally:
@@ -90,6 +92,7 @@ class AlgorithmPart:
         """Run it to its end, and serve what runners need until `leave` is set."""
         work = pickle.loads(self.work)
         store: LightningStore = pickle.loads(self.store)
+        begin_collecting()
         try:
             with serving(work, store):
                 await work(store, event)

@@ -20,7 +20,8 @@ KILL_DEADLINE: Final = 10.0
 _WAITS_WITHOUT_TAKING: Final = hasattr(os, "waitid")
 """Whether the end of a process can be waited for while its number stays taken; on macOS since Python 3.13."""
 _START: Final = (
-    "import sys; sys.path[:] = {path!r}; sys.argv[:] = {argv!r}; from {module} import main; main({descriptor})"
+    "import gc, sys; gc.disable(); sys.path[:] = {path!r}; sys.argv[:] = {argv!r}; "
+    "from {module} import main; main({descriptor})"
 )
 
 
@@ -31,7 +32,8 @@ class ChildProcess:
     terminal does not reach it.
 
     Args:
-        module: Whose `main` is called there, with the number of its end of `line`.
+        module: Whose `main` is called there, with the number of its end of `line`. It calls `begin_collecting` once it
+            has imported what it needs.
 
     Attributes:
         line: This end of the way to it.

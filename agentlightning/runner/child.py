@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from opentelemetry import context as otel_context
 
+from agentlightning._internal.heap import begin_collecting
 from agentlightning.errors import InvalidValue
 from agentlightning.litagent import LitAgent
 from agentlightning.processes.failure import Failure
@@ -85,6 +86,7 @@ def _ended(job: Job, line: Line, loop: asyncio.Runner) -> Message:
 def _call(job: Job, line: Line, loop: asyncio.Runner) -> None:
     agent: LitAgent[Any] = pickle.loads(job.agent)
     tracer: Tracer = pickle.loads(job.tracer)
+    begin_collecting()
     runner = LitAgentRunner[Any](tracer)
     agent.set_runner(runner)
     tracer.init()

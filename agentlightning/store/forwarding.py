@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
-from inspect import Parameter
-from typing import Any, Final
+import functools
+import inspect
+from collections.abc import Callable, Coroutine, Set
+from typing import Any, NamedTuple
 
 from agentlightning.store.base import LightningStore
 from agentlightning.store.operations import Operation, operations_of
-
-_KEYWORD_ONLY: Final = Parameter.KEYWORD_ONLY
 
 
 class ForwardingStore(LightningStore):
@@ -36,21 +35,37 @@ def _install(forwarding: type[ForwardingStore]) -> None:
 
 
 def _forwarded(operation: Operation) -> Callable[..., Coroutine[Any, Any, Any]]:
-    signature = operation.signature
-    positional = [name for name, parameter in signature.parameters.items() if parameter.kind is not _KEYWORD_ONLY]
-    required = {name for name, parameter in signature.parameters.items() if parameter.default is parameter.empty}
-    keywords = signature.parameters.keys()
-
     async def forward(self: ForwardingStore, *args: Any, **kwargs: Any) -> Any:
-        arguments = {**dict(zip(positional, args, strict=False)), **kwargs}
+        shape = _shape_of(operation.method)
+        arguments = {**dict(zip(shape.positional, args, strict=False)), **kwargs}
         unambiguous = len(arguments) == len(args) + len(kwargs)
-        if not (unambiguous and required <= arguments.keys() <= keywords):
-            signature.bind(*args, **kwargs)  # raises what a call with these arguments does
+        if not (unambiguous and shape.required <= arguments.keys() <= shape.keywords):
+            operation.signature.bind(*args, **kwargs)  # raises what a call with these arguments does
         return await self.call(operation, arguments)
 
     forward.__name__ = operation.name
     forward.__doc__ = operation.method.__doc__
     return forward
+
+
+class _Shape(NamedTuple):
+    """The names of a method's parameters."""
+
+    positional: list[str]
+    required: set[str]
+    keywords: Set[str]
+
+
+@functools.cache
+def _shape_of(method: Callable[..., Any]) -> _Shape:
+    """Return the shape of a marked method; when it is first called, as resolving all annotations takes its time."""
+    parameters = inspect.signature(method).parameters.values()
+    names = [parameter for parameter in parameters if parameter.name != "self"]
+    return _Shape(
+        [parameter.name for parameter in names if parameter.kind is not parameter.KEYWORD_ONLY],
+        {parameter.name for parameter in names if parameter.default is parameter.empty},
+        {parameter.name for parameter in names},
+    )
 
 
 _install(ForwardingStore)
