@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from agentlightning.errors import ConfigurationError
+from agentlightning.execution.interrupts import TERMINATED
 from agentlightning.extras import needed_for
 
 _OLDEST: Final = (2, 50)
@@ -127,5 +128,9 @@ def _sigterm_left_alone() -> Generator[None]:
     former = signal.getsignal(signal.SIGTERM)
     try:
         yield
+    except SystemExit as error:  # of Ray's handler
+        if error.code == signal.SIGTERM:
+            raise SystemExit(TERMINATED) from None
+        raise
     finally:
         signal.signal(signal.SIGTERM, former)
