@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -11,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from agentlightning._internal.defaults import GATEWAY_PORT, NAMESPACE
+from agentlightning._internal.heap import settled_heap
 from agentlightning.cli.interrupt import interrupt_exits_at_once
 from agentlightning.cli.serving import checked_level, run_server, secret_for, termination
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from contextlib import AbstractContextManager
 
     from agentlightning.llm_proxy import LLMProxy, ModelConfig
     from agentlightning.store import LightningStore
@@ -87,7 +86,6 @@ def proxy(
     """
     with interrupt_exits_at_once():  # for imports, which take a while
         from agentlightning.cli.proxy_backends import base_url_of
-        from agentlightning.cli.proxy_journal import alone_in
         from agentlightning.logging import setup_logging
         from agentlightning.serving import check_address
 
@@ -98,7 +96,7 @@ def proxy(
         check_address(host, port)
         opened = partial(_open, store, namespace, secret)
         gateway_of = partial(_gateway, host, port, journal, timeout, num_retries, secret)
-    run_server(_serve(opened, gateway_of, backends, model or [], api_key, new_token, alone_in(journal)))
+    run_server(_serve(opened, gateway_of, backends, model or [], api_key, new_token))
 
 
 async def _serve(
@@ -108,7 +106,6 @@ async def _serve(
     models: list[str],
     api_key: str | None,
     new_token: str | None,
-    alone: AbstractContextManager[None],
 ) -> None:
     from agentlightning.cli.proxy_backends import model_list_of
 
@@ -117,12 +114,10 @@ async def _serve(
     async with AsyncExitStack() as stack:
         store, place = opened()
         stack.push_async_callback(store.close)
-        stack.enter_context(alone)
         gateway = gateway_of(model_list, store)
         stack.push_async_callback(gateway.stop)
         await gateway.start()
-        gc.collect()
-        gc.freeze()  # what is here stays: to look through it while calls are recorded would hold others up for 50 ms
+        stack.enter_context(settled_heap())
         typer.echo(_greeting(gateway, backends, place, new_token))
         await asked_to_stop.wait()
 

@@ -41,7 +41,7 @@ class Exchange:
         request: The request's body.
         response: The answer's body; of a stream, what the backend had sent.
         streamed: Whether the answer is a stream of events.
-        first_byte_ns: Unix nanoseconds at which a stream's first piece was there, or None.
+        first_byte_ns: Unix nanoseconds at which a stream first said something beyond the role, or None.
         broken: Why a stream ended before its end; None for all other answers.
         asked: The body of what the backend was asked for, if that is another than the client's request.
         backend: The base URL of the backend that answered, or None.

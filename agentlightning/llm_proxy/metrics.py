@@ -45,7 +45,7 @@ class Series:
     Attributes:
         statuses: How many were answered with each HTTP status.
         latency: Seconds from the moment a call could go on until its answer was complete.
-        first_token: Seconds until a stream's first piece was there.
+        first_token: Seconds until a stream said something beyond the role.
         prompt_tokens: What the models read, as far as backends say it.
         completion_tokens: What they wrote.
         retries: How often backends were asked again.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, ExitStack, suppress
 from pathlib import Path
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
@@ -22,6 +22,7 @@ from agentlightning.llm_proxy.exposition import Exposition, gauges_of
 from agentlightning.llm_proxy.health import Prober
 from agentlightning.llm_proxy.hold import Gate
 from agentlightning.llm_proxy.journal import LIMIT_BYTES, Journal
+from agentlightning.llm_proxy.journal_lock import alone_in
 from agentlightning.llm_proxy.local_control import LocalControl
 from agentlightning.llm_proxy.metrics import Meter
 from agentlightning.llm_proxy.overrides import SamplingOverrides
@@ -172,7 +173,7 @@ class LLMProxy(LocalControl):
 
         Raises:
             ConfigurationError: There is no store, or none that the gateway's thread may use, or the address cannot be
-                bound.
+                bound, or another gateway uses the journal.
         """
         if self.is_running():
             return
@@ -302,6 +303,9 @@ class _Running:
         self.token: Final = place.token
         self._temporary = journal_dir is None
         self._journal_dir = journal_dir or Path(tempfile.mkdtemp(prefix="agentlightning-gateway-"))
+        self._alone = ExitStack()
+        if not self._temporary:
+            self._alone.enter_context(alone_in(self._journal_dir))
         self._shipper = Shipper(Journal(self._journal_dir, journal_bytes), get_store)
         self._sequences = SequenceReserver(get_store)
         self._upstream = Upstream(timeout)
@@ -341,6 +345,7 @@ class _Running:
 
     async def stop(self) -> None:
         async with AsyncExitStack() as remaining:  # if this is interrupted, what is open is still closed
+            remaining.callback(self._alone.close)
             remaining.push_async_callback(self._sequences.close)
             remaining.push_async_callback(self._ship_rest)
             remaining.push_async_callback(self._upstream.close)

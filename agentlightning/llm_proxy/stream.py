@@ -17,7 +17,7 @@ from starlette.types import Message, Receive, Scope, Send
 from agentlightning.errors import BackendTimeout, InvalidAnswer, ModelError
 from agentlightning.llm_proxy.answers import code_of, refusal
 from agentlightning.llm_proxy.dialects.call import View
-from agentlightning.llm_proxy.dialects.chat_stream import holds_end
+from agentlightning.llm_proxy.dialects.chat_stream import holds_end, says_nothing
 from agentlightning.llm_proxy.patience import Patience
 from agentlightning.llm_proxy.reply import EventStream, Reply
 from agentlightning.llm_proxy.sse import EventSplitter, split_events
@@ -33,7 +33,8 @@ class Received:
 
     Attributes:
         pieces: The bytes, in the pieces in which they came.
-        first_byte_ns: Unix nanoseconds at which the first of them was there, or None.
+        first_byte_ns: Unix nanoseconds at which the first of them was there that says something, or None: many backends
+            begin with the role alone, before the model has begun.
         broken: Why the stream ended before its end, or None.
         size: How many bytes there are.
     """
@@ -49,7 +50,7 @@ class Received:
         Raises:
             InvalidAnswer: The stream is too large.
         """
-        if not self.pieces:
+        if self.first_byte_ns is None and not says_nothing(piece):
             self.first_byte_ns = time.time_ns()
         self.size += len(piece)
         if self.size > _LARGEST:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -390,3 +391,19 @@ async def test_a_gateway_that_is_gone_costs_a_warning(proxy: LLMProxy, caplog: p
     with caplog.at_level(logging.WARNING):
         await flush_captures({"llm": resource}, "r", "a", deadline=1)
     assert "may be missing" in caplog.text
+
+
+async def test_two_gateways_do_not_share_a_journal(
+    tmp_path: Path, store: InMemoryLightningStore, backend: ScriptedBackend
+) -> None:
+    first, second = (LLMProxy(model_list=[backend.model_config], store=store, journal_dir=tmp_path) for _ in range(2))
+    await first.start()
+    try:
+        with pytest.raises(ConfigurationError, match="another gateway uses"):
+            await second.start()
+        assert not second.is_running()
+        await first.restart()
+    finally:
+        await first.stop()
+    await second.start()
+    await second.stop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from streams import ANSWER, DONE, HEAD, USAGE, Stream, chunk, event, token_chunk
 from agentlightning.adapter import llm_calls
 from agentlightning.doctor.scripted_model import ScriptedModel
 from agentlightning.llm_proxy import LLMProxy, flush_captures
+from agentlightning.llm_proxy.dialects.chat_stream import says_nothing
 from agentlightning.store import InMemoryLightningStore
 from agentlightning.types import AttemptedRollout, LLMCall, Span
 
@@ -421,3 +423,41 @@ async def test_streams_at_once_keep_apart(
     calls = await calls_of(proxy, store, attempted)
     assert sorted((call.sampling["seed"], call.message["content"]) for call in calls) == list(enumerate(texts))
     assert all(call.response_token_ids == [call.sampling["seed"]] * 5 for call in calls)
+
+
+@pytest.mark.parametrize(
+    ("delta", "silent"),
+    [
+        ({"role": "assistant"}, True),
+        ({"role": "assistant", "content": ""}, True),
+        ({"role": "assistant", "content": None, "tool_calls": []}, True),
+        ({"role": "assistant", "content": '"role": "x"'}, False),
+        ({"role": "assistant", "content": "", "reasoning_content": "Hm"}, False),
+        ({"role": "assistant", "tool_calls": [{"index": 0, "function": {"name": "f", "arguments": ""}}]}, False),
+        ({"content": "a"}, False),
+    ],
+    ids=["role", "empty", "null", "text", "reasoning", "tool", "without-role"],
+)
+def test_the_role_alone_is_no_token(delta: dict[str, Any], silent: bool) -> None:
+    assert says_nothing(chunk(delta)) is silent
+
+
+async def test_the_first_token_is_waited_for_behind_the_role(
+    http: aiohttp.ClientSession,
+    proxy: LLMProxy,
+    store: InMemoryLightningStore,
+    attempted: AttemptedRollout,
+    backend: ScriptedBackend,
+) -> None:
+    stream = Stream([*ANSWER, DONE], before=1)
+    backend.script = lambda _: stream.response()
+    async with http.post(f"{endpoint_of(proxy, attempted)}/chat/completions", json=REQUEST) as reply:
+        assert await reply.content.readuntil(b"\n\n") == HEAD
+        role_came = time.time()
+        stream.gate.set()
+        await reply.read()
+    (span,) = await spans_of(proxy, store, attempted)
+    first = span.attributes["agentlightning.llm_call.time_to_first_token"]
+    assert isinstance(first, float)
+    assert span.start_time is not None
+    assert span.start_time + first >= role_came - 1e-6  # what numbers of this size are exact to

@@ -12,6 +12,11 @@ from agentlightning.llm_proxy.sse import read_stream, split_events
 _NO_CHOICES: Final = re.compile(rb'"choices"\s*:\s*\[\s*\]')
 _DONE: Final = b"[DONE]"
 _LAST: Final = re.compile(rb"^data:\s*\[DONE\]", re.MULTILINE)
+_ROLE: Final = re.compile(rb'"role"\s*:')
+_SAYS: Final = re.compile(
+    rb'"(?:content|reasoning_content|reasoning|refusal|name|arguments|finish_reason)"\s*:\s*"[^"]|"token_ids"\s*:\s*\[\s*\d'
+)
+"""Found outside of texts only, in which quotation marks are escaped; so is the role."""
 _NEVER_IN_PIECES: Final = frozenset({"role", "id", "type", "finish_reason", "stop_reason"})
 """Texts that each chunk holds whole, if at all; all others are continued by the next chunk's."""
 
@@ -21,6 +26,11 @@ Json = dict[str, Any]
 def holds_end(events: bytes) -> bool:
     """Whether the last event, behind which a client waits for nothing, is among these."""
     return _DONE in events and _LAST.search(events) is not None
+
+
+def says_nothing(events: bytes) -> bool:
+    """Whether these events give the role and nothing of the answer."""
+    return _ROLE.search(events) is not None and _SAYS.search(events) is None
 
 
 def without_usage_chunk(events: bytes) -> bytes:

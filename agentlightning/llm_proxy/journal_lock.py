@@ -22,12 +22,15 @@ def alone_in(journal: Path) -> Generator[None]:
         journal.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(journal / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise ConfigurationError(f"--journal {journal} cannot be used: {error.strerror}") from error
+        raise ConfigurationError(f"the journal {journal} cannot be used: {error.strerror}") from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ConfigurationError(f"another gateway uses {journal}: give each a --journal of its own") from error
-        yield
+            raise ConfigurationError(f"another gateway uses {journal}: give each a journal of its own") from error
+        try:
+            yield
+        finally:
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # forked processes may have the file open for longer
     finally:
         os.close(descriptor)
