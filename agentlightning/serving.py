@@ -262,6 +262,7 @@ class _Protocol(HttpToolsProtocol):
         self._bytes_without_use = 0
         self._end_deadline()
         cast("dict[str, Any]", self.scope)[_CLIENT] = self._client
+        self._client.silent = False
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -272,6 +273,7 @@ class _Protocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """End a request."""
         self._bytes_without_use = 0
+        self._client.silent = True
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
@@ -299,12 +301,14 @@ class _Client:
 
     Attributes:
         gone: Whether it has left.
+        silent: Whether all of its last request has come.
     """
 
-    __slots__ = ("_on_leave", "gone")
+    __slots__ = ("_on_leave", "gone", "silent")
 
     def __init__(self) -> None:
         self.gone = False
+        self.silent = False
         self._on_leave: list[Callable[[], None]] = []
 
     def watch(self, on_leave: Callable[[], None]) -> None:
@@ -416,6 +420,12 @@ def _outbound_address() -> str:
 async def answer_nobody(_request: Request, _error: Exception) -> Response:
     """Handle `ClientDisconnect`, which a client causes that leaves before its request is read."""
     return Response(status_code=CLIENT_LEFT)
+
+
+def has_come(request: Request) -> bool:
+    """Whether all of a request is known to be there, so that nobody need wait for it."""
+    client: _Client | None = request.scope.get(_CLIENT)
+    return client is not None and client.silent
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T | None:

@@ -10,6 +10,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from agentlightning.llm_proxy.answers import refusal
 from agentlightning.llm_proxy.reply import Reply
+from agentlightning.serving import has_come
 
 _LARGEST: Final = 64 << 20
 """Bytes: a conversation of a million tokens with several images is half of it."""
@@ -26,7 +27,7 @@ async def body_of(request: Request) -> bytes | Reply:
     size = 0
     loop = asyncio.get_running_loop()
     try:
-        async with asyncio.timeout(_SILENCE_SECONDS) as limit:
+        async with asyncio.timeout(None if has_come(request) else _SILENCE_SECONDS) as limit:
             while True:
                 message = await request.receive()
                 if message["type"] == "http.disconnect":

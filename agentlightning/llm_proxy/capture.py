@@ -48,7 +48,7 @@ async def to_span(exchange: Exchange, pace: Pace) -> Span:
         fields = event_fields(*read_event(exchange.request))
         return _span(exchange, fields.name, fields.status, fields.attributes)
     call, status = await _read(exchange, pace)
-    if call.weights_version is None and exchange.status < 400:
+    if exchange.weights_version is not None and call.weights_version is None and exchange.status < 400:
         call = replace(call, weights_version=exchange.weights_version)
     if exchange.asked:
         sent = exchange.request.decode(errors="replace")
@@ -72,6 +72,7 @@ def _transport(exchange: Exchange) -> Attributes:
 
 def _span(exchange: Exchange, name: str, status: TraceStatus, attributes: Attributes) -> Span:
     # Nothing in here comes from outside the two bodies, and validating thousands of token ids is slow.
+    context: Json = {"trace_id": exchange.trace_id, "span_id": exchange.span_id, "is_remote": False, "trace_state": {}}
     fields: Json = {
         "rollout_id": exchange.rollout_id,
         "attempt_id": exchange.attempt_id,
@@ -88,9 +89,7 @@ def _span(exchange: Exchange, name: str, status: TraceStatus, attributes: Attrib
         "end_time": exchange.end_ns / _NANOSECONDS,
         "start_time_ns": exchange.start_ns,
         "end_time_ns": exchange.end_ns,
-        "context": SpanContext.model_construct(
-            trace_id=exchange.trace_id, span_id=exchange.span_id, is_remote=False, trace_state={}
-        ),
+        "context": construct(SpanContext, context),
         "parent": None,
         "resource": _RESOURCE,
     }
@@ -105,7 +104,7 @@ async def _read(exchange: Exchange, pace: Pace) -> tuple[CapturedCall, TraceStat
     try:
         if exchange.streamed:
             return await _read_stream(exchange, request, pace)
-        return read_reply(request, read_json(exchange.response), exchange.model), TraceStatus(status_code="OK")
+        return read_reply(request, read_json(exchange.response), exchange.model), _ok()
     except _OTHER_FORM as error:
         # The agent got the answer as it is; here it counts as a failed call.
         return failed, _error(f"the answer has not the form of OpenAI's: {type(error).__name__}: {error}")
@@ -127,7 +126,7 @@ async def _read_stream(exchange: Exchange, request: str, pace: Pace) -> tuple[Ca
     if failure is not None:
         partial = [choice.message for choice in call.choices]
         return replace(call, choices=[], partial=partial), _error(failure)
-    return _without_gaps(call), TraceStatus(status_code="OK")
+    return _without_gaps(call), _ok()
 
 
 def _slim(chunk: Json) -> Json:
@@ -164,6 +163,10 @@ def _without_gaps(call: CapturedCall) -> CapturedCall:
         call.output_tokens,
     )
     return replace(call, choices=[replace(choice, token_ids=[], logprobs=None) for choice in call.choices])
+
+
+def _ok() -> TraceStatus:
+    return construct(TraceStatus, {"status_code": "OK", "description": None})
 
 
 def _error(description: str) -> TraceStatus:

@@ -353,7 +353,7 @@ class Endpoints:
         return record
 
     def _watch(self, request: Request, path: str, model: object) -> Watch:
-        name = model if isinstance(model, str) and model in self._get_table().names else "unknown"
+        name = model if isinstance(model, str) and self._get_table().replicas(model) is not None else "unknown"
         return Watch(self._meter.of(name, path), path, _attempt(request))
 
     def _recorder(self, request: Request, path: str, body: bytes) -> Recorder | None:

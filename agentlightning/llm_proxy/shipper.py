@@ -197,8 +197,8 @@ class Shipper:
 
     async def _take_sequence_ids(self, segment: Segment) -> dict[str, int]:
         futures = self._waiting[segment].sequence_ids
-        if futures:
-            await asyncio.wait(futures.values(), timeout=_SEQUENCE_SECONDS)
+        if waiting := [future for future in futures.values() if not future.done()]:
+            await asyncio.wait(waiting, timeout=_SEQUENCE_SECONDS)
         ids = {span_id: future.result() for span_id, future in futures.items() if future.done()}
         return {span_id: sequence_id for span_id, sequence_id in ids.items() if sequence_id is not None}
 

@@ -44,7 +44,7 @@ SOURCE: Final = "gateway"
 """`LLMCall.source` of what the gateway captured."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class CapturedChoice:
     """One answer of a call.
 
@@ -61,9 +61,9 @@ class CapturedChoice:
     message: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class CapturedCall:
-    """One call as it went over the wire.
+    """One call as it went over the wire. Nobody changes it; to freeze it would double what making it costs.
 
     Attributes:
         request: The request's JSON text as the agent sent it; of another API, as the gateway made a chat's of it.
@@ -75,8 +75,8 @@ class CapturedCall:
         partial: What came of the answers' messages before a stream broke off; empty otherwise.
         response: What else the answer said, such as `model` and `usage`.
         streamed: Whether the answer came as a stream.
-        time_to_first_token: Seconds until a stream's first piece was there, without those for which the call was held,
-            or None.
+        time_to_first_token: Seconds until a stream said something beyond the role, without those for which the call was
+            held, or None.
         response_id: The id the backend gave the answer.
         weights_version: Version of the weights that sampled, or None.
         input_tokens: The backend's count of prompt tokens, or None.
