@@ -137,9 +137,9 @@ class GEPA(Algorithm):
             await search.run()
         finally:
             journal.close()
-            await drop_connections(self._client)
             if context.run_dir is not None and self.history.candidates:
                 self.history.write(context.run_dir)
+            await drop_connections(self._client)
         logger.info("%s", self.history.summary())
 
     def get_best_prompts(self) -> dict[str, PromptTemplate]:
