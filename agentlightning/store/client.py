@@ -15,9 +15,10 @@ from yarl import URL
 from agentlightning.errors import ConfigurationError, StoreError
 from agentlightning.store.base import LightningStoreCapabilities
 from agentlightning.store.brief import decode_brief
-from agentlightning.store.connections import Connections, LoopConnection, open_session
+from agentlightning.store.connections import Connections, LoopConnection
 from agentlightning.store.exchange import Exchange, Request
 from agentlightning.store.forwarding import ForwardingStore
+from agentlightning.store.http1 import HttpClient
 from agentlightning.store.operations import Operation
 from agentlightning.store.otlp.paths import TRACES_PATH
 from agentlightning.store.polls import LONGEST_POLL, check_wait, is_final
@@ -62,9 +63,12 @@ class LightningStoreClient(ForwardingStore):
         headers = {"content-type": "application/json"}
         if self._token:
             headers["authorization"] = f"Bearer {self._token}"
-        self._exchange = Exchange(self.server_address_root, self._retry_delays, self._health_retry_delays)
+        self._exchange = Exchange(
+            self.server_address_root, self._retry_delays, self._health_retry_delays, request_timeout
+        )
+        root = URL(self.server_address_root)
         self._connections = Connections(
-            partial(open_session, headers, request_timeout, connection_timeout), drain_seconds=request_timeout
+            partial(HttpClient, root, headers, connection_timeout), drain_seconds=request_timeout
         )
 
     @property
@@ -144,13 +148,13 @@ class LightningStoreClient(ForwardingStore):
 
     def _request(self, wire: Wire, arguments: dict[str, Any]) -> Request:
         operation = wire.operation
-        url = self.server_address + wire.encode_path(arguments)
+        target = PREFIX + wire.encode_path(arguments)
         body, query = wire.encode_arguments(arguments)
         if query:
-            url += "?" + urlencode(query)
+            target += "?" + urlencode(query)
         return Request(
             operation.verb,
-            URL(url, encoded=True),
+            target,
             body,
             key=_new_key() if operation.keyed else None,
             brief=operation.echoes is not None,

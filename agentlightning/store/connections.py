@@ -8,28 +8,25 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from typing import Any, Final, TypeVar
 
-import aiohttp
-
 from agentlightning.errors import StoreClosed
+from agentlightning.store.http1 import HttpClient
 
 T = TypeVar("T")
 
 _AT_ONCE: Final = 64
 """Requests under way at once, beside those that wait; more would only queue in the server."""
-_KEEP_ALIVE: Final = 4.0
-"""Seconds; less than a server keeps idle connections, so that no request is sent into one that is being closed."""
 
 
 class Connections:
     """Gives each event loop its connections.
 
     Args:
-        open_session: Makes a session; called within the loop it is for.
+        open_http: Makes a loop's connections; called within it.
         drain_seconds: How long `close` waits for requests under way.
     """
 
-    def __init__(self, open_session: Callable[[], aiohttp.ClientSession], drain_seconds: float) -> None:
-        self._open_session = open_session
+    def __init__(self, open_http: Callable[[], HttpClient], drain_seconds: float) -> None:
+        self._open_http = open_http
         self._drain_seconds = drain_seconds
         self._lock = threading.Lock()
         self._closed = False
@@ -50,7 +47,7 @@ class Connections:
                 raise StoreClosed("the client was closed")
             for dead in [other for other in self._lives if other.is_closed()]:
                 del self._lives[dead]
-            connection = LoopConnection(self._open_session(), self._drain_seconds)
+            connection = LoopConnection(self._open_http(), self._drain_seconds)
             life = _until_the_loop_ends(connection)
             self._lives[loop] = connection, life
         await anext(life)
@@ -82,12 +79,12 @@ class LoopConnection:
     """The connections of one event loop.
 
     Args:
-        session: The loop's session.
+        http: The loop's connections.
         drain_seconds: How long `close` waits for requests under way.
     """
 
-    def __init__(self, session: aiohttp.ClientSession, drain_seconds: float) -> None:
-        self.session = session
+    def __init__(self, http: HttpClient, drain_seconds: float) -> None:
+        self.http = http
         self._drain_seconds = drain_seconds
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._under_way = 0
@@ -174,16 +171,4 @@ class LoopConnection:
             await asyncio.wait_for(self._idle.wait(), self._drain_seconds)
         if self._background:
             await asyncio.wait(self._background, timeout=self._drain_seconds)
-        await self.session.close()
-
-
-def open_session(headers: dict[str, str], request_timeout: float, connection_timeout: float) -> aiohttp.ClientSession:
-    """Open a session that sends these headers and nothing that costs and nobody reads."""
-    return aiohttp.ClientSession(
-        headers=headers,
-        skip_auto_headers=("user-agent", "accept-encoding"),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        auto_decompress=False,
-        timeout=aiohttp.ClientTimeout(total=request_timeout, sock_connect=connection_timeout),
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE),
-    )
+        await self.http.close()

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import aiohttp
 from pydantic_core import from_json
 from yarl import URL
 
@@ -16,13 +15,14 @@ from agentlightning import errors
 from agentlightning.errors import StoreError, StoreUnreachable
 from agentlightning.store.brief import HEADER, MINIMAL
 from agentlightning.store.connections import LoopConnection
+from agentlightning.store.http1 import HttpClient
 from agentlightning.store.route_table import HEALTH_PATH, WITHDRAW_PATH
 
 logger = logging.getLogger(__name__)
 
 _MAY_PASS: Final = frozenset({408, 429, 500, 502, 503, 504})
 """Statuses after which the same request may succeed."""
-_PROBE: Final = aiohttp.ClientTimeout(total=2.0)
+_PROBE: Final = 2.0
 """Seconds in which a server that is well says so."""
 _LONGEST_RETRY_AFTER: Final = 30.0
 """Seconds; a server that asks for more patience is asked earlier."""
@@ -33,13 +33,14 @@ class Request:
     """What is sent.
 
     Attributes:
+        target: Path and query.
         key: The idempotency key of what must not be done twice.
         brief: Whether the answer need not repeat what is sent.
         withdrawn: Whether to withdraw it if its caller is cancelled; it has a key then.
     """
 
     verb: str
-    url: URL
+    target: str
     body: bytes
     key: str | None = None
     brief: bool = False
@@ -68,12 +69,19 @@ class Exchange:
         root: The server's address.
         retry_delays: Seconds before each retry.
         health_retry_delays: Seconds between questions for the server's health before a retry; empty to ask none.
+        request_timeout: Seconds one request may take.
     """
 
-    def __init__(self, root: str, retry_delays: Sequence[float], health_retry_delays: Sequence[float]) -> None:
+    def __init__(
+        self,
+        root: str,
+        retry_delays: Sequence[float],
+        health_retry_delays: Sequence[float],
+        request_timeout: float,
+    ) -> None:
         self._root = root
-        self._health = URL(f"{root}{HEALTH_PATH}", encoded=True)
-        self._withdrawal = URL(f"{root}{WITHDRAW_PATH}", encoded=True)
+        self._prefix = URL(root).raw_path.rstrip("/")
+        self._timeout = request_timeout
         self._retry_delays = retry_delays
         self._health_retry_delays = health_retry_delays
 
@@ -87,50 +95,50 @@ class Exchange:
             return await self._send_until_answered(connection, request)
         except asyncio.CancelledError:
             if request.withdrawn and request.key is not None:
-                connection.in_background(self._withdraw(connection.session, request.key))
+                connection.in_background(self._withdraw(connection.http, request.key))
             raise
 
     async def _send_until_answered(self, connection: LoopConnection, request: Request) -> bytes:
         try:
-            return await self._send_once(connection.session, request)
+            return await self._send_once(connection.http, request)
         except MayPass as error:
             last = error
         for delay in self._retry_delays:
             pause = max(delay, last.retry_after)
-            logger.warning("%s %s failed (%s); again in %.1f s", request.verb, request.url.path, last, pause)
+            logger.warning(
+                "%s %s failed (%s); again in %.1f s", request.verb, request.target.partition("?")[0], last, pause
+            )
             if not await connection.pause(pause):
                 break
             if not await self._healthy(connection):
                 continue
             try:
-                return await self._send_once(connection.session, request)
+                return await self._send_once(connection.http, request)
             except MayPass as error:
                 last = error
         raise last.failure
 
-    async def _send_once(self, session: aiohttp.ClientSession, request: Request) -> bytes:
+    async def _send_once(self, http: HttpClient, request: Request) -> bytes:
+        target = self._prefix + request.target
         try:
-            async with session.request(
-                request.verb, request.url, data=request.body or None, headers=request.headers, allow_redirects=False
-            ) as response:
-                content = await response.read()
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            answer = await http.request(request.verb, target, request.headers, request.body, self._timeout)
+        except OSError as error:
             failure = StoreUnreachable(
                 f"no answer from the store at {self._root}: {str(error) or type(error).__name__}"
             )
             failure.__cause__ = error
             raise MayPass(failure) from error
-        if response.status < 300:
-            return content
-        failure = _error_of(response.status, content)
-        if response.status in _MAY_PASS:
-            raise MayPass(failure, _retry_after(response.headers.get("retry-after")))
+        if answer.status < 300:
+            return answer.body
+        failure = _error_of(answer.status, answer.body)
+        if answer.status in _MAY_PASS:
+            raise MayPass(failure, _retry_after(answer.headers.get(b"retry-after", b"")))
         raise failure
 
-    async def _withdraw(self, session: aiohttp.ClientSession, key: str) -> None:
+    async def _withdraw(self, http: HttpClient, key: str) -> None:
         """Tell the store to undo a request. If that fails, its worker's next heartbeat does not list the claim."""
         try:
-            await self._send_once(session, Request("POST", self._withdrawal, b"", key))
+            await self._send_once(http, Request("POST", WITHDRAW_PATH, b"", key))
         except (MayPass, StoreError) as error:
             logger.warning("A cancelled request could not be withdrawn: %s", error)
 
@@ -142,15 +150,14 @@ class Exchange:
             if delay and not await connection.pause(delay):
                 return False
             try:
-                async with connection.session.get(self._health, timeout=_PROBE) as response:
-                    if response.status == 200:
-                        return True
-            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                if (await connection.http.request("GET", self._prefix + HEALTH_PATH, {}, b"", _PROBE)).status == 200:
+                    return True
+            except OSError as error:
                 logger.debug("The store at %s is not well: %s", self._root, error)
         return False
 
 
-def _retry_after(value: str | None) -> float:
+def _retry_after(value: bytes) -> float:
     try:
         return min(float(value or 0.0), _LONGEST_RETRY_AFTER)
     except ValueError:  # a date, which no store sends

@@ -531,20 +531,19 @@ async def test_each_thread_has_its_own_loop_and_connections() -> None:
 
 _LOOPS_COME_AND_GO = """
 import asyncio, gc, sys
-import aiohttp
 from agentlightning.store.client import LightningStoreClient
 
 kept = LightningStoreClient(sys.argv[1])
 for _ in range(3):
     asyncio.run(kept.enqueue_rollout(1))
 
-def open_sessions():
-    return [o for o in gc.get_objects() if isinstance(o, aiohttp.ClientSession) and not o.closed]
+def open_connections():
+    return [o for o in gc.get_objects() if isinstance(o, asyncio.Transport) and not o.is_closing()]
 
 async def forgotten():
     await LightningStoreClient(sys.argv[1]).enqueue_rollout(1)
     async with asyncio.timeout(10):
-        while open_sessions():
+        while open_connections():
             await asyncio.sleep(0.01)
 
 asyncio.run(forgotten())
