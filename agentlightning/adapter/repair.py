@@ -5,8 +5,9 @@ The gateway does not know which of an agent's spans made a call, and some tracer
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -100,22 +101,52 @@ def _nanoseconds(span: Span) -> tuple[int, int] | None:
     return int(span.start_time * _NANOSECONDS), int(span.end_time * _NANOSECONDS)
 
 
-def _pairs(strays: list[_Timed], hosts: list[_Timed]) -> Iterable[tuple[_Timed, Place]]:
+def _pairs(strays: list[_Timed], hosts: list[_Timed]) -> Iterator[tuple[_Timed, Place]]:
     """Go through the time of each attempt once, with the spans that are open."""
-    waiting: dict[tuple[str, str], deque[_Timed]] = {}
+    by_attempt: dict[tuple[str, str], list[_Timed]] = {}
     for host in hosts:
-        waiting.setdefault(_attempt(host), deque()).append(host)
-    opened: dict[tuple[str, str], list[_Timed]] = {}
+        by_attempt.setdefault(_attempt(host), []).append(host)
+    moments = {attempt: _Moment(own) for attempt, own in by_attempt.items()}
     for stray in strays:
-        attempt = _attempt(stray)
-        upcoming, still_open = waiting.get(attempt, deque()), opened.get(attempt, [])
-        while upcoming and upcoming[0].start <= stray.start:
-            still_open.append(upcoming.popleft())
-        opened[attempt] = [host for host in still_open if host.end >= stray.start]
-        around = [host.place for host in opened[attempt] if host.end >= stray.end and host.number <= stray.number]
-        host = _innermost(around, stray.place)
+        moment = moments.get(_attempt(stray))
+        host = moment.host_of(stray) if moment else None
         if host is not None:
             yield stray, host
+
+
+class _Moment:
+    """The spans of one attempt that are open at a moment, which only goes on.
+
+    What they are for one call they are for the next, until one begins or ends: thousands may be open at once.
+    """
+
+    def __init__(self, hosts: list[_Timed]) -> None:
+        self._upcoming = deque(hosts)
+        self._open: list[_Timed] = []
+        self._first_end = math.inf
+        self._last_number = -math.inf
+        self._innermost: dict[int, Place | None] = {}
+
+    def host_of(self, stray: _Timed) -> Place | None:
+        """Go on to the beginning of a call; return the innermost of the spans around it, if one can be told."""
+        self._go_on(stray.start)
+        ground = _ground(stray.place)
+        if stray.end > self._first_end or stray.number < self._last_number:
+            around = [each.place for each in self._open if each.end >= stray.end and each.number <= stray.number]
+            return _innermost(around, ground)
+        if id(ground) not in self._innermost:
+            self._innermost[id(ground)] = _innermost([each.place for each in self._open], ground)
+        return self._innermost[id(ground)]
+
+    def _go_on(self, now: int) -> None:
+        if now <= self._first_end and not (self._upcoming and self._upcoming[0].start <= now):
+            return
+        while self._upcoming and self._upcoming[0].start <= now:
+            self._open.append(self._upcoming.popleft())
+        self._open = [each for each in self._open if each.end >= now]
+        self._first_end = min((each.end for each in self._open), default=math.inf)
+        self._last_number = max((each.number for each in self._open), default=-math.inf)
+        self._innermost.clear()
 
 
 def _attempt(timed: _Timed) -> tuple[str, str]:
@@ -123,11 +154,16 @@ def _attempt(timed: _Timed) -> tuple[str, str]:
     return span.rollout_id, span.attempt_id
 
 
-def _innermost(around: Sequence[Place], stray: Place) -> Place | None:
-    """Return the innermost of the spans around the call, as long as each of them holds the next."""
+def _ground(stray: Place) -> Place | None:
+    """Return the nearest recorded span above a call."""
     ground = stray.parent
     while ground is not None and ground.node.virtual:
         ground = ground.parent
+    return ground
+
+
+def _innermost(around: Sequence[Place], ground: Place | None) -> Place | None:
+    """Return the innermost of the spans around a call, as long as each of them holds the next."""
     chain = sorted((place for place in around if ground is None or ground.holds(place)), key=lambda place: place.first)
     innermost: Place | None = None
     for place in chain:
