@@ -130,6 +130,8 @@ class AlgorithmContext:
 
     def _note_end(self, key: str, ended: Mapping[Place, str]) -> None:
         assert self.run_dir is not None  # else nobody notes
+        if self.event is not None and self.event.is_set():
+            return  # what the runners were stopped in has failed, and a resumed run runs it again
         places = [[*place, rollout_id] for place, rollout_id in ended.items()]
         with (self.run_dir / ROUNDS_FILE).open("a", encoding="utf-8") as file:
             file.write(json.dumps({"key": key, "places": places}) + "\n")

@@ -1,22 +1,15 @@
-"""Everything that an APO run tried, as JSON and for people."""
+"""Everything that an APO run tried."""
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-from agentlightning._internal.folders import write_whole
 from agentlightning.algorithm.apo.candidate import Candidate, Score
 from agentlightning.algorithm.apo.proposer import Proposal
 from agentlightning.algorithm.apo.settings import Settings
 from agentlightning.algorithm.paired import PairedDifference
-
-RECORD_FILE: Final = "history.json"
-PAGE_FILE: Final = "history.md"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +72,6 @@ class History:
     best: Candidate | None = None
     cost: dict[str, float] = field(default_factory=dict[str, float])
 
-    def write(self, folder: Path) -> None:
-        """Write both forms into a run's folder."""
-        write_whole(folder / RECORD_FILE, json.dumps(self.record(), indent=2, ensure_ascii=False) + "\n")
-        write_whole(folder / PAGE_FILE, self.page())
-
     def validation_score(self, candidate: Candidate) -> Score | None:
         """Return a prompt's score on all validation tasks; None if it was not tried on all."""
         return None if candidate.missing("val", self.validation) else candidate.score("val", self.validation)
@@ -98,10 +86,6 @@ class History:
             "candidates": [self._candidate_record(each) for each in self.candidates.values()],
             "rounds": [_round_record(each) for each in self.rounds],
         }
-
-    def page(self) -> str:
-        """Return everything as Markdown."""
-        return "\n".join(self._lines()) + "\n"
 
     def summary(self) -> str:
         """Say in a few lines what came of it, and what it took."""
@@ -127,22 +111,6 @@ class History:
             "validation": asdict(score) if score else None,
             "results": {mode: [asdict(one) for one in of_mode.values()] for mode, of_mode in each.results.items()},
         }
-
-    def _lines(self) -> Iterator[str]:
-        yield f"# Prompt optimisation of `{self.resource}`\n"
-        if self.best is not None:
-            yield f"Best: **{self.best.version}**, validation {self.validation_score(self.best)}\n"
-            yield _fenced(self.best.prompt_template.template)
-        yield f"\n{self.summary()}"
-        yield "\n| prompt | made of | round | validation |\n|---|---|---|---|"
-        for each in self.candidates.values():
-            yield f"| {each.version} | {each.parent or ''} | {each.round} | {self.validation_score(each) or ''} |"
-        for one in self.rounds:
-            yield from _round_lines(one)
-        for each in self.candidates.values():
-            yield f"\n## {each.version}\n\n{_fenced(each.prompt_template.template)}"
-            if each.critique:
-                yield f"\nMade of {each.parent}, which was told:\n\n{_fenced(each.critique)}"
 
 
 def _round_record(each: RoundRecord) -> dict[str, Any]:
@@ -171,19 +139,6 @@ def _dropped_record(proposal: Proposal) -> dict[str, Any]:
     }
 
 
-def _round_lines(each: RoundRecord) -> Iterator[str]:
-    yield f"\n## Round {each.number}\n\nRanked on {len(each.validation_tasks)} validation tasks; those that went on:"
-    yield f"{', '.join(each.beam)}.\n\n| prompt | score | failed |\n|---|---|---|"
-    for version, score in each.ranking.items():
-        yield f"| {version} | {score} | {score.failed} |"
-    if each.comparison is not None:
-        yield f"\n{describe_comparison(each.comparison)}"
-    for proposal in each.dropped:
-        yield f"\nDropped, made of {proposal.parent.version}: {proposal.dropped}"
-        if proposal.prompt_template is not None:
-            yield f"\n{_fenced(proposal.prompt_template.template)}"
-
-
 def describe_comparison(comparison: Comparison) -> str:
     """Say in a line what came of a comparison."""
     end = "it is the best now" if comparison.promoted else f"{comparison.best} stays the best"
@@ -194,10 +149,3 @@ def describe_comparison(comparison: Comparison) -> str:
         f"{comparison.leader} compared with {comparison.best}: {difference.mean:+.3f}, 95 % interval "
         f"{difference.low:+.3f} to {difference.high:+.3f}, {difference.verdict}: {end}."
     )
-
-
-def _fenced(text: str) -> str:
-    """Return text as a code block, whose fence is longer than any in it."""
-    longest = max((len(run) for run in re.findall("`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}text\n{text}\n{fence}"

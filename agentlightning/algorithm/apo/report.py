@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from agentlightning.algorithm.apo.candidate import Candidate, Score
 from agentlightning.algorithm.apo.history import History, RoundRecord
+from agentlightning.algorithm.apo.history_files import write_history
 from agentlightning.algorithm.context import AlgorithmContext
-from agentlightning.algorithm.prompt_search import PromptEvaluator, Writer
+from agentlightning.algorithm.prompt_search import Cost, PromptEvaluator, Writer
 
 
 class Report:
@@ -17,7 +17,7 @@ class Report:
     Args:
         context: What the run gives.
         history: What was tried.
-        evaluator: Says how many rollouts it took.
+        evaluator: Knows the whole sets of resources.
         writer: Says what models answered.
     """
 
@@ -25,13 +25,12 @@ class Report:
         self._context = context
         self._history = history
         self._evaluator = evaluator
-        self._writer = writer
-        self._started = time.monotonic()
+        self._cost = Cost(evaluator, writer)
 
     def begin(self, best: Candidate, score: Score) -> None:
         """Report how good the first prompt is."""
         self._keep(best)
-        self._context.log({"kind": "evaluation", "version": best.version} | _figures(score) | self._cost())
+        self._context.log({"kind": "evaluation", "version": best.version} | _figures(score) | self._cost.record())
 
     def round(self, record: RoundRecord, best: Candidate) -> None:
         """Report a round that has ended."""
@@ -42,37 +41,25 @@ class Report:
             {"kind": "round", "round": record.number, "rounds": self._history.settings.beam_rounds}
             | _figures(leader)
             | {"best": self._score(best).mean, "version": best.version, "dropped": len(record.dropped)}
-            | self._cost()
+            | self._cost.record()
         )
 
     def figures(self) -> str:
         """Say in a few words how far the run is."""
-        best, cost = self._history.best, self._cost()
+        best, cost = self._history.best, self._cost.record()
         score = self._score(best) if best else "not known yet"
         return f"best {score}  {cost['rollouts']:,} rollouts  {cost['model_calls']:,} model calls"
 
     def _keep(self, best: Candidate) -> None:
         self._history.best = best
-        self._history.cost = self._cost()
+        self._history.cost = self._cost.record()
         prompts = {self._history.resource: best.prompt_template}
         self._context.keep_best(self._score(best).mean, self._evaluator.with_prompts(prompts))
         if self._context.run_dir is not None:
-            self._history.write(self._context.run_dir)
+            write_history(self._history, self._context.run_dir)
 
     def _score(self, best: Candidate) -> Score:
         return best.score("val", self._history.validation)
-
-    def _cost(self) -> dict[str, Any]:
-        replies = self._writer.replies
-        return {
-            "rollouts": self._evaluator.rollouts + self._evaluator.reused,
-            "reused": self._evaluator.reused,
-            "model_calls": len(replies),
-            "retries": self._writer.retries,
-            "prompt_tokens": sum(reply.prompt_tokens for reply in replies),
-            "completion_tokens": sum(reply.completion_tokens for reply in replies),
-            "seconds": round(time.monotonic() - self._started, 3),
-        }
 
 
 def _figures(score: Score) -> dict[str, Any]:

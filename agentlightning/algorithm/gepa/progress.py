@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +14,7 @@ from agentlightning.algorithm.context import AlgorithmContext
 from agentlightning.algorithm.gepa.bridge import Bridge
 from agentlightning.algorithm.gepa.history import Candidate, History
 from agentlightning.algorithm.gepa.rollouts import prompts_of
-from agentlightning.algorithm.prompt_search import PromptEvaluator, Writer
+from agentlightning.algorithm.prompt_search import Cost, PromptEvaluator, Writer
 from agentlightning.types import PromptTemplate
 
 
@@ -44,9 +43,8 @@ class Progress(StrictImprovementAcceptance):
         self._context = context
         self._evaluator = evaluator
         self._seed = seed
-        self._writer = writer
+        self._cost = Cost(evaluator, writer)
         self._history = history
-        self._started = time.monotonic()
         self._tried: list[Candidate] = []
 
     def should_accept(self, proposal: CandidateProposal[Any], state: GEPAState[Any, Any]) -> bool:
@@ -77,7 +75,7 @@ class Progress(StrictImprovementAcceptance):
     async def _tell(self, candidate: Candidate) -> None:
         """Write it down, on the loop: listeners of metrics expect no other thread."""
         best = self._history.best
-        self._history.cost = self._cost()
+        self._history.cost = self._cost.record()
         if candidate is best:
             resources = self._evaluator.with_prompts(prompts_of(candidate.texts, self._seed))
             self._context.keep_best(candidate.score or 0.0, resources)
@@ -87,18 +85,6 @@ class Progress(StrictImprovementAcceptance):
         scored = {"score": candidate.score, "standard_error": candidate.standard_error, "best": best and best.score}
         record |= {key: value for key, value in scored.items() if value is not None}
         self._context.log(record | self._history.cost)
-
-    def _cost(self) -> dict[str, float]:
-        replies = self._writer.replies
-        return {
-            "rollouts": self._evaluator.rollouts + self._evaluator.reused,
-            "reused": self._evaluator.reused,
-            "model_calls": len(replies),
-            "retries": self._writer.retries,
-            "prompt_tokens": sum(reply.prompt_tokens for reply in replies),
-            "completion_tokens": sum(reply.completion_tokens for reply in replies),
-            "seconds": round(time.monotonic() - self._started, 3),
-        }
 
 
 def _mean(scores: list[float] | None) -> float:

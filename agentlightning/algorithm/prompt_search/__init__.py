@@ -1,5 +1,6 @@
 """What the algorithms that search for prompts share: a journal, evaluations, and the model that writes prompts."""
 
+from agentlightning.algorithm.prompt_search.cost import Cost
 from agentlightning.algorithm.prompt_search.evaluator import PromptEvaluator, Scored
 from agentlightning.algorithm.prompt_search.journal import JOURNAL_FILE, Journal
 from agentlightning.algorithm.prompt_search.placeholders import complaint, placeholders, written
@@ -9,6 +10,7 @@ from agentlightning.algorithm.prompt_search.writer import Reply, Writer
 
 __all__ = [
     "JOURNAL_FILE",
+    "Cost",
     "Journal",
     "PromptEvaluator",
     "Reply",

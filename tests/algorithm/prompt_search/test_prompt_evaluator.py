@@ -132,6 +132,11 @@ async def test_what_fails_while_the_run_is_stopped_says_nothing_of_the_prompt(tm
         with pytest.raises(asyncio.CancelledError):
             await evaluator.evaluate("first", prompts("ab"), [(0, 9)], "val")
     assert not (tmp_path / "journal.jsonl").exists()
+    bench.stopping.clear()
+    async with bench.evaluator(resuming=True) as evaluator:
+        (found,) = await evaluator.evaluate("first", prompts("ab"), [(0, 9)], "val")
+    assert found.error == "RuntimeError: nine is too much"
+    assert bench.ran == [9, 9], "it is run again"
     await bench.store.close()
 
 
