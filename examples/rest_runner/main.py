@@ -42,8 +42,7 @@ def main() -> None:
         "api_key": os.environ.get("OPENAI_API_KEY"),
     }
     proxy = agl.LLMProxy(model_list=[{"model_name": "policy", "litellm_params": model}])
-    strategy = agl.ClientServerExecutionStrategy(role="algorithm", n_runners=0)
-    agl.Trainer(algorithm=measure, llm_proxy=proxy, strategy=strategy).fit(Elsewhere(), TASKS)
+    agl.Trainer(algorithm=measure, llm_proxy=proxy, strategy="cs", n_runners=0).fit(Elsewhere(), TASKS)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def free_rooms(start: int, end: int, seats: int, needs: list[str] | None = None)
     ]
 
 
-TOOL: dict[str, Any] = {
+TOOL: Any = {
     "type": "function",
     "function": {
         "name": "free_rooms",

@@ -29,6 +29,7 @@ async def book(task: Request, prompt_template: agl.PromptTemplate) -> float:
     """Let the model look for rooms with its tool, and let another call judge what it says in the end."""
     messages: list[Any] = [{"role": "user", "content": prompt_template.format(request=task["words"])}]
     async with AsyncOpenAI() as client:
+        answer = ""
         for _ in range(4):
             reply = await client.chat.completions.create(
                 model=os.environ["OPENAI_MODEL"], messages=messages, tools=[TOOL]
@@ -36,11 +37,13 @@ async def book(task: Request, prompt_template: agl.PromptTemplate) -> float:
             message = reply.choices[0].message
             messages.append(message.model_dump(exclude_none=True))
             for call in message.tool_calls or []:
-                found = free_rooms(**json.loads(call.function.arguments))
-                messages.append({"role": "tool", "tool_call_id": call.id, "content": json.dumps(found)})
+                if call.type == "function":
+                    found = free_rooms(**json.loads(call.function.arguments))
+                    messages.append({"role": "tool", "tool_call_id": call.id, "content": json.dumps(found)})
             if not message.tool_calls:
+                answer = message.content or ""
                 break
-        return await judge(client, task, message.content or "")
+        return await judge(client, task, answer)
 
 
 async def judge(client: AsyncOpenAI, task: Request, answer: str) -> float:

@@ -25,7 +25,9 @@ async def shorten(task: str, prompt_template: agl.PromptTemplate) -> float:
 async def algorithm(store: agl.LightningStore) -> None:
     """Try one list of words after the other; whoever serves the queue does the work."""
     for words in STOP_WORDS:
-        resources = {"prompt_template": agl.PromptTemplate(template=" ".join(words), engine="f-string")}
+        resources: agl.NamedResources = {
+            "prompt_template": agl.PromptTemplate(template=" ".join(words), engine="f-string")
+        }
         resources_id = (await store.add_resources(resources)).resources_id
         requests = [agl.EnqueueRolloutRequest(input=text, mode="train", resources_id=resources_id) for text in TEXTS]
         queued = await store.enqueue_many_rollouts(requests)

@@ -6,7 +6,6 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable
 
-from agentlightning.utils.otlp import LightningStoreOTLPExporter
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
@@ -15,6 +14,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcess
 
 import agentlightning as agl
 from agentlightning.semconv import LightningResourceAttributes
+from agentlightning.tracer.otlp_exporter import LightningStoreOTLPExporter
 
 
 def work(provider: trace.TracerProvider | None = None) -> None:
@@ -39,8 +39,8 @@ async def into_a_store(store: agl.LightningStore) -> list[str]:
     tracer = agl.OtelTracer()
     started = await store.start_rollout({"bread": "rye"})
     with tracer.lifespan(store):
-        ids = {"rollout_id": started.rollout_id, "attempt_id": started.attempt.attempt_id}
-        async with tracer.trace_context("by hand", **ids):
+        rollout_id, attempt_id = started.rollout_id, started.attempt.attempt_id
+        async with tracer.trace_context("by hand", rollout_id=rollout_id, attempt_id=attempt_id):
             work()
             agl.emit_reward(1.0)
     return await finish(store, started)
