@@ -156,7 +156,7 @@ async def test_closing_ends_what_is_under_way() -> None:
 
 
 async def test_nobody_there_is_an_error() -> None:
-    server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
+    server = await asyncio.start_server(Server(), "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     server.close()
     await server.wait_closed()

@@ -76,7 +76,7 @@ from agentlightning.types import (
 T = TypeVar("T")
 
 _FEW_SPANS: Final = 128
-"""Spans that are written in a millisecond or so, as long as it took to encode them: another thread would take longer."""
+"""Spans that are written in a millisecond, as long as it took to encode them: another thread would take longer."""
 _FEW: Final = 16
 """Items of an operation that still is a small one."""
 _PARTS_OF_FINISHING: Final = ("add_many_spans", "get_many_span_sequence_ids", "update_attempt")
