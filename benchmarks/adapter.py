@@ -1,6 +1,7 @@
 """How fast spans become training data: 10,000 spans of one rollout through the normaliser and the merging of rows.
 
-    python benchmarks/adapter.py [conversations] [one_shot] [never_merged] [sdk_and_gateway] [agents] [--spans 10000]
+    python benchmarks/adapter.py [conversations] [one_shot] [never_merged] [sdk_and_gateway] [agents] [deep]
+        [--spans 10000]
 
 Each line: what, spans, milliseconds of processor time (the best of three runs), and what came of it. The aim is 10,000
 spans in less than a second.
@@ -132,12 +133,24 @@ def agents(spans: int) -> Iterator[Span]:
         )
 
 
+def deep(spans: int) -> Iterator[Span]:
+    """Spans of which each stands in the one before, and calls without a parent while all of them are open."""
+    depth = spans // 2
+    for number in range(depth):
+        span = make_span(number, "step", {})
+        span.end_time = 2.0 * spans - number
+        yield span.model_copy(update={"span_id": str(number), "parent_id": str(number - 1) if number else None})
+    for number in range(depth, spans):
+        yield gateway_span(number, [{"role": "user", "content": "go on"}], [number] * PROMPT, [number] * ANSWER)
+
+
 TRACES: dict[str, Callable[[int], Iterator[Span]]] = {
     "conversations": conversations,
     "one_shot": one_shot,
     "never_merged": never_merged,
     "sdk_and_gateway": sdk_and_gateway,
     "agents": agents,
+    "deep": deep,
 }
 
 
