@@ -44,5 +44,6 @@ def test_every_figure_of_a_step_is_listed() -> None:
 
 
 def test_every_figure_of_an_evaluation_is_listed() -> None:
-    evaluation = Evaluation(version=0, temperature=1.0, rewards=[1.0], failed=0, turns=1.0, tokens=1, seconds=1.0)
-    assert rows("Evaluations").keys() == evaluation.record().keys()
+    rewards = [0.0, 1.0]
+    evaluation = Evaluation(version=0, temperature=1.0, rewards=rewards, failed=0, turns=1.0, tokens=1, seconds=1.0)
+    assert rows("Evaluations").keys() == evaluation.record(before=evaluation).keys()
