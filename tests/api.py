@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import re
 from pathlib import Path
 from typing import Any
 
 import agentlightning as agl
 from agentlightning._internal.lazy import names_for_type_checkers
+
+_ADDRESS = re.compile(r"<function (\w+) at 0x[0-9a-f]+>")
 
 
 def describe(name: str, value: Any) -> list[str]:
@@ -25,9 +28,10 @@ def describe(name: str, value: Any) -> list[str]:
 
 def _signature(value: Any) -> str:
     try:
-        return str(inspect.signature(value)).replace("<factory>", "...")
+        signature = str(inspect.signature(value)).replace("<factory>", "...")
     except (TypeError, ValueError):
         return ""
+    return _ADDRESS.sub(r"\1", signature)
 
 
 def public_api() -> str:
