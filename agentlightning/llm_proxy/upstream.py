@@ -5,14 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any, Final
-
-from yarl import URL
 
 from agentlightning._internal.json_text import write_json
 from agentlightning.errors import BackendTimeout, BackendUnreachable, ModelError
-from agentlightning.llm_proxy.backend_http import Answer, BackendHttp, ConnectTimeout
+from agentlightning.http1 import Answer, ConnectTimeout, HttpClient, server_of
 from agentlightning.llm_proxy.backends import Backend
 from agentlightning.llm_proxy.capabilities import named_in
 from agentlightning.llm_proxy.litellm_backend import LiteLLM
@@ -21,7 +18,10 @@ from agentlightning.llm_proxy.reply import EventStream, Reply
 
 logger = logging.getLogger(__name__)
 
+_CONNECT_SECONDS: Final = 10.0
 _PROBE_SECONDS: Final = 5.0
+_SAFE: Final = frozenset({"GET", "HEAD"})
+"""What may be sent again behind the dispatcher's back, who repeats the rest, and counts it."""
 _FAILURES: Final = (OSError, ValueError)  # the latter is said of what cannot be sent
 # Headers that concern one connection only, or the body's encoding, which is undone.
 _OWN_HEADERS: Final = frozenset(
@@ -80,7 +80,7 @@ class Upstream:
     def __init__(self, timeout: float) -> None:
         self.timeout: Final = timeout
         self._litellm = LiteLLM(timeout)
-        self._http = BackendHttp()
+        self._http = HttpClient(_CONNECT_SECONDS)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -123,9 +123,11 @@ class Upstream:
             return await self._litellm.send(backend, method, path, body)
         if backend.api_key is not None:
             headers = {**headers, "authorization": f"Bearer {backend.api_key}"}
-        url = _encoded(backend.api_base) + path
+        url = backend.api_base + path
         try:
-            answer = await self._http.request(method, url, body, headers)
+            server = server_of(backend.api_base)
+            target, repeatable = server.path + path, method in _SAFE
+            answer = await self._http.request(server, method, target, headers, body, repeatable=repeatable)
         except _FAILURES as error:
             raise _unreached(error, url) from error
         if answer.media_type == "text/event-stream":
@@ -151,11 +153,6 @@ class Upstream:
         return answer.status < 500
 
 
-@lru_cache
-def _encoded(url: str) -> str:
-    return str(URL(url))
-
-
 def _unreached(error: Exception, url: str) -> ModelError:
     if isinstance(error, ConnectTimeout):
         return BackendUnreachable(f"nobody answers at {url}: {error}")
@@ -170,6 +167,6 @@ def _broken(error: Exception, url: str, timeout: float) -> ModelError:
 
 def _kept_headers(answer: Answer) -> dict[str, str]:
     own = _OWN_HEADERS
-    if connection := answer.header("connection"):
+    if connection := answer.headers.get("connection"):
         own = own.union(name.strip().lower() for name in connection.split(","))
-    return {key: value for key, value in answer.headers if key.lower() not in own}
+    return {key: value for key, value in answer.headers.items() if key not in own}

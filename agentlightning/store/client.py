@@ -10,15 +10,13 @@ from functools import partial
 from typing import Any, Self
 from urllib.parse import urlencode
 
-from yarl import URL
-
 from agentlightning.errors import ConfigurationError, StoreError
+from agentlightning.http1 import HttpClient, server_of
 from agentlightning.store.base import LightningStoreCapabilities
 from agentlightning.store.brief import decode_brief
 from agentlightning.store.connections import Connections, LoopConnection
 from agentlightning.store.exchange import Exchange, Request
 from agentlightning.store.forwarding import ForwardingStore
-from agentlightning.store.http1 import HttpClient
 from agentlightning.store.operations import Operation
 from agentlightning.store.otlp.paths import TRACES_PATH
 from agentlightning.store.polls import LONGEST_POLL, check_wait, is_final
@@ -64,12 +62,9 @@ class LightningStoreClient(ForwardingStore):
         if self._token:
             headers["authorization"] = f"Bearer {self._token}"
         self._exchange = Exchange(
-            self.server_address_root, self._retry_delays, self._health_retry_delays, request_timeout
+            self.server_address_root, headers, self._retry_delays, self._health_retry_delays, request_timeout
         )
-        root = URL(self.server_address_root)
-        self._connections = Connections(
-            partial(HttpClient, root, headers, connection_timeout), drain_seconds=request_timeout
-        )
+        self._connections = Connections(partial(HttpClient, connection_timeout), drain_seconds=request_timeout)
 
     @property
     def capabilities(self) -> LightningStoreCapabilities:
@@ -174,10 +169,9 @@ def _checked(address: str) -> str:
         ConfigurationError: It is none.
     """
     try:
-        url = URL(address)
-        known = url.scheme in ("http", "https") and bool(url.host) and url.port is not None
-    except ValueError:  # the port is none, or a bracket does not close
-        known = False
-    if not known:
-        raise ConfigurationError(f"{address!r} is no address of a store: use one such as http://127.0.0.1:4747")
+        server_of(address)
+    except ValueError:
+        raise ConfigurationError(
+            f"{address!r} is no address of a store: use one such as http://127.0.0.1:4747"
+        ) from None
     return address.rstrip("/")

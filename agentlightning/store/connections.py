@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from typing import Any, Final, TypeVar
 
 from agentlightning.errors import StoreClosed
-from agentlightning.store.http1 import HttpClient
+from agentlightning.http1 import HttpClient
 
 T = TypeVar("T")
 

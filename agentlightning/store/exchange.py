@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from pydantic_core import from_json
-from yarl import URL
 
 from agentlightning import errors
 from agentlightning.errors import StoreError, StoreUnreachable
+from agentlightning.http1 import Answer, HttpClient, server_of
 from agentlightning.store.brief import HEADER, MINIMAL
 from agentlightning.store.connections import LoopConnection
-from agentlightning.store.http1 import HttpClient
 from agentlightning.store.route_table import HEALTH_PATH, WITHDRAW_PATH
 
 logger = logging.getLogger(__name__)
@@ -67,6 +66,7 @@ class Exchange:
 
     Args:
         root: The server's address.
+        headers: What is said with each request, in lower case.
         retry_delays: Seconds before each retry.
         health_retry_delays: Seconds between questions for the server's health before a retry; empty to ask none.
         request_timeout: Seconds one request may take.
@@ -75,12 +75,14 @@ class Exchange:
     def __init__(
         self,
         root: str,
+        headers: Mapping[str, str],
         retry_delays: Sequence[float],
         health_retry_delays: Sequence[float],
         request_timeout: float,
     ) -> None:
         self._root = root
-        self._prefix = URL(root).raw_path.rstrip("/")
+        self._server = server_of(root)
+        self._headers = headers
         self._timeout = request_timeout
         self._retry_delays = retry_delays
         self._health_retry_delays = health_retry_delays
@@ -119,9 +121,8 @@ class Exchange:
         raise last.failure
 
     async def _send_once(self, http: HttpClient, request: Request) -> bytes:
-        target = self._prefix + request.target
         try:
-            answer = await http.request(request.verb, target, request.headers, request.body, self._timeout)
+            answer, body = await self._answer(http, request, self._timeout)
         except OSError as error:
             failure = StoreUnreachable(
                 f"no answer from the store at {self._root}: {str(error) or type(error).__name__}"
@@ -129,11 +130,28 @@ class Exchange:
             failure.__cause__ = error
             raise MayPass(failure) from error
         if answer.status < 300:
-            return answer.body
-        failure = _error_of(answer.status, answer.body)
+            return body
+        failure = _error_of(answer.status, body)
         if answer.status in _MAY_PASS:
-            raise MayPass(failure, _retry_after(answer.headers.get(b"retry-after", b"")))
+            raise MayPass(failure, _retry_after(answer.headers.get("retry-after", "")))
         raise failure
+
+    async def _answer(self, http: HttpClient, request: Request, seconds: float) -> tuple[Answer, bytes]:
+        """Return an answer with its body; that nothing is done twice is what requests have keys for."""
+        server, headers = self._server, {**self._headers, **request.headers}
+        target = server.path + request.target
+        limit = asyncio.timeout(seconds)
+        try:
+            async with limit:
+                answer = await http.request(server, request.verb, target, headers, request.body, repeatable=True)
+                try:
+                    return answer, await answer.read()
+                finally:
+                    answer.close()
+        except TimeoutError as error:
+            if limit.expired():
+                raise TimeoutError(f"timeout: no answer within {seconds:g} s") from error
+            raise
 
     async def _withdraw(self, http: HttpClient, key: str) -> None:
         """Tell the store to undo a request. If that fails, its worker's next heartbeat does not list the claim."""
@@ -150,14 +168,15 @@ class Exchange:
             if delay and not await connection.pause(delay):
                 return False
             try:
-                if (await connection.http.request("GET", self._prefix + HEALTH_PATH, {}, b"", _PROBE)).status == 200:
+                answer, _ = await self._answer(connection.http, Request("GET", HEALTH_PATH, b""), _PROBE)
+                if answer.status == 200:
                     return True
             except OSError as error:
                 logger.debug("The store at %s is not well: %s", self._root, error)
         return False
 
 
-def _retry_after(value: bytes) -> float:
+def _retry_after(value: str) -> float:
     try:
         return min(float(value or 0.0), _LONGEST_RETRY_AFTER)
     except ValueError:  # a date, which no store sends
