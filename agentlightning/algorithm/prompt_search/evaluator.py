@@ -38,8 +38,9 @@ class Scored:
 class PromptEvaluator:
     """Runs tasks with prompts, in whole sets of resources: what is beside the prompts stays.
 
-    An evaluation that ended is written down, and read by a resumed run. Of one that did not end, the rollouts that had
-    succeeded are found in the store. An evaluation that is cancelled cancels the rollouts that it waits for.
+    What succeeded in an evaluation that ended is written down, and read by a resumed run; of one that did not end, it is
+    found in the store. What failed is run again by a resumed run, for the cause may be mended. An evaluation that is
+    cancelled cancels the rollouts that it waits for.
 
     Args:
         context: What the run gives.
@@ -94,19 +95,22 @@ class PromptEvaluator:
         }
 
         answer = self._journal.find("evaluation", key, asked)
-        if answer is None:
+        known = {each["task"]: Scored(**each) for each in answer["scored"]} if answer else {}
+        self.reused += len(known)
+        left = {**asked, "tasks": [task for task in asked["tasks"] if task[0] not in known]}
+        if left["tasks"]:
             async with self._free:
                 self._running += 1
                 try:
-                    scored = await self._run(f"{key}-{digest(asked)[:12]}", asked)
+                    scored = await self._run(f"{key}-{digest(left)[:12]}", left)
                 finally:
                     self._running -= 1
             if self._context.event is not None and self._context.event.is_set():
                 raise asyncio.CancelledError  # what the runners were stopped in has failed, and says nothing
-            self._journal.write("evaluation", key, asked, {"scored": [asdict(each) for each in scored]})
-            return scored
-        self.reused += len(tasks)
-        return [Scored(**each) for each in answer["scored"]]
+            known |= {each.task: each for each in scored}
+            succeeded = [asdict(each) for each in known.values() if each.error is None]
+            self._journal.write("evaluation", key, asked, {"scored": succeeded})
+        return [known[number] for number, _ in tasks]
 
     async def spans(self, scored: Scored) -> Sequence[Span]:
         """Return the spans of a rollout's latest attempt."""
@@ -125,6 +129,7 @@ class PromptEvaluator:
             key=key,
             timeout=self._timeout * self._running,
         )
+        sampled.on_end = None  # else the failures of a round that ended would count in a resumed run
         found = await sampled.gather()
         self.reused += sampled.counts.reused
         self.rollouts += len(numbers) - sampled.counts.reused

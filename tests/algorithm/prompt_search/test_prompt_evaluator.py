@@ -28,6 +28,7 @@ class Bench:
         self.folder = folder
         self.ran: list[int] = []
         self.models: set[str] = set()
+        self.broken = True
         self.stopping = agl.ThreadingEvent()
         self.reached = asyncio.Event()
         self.held = asyncio.Event()
@@ -61,7 +62,7 @@ class Bench:
             if task == 5:
                 self.reached.set()
                 await self.held.wait()
-            if task == 9:
+            if task == 9 and self.broken:
                 raise RuntimeError("nine is too much")
             return float(task * len(prompt.template))
 
@@ -84,13 +85,31 @@ async def test_scores_come_in_the_order_of_the_tasks_with_whole_resources(tmp_pa
 async def test_a_resumed_run_reads_what_ended_and_runs_what_is_asked_anew(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     async with bench.evaluator() as evaluator:
-        before = await evaluator.evaluate("first", prompts("ab"), [(0, 3), (1, 9)], "val")
+        before = await evaluator.evaluate("first", prompts("ab"), [(0, 3), (1, 4)], "val")
     async with bench.evaluator(resuming=True) as evaluator:
-        assert await evaluator.evaluate("first", prompts("ab"), [(0, 3), (1, 9)], "val") == before
+        assert await evaluator.evaluate("first", prompts("ab"), [(0, 3), (1, 4)], "val") == before
         assert (evaluator.rollouts, evaluator.reused) == (0, 2)
-        other = await evaluator.evaluate("first", prompts("abc"), [(0, 3), (1, 9)], "val")
-        assert [each.reward for each in other] == [9.0, None]
-    assert sorted(bench.ran) == [3, 3, 9, 9]
+        other = await evaluator.evaluate("first", prompts("abc"), [(0, 3), (1, 4)], "val")
+        assert [each.reward for each in other] == [9.0, 12.0]
+    assert sorted(bench.ran) == [3, 3, 4, 4]
+    await bench.store.close()
+
+
+@pytest.mark.parametrize("journal", [True, False], ids=["written down", "in the store"])
+async def test_a_resumed_run_runs_what_failed_again_and_nothing_else(tmp_path: Path, journal: bool) -> None:
+    bench, tasks = Bench(tmp_path), [(0, 3), (1, 9)]
+    async with bench.evaluator() as evaluator:
+        before = await evaluator.evaluate("first", prompts("ab"), tasks, "val")
+    if not journal:
+        (tmp_path / "journal.jsonl").unlink()  # as if it had been killed before it wrote
+    bench.broken = False
+    for reused in (1, 2):
+        async with bench.evaluator(resuming=True) as evaluator:
+            after = await evaluator.evaluate("first", prompts("ab"), tasks, "val")
+            assert (evaluator.rollouts, evaluator.reused) == (2 - reused, reused)
+    assert [each.reward for each in (*before, *after)] == [6.0, None, 6.0, 18.0]
+    assert after[0] == before[0]
+    assert sorted(bench.ran) == [3, 9, 9]
     await bench.store.close()
 
 
