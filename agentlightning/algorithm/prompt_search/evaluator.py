@@ -38,8 +38,8 @@ class Scored:
 class PromptEvaluator:
     """Runs tasks with prompts, in whole sets of resources: what is beside the prompts stays.
 
-    What succeeded in an evaluation that ended is written down, and read by a resumed run; of one that did not end, it is
-    found in the store. What failed is run again by a resumed run, for the cause may be mended. An evaluation that is
+    What succeeded in an evaluation that ended is written down, and read by a resumed run; of one that did not end, it
+    is found in the store. What failed is run again by a resumed run, for the cause may be mended. An evaluation that is
     cancelled cancels the rollouts that it waits for.
 
     Args:

@@ -44,7 +44,7 @@ class Writer:
     """Asks a model, through any asynchronous client that has OpenAI's shape.
 
     An answer is written down before it is returned. A model that is down or limits the rate is asked again, eight
-    times, with growing pauses.
+    times, with growing pauses; so is one whose answer has no choices, or an error beside them.
 
     Args:
         client: Has `chat.completions.create`, as `openai.AsyncOpenAI` does.
@@ -151,7 +151,10 @@ def _status(error: Exception) -> int | None:
 
 
 def _read(answer: Any) -> Reply:
-    choices = _field(answer, "choices") or [None]
+    """Return what was answered; raises `ModelError` where some servers say with status 200 that they failed."""
+    error, choices = _field(answer, "error"), _field(answer, "choices")
+    if error or not choices:
+        raise ModelError(f"it said {error!s:.500}" if error else "the answer has no choices")
     usage = _field(answer, "usage")
     return Reply(
         text=_field(_field(choices[0], "message"), "content") or "",

@@ -128,12 +128,31 @@ async def test_an_answer_is_paid_for_once(tmp_path: Path) -> None:
         (answer(None), Reply("", True, 3, 2)),
         (answer("Bet", "length"), Reply("Bet", False, 3, 2)),
         ({"choices": [{"message": {"content": "Better."}, "finish_reason": "stop"}]}, Reply("Better.", True, 0, 0)),
-        ({"choices": []}, Reply("", True, 0, 0)),
     ],
-    ids=["nothing", "cut", "dict", "no choice"],
+    ids=["nothing", "cut", "dict"],
 )
 async def test_answers_of_every_shape_are_read(told: Any, reply: Reply) -> None:
     assert await Model(told).writer().ask("1", "m", ASKED) == reply
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        SimpleNamespace(choices=None, error={"code": 429, "message": "slow down"}),
+        {"choices": [{"message": {"content": "cut sh"}}], "error": {"message": "slow down"}},
+        {"choices": []},
+    ],
+    ids=["error", "error beside", "no choice"],
+)
+async def test_an_error_with_status_200_is_no_answer(told: Any) -> None:
+    model = Model(told, answer("Better."))
+    journal = Journal(None)
+    writer = model.writer(journal)
+    assert (await writer.ask("1", "m", ASKED)).text == "Better."
+    assert (model.slept, writer.retries) == ([0.5], 1)
+    said = "slow down" if "error" in str(told) else "no choices"
+    with pytest.raises(ModelError, match=said):
+        await Model(told).writer(journal).ask("2", "m", ASKED)
 
 
 async def test_no_more_calls_are_made_at_once_than_allowed() -> None:
