@@ -191,7 +191,7 @@ def _schema(route: Operation, parameter: inspect.Parameter, schemas: _Schemas) -
     kind = type_of(route, parameter)
     schema = schemas.of(without_none(kind) if route.verb == "GET" else kind)  # a query has no null
     if parameter.default is not parameter.empty and parameter.default is not UNSET and parameter.default is not None:
-        schema["default"] = parameter.default
+        schema["default"] = [] if parameter.default == () else parameter.default
     return schema
 
 
