@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import math
 import pickle
@@ -57,6 +56,7 @@ class SpanRecord:
         sequence_id: The place in the rollout's order; None until the store has given it.
         make: Builds the span; None until it has ended, and again once it is built.
         error: Why the store did not take it.
+        ended: Whether it has ended.
         held: Whether it is kept from the store until somebody writes it with more.
         asked: Whether the store was asked for its place.
         sent: Whether it was sent to the store.
@@ -67,6 +67,7 @@ class SpanRecord:
         "_span",
         "asked",
         "attempt_id",
+        "ended",
         "error",
         "held",
         "index",
@@ -83,7 +84,7 @@ class SpanRecord:
         self.sequence_id = sequence_id
         self.make: MakeSpan | None = None
         self.error: Exception | None = None
-        self.held = self.asked = self.sent = False
+        self.ended = self.held = self.asked = self.sent = False
         self._span: Span | None = None
         self._bytes = b""
 
@@ -144,10 +145,12 @@ class ActiveTrace:
         self.attempt_id = attempt_id
         self.runner: Runner[Any] | None = None
         self._writer = writer
-        self._indices = itertools.count(1)
+        self._started = 0
         self._ended: list[SpanRecord] = []
-        self._lock = threading.Lock()  # guards what is held back; never held across an await
+        # Guards what is held back; never held across an await. Reentrant, as the collector of garbage may end a span.
+        self._lock = threading.RLock()
         self._holds_back = False
+        self._held: list[SpanRecord] = []  # in the order in which they started
 
     def start(self, sequence_id: int | None = None) -> SpanRecord:
         """Record that a span started, from any thread, and queue the reservation of its sequence id.
@@ -155,10 +158,15 @@ class ActiveTrace:
         Args:
             sequence_id: The place it has already; None reserves one.
         """
-        index = next(self._indices)
-        place = sequence_id if self._writer else sequence_id or index
-        record = SpanRecord(self.rollout_id or "", self.attempt_id or "", index, place)
-        if self._writer and sequence_id is None:
+        with self._lock:
+            self._started += 1
+            index = self._started
+            place = sequence_id if self._writer else sequence_id or index
+            record = SpanRecord(self.rollout_id or "", self.attempt_id or "", index, place)
+            record.held = self._holds_back
+            if record.held:  # its place comes after those of all that are held, so it waits with them
+                self._held.append(record)
+        if self._writer and sequence_id is None and not record.held:
             self._writer.reserve(record)
         return record
 
@@ -166,9 +174,10 @@ class ActiveTrace:
         """Record that a span ended, from any thread, and queue it for the store."""
         record.make = make
         with self._lock:
-            record.held = self._holds_back
+            record.ended = True
             self._ended.append(record)
-        if self._writer and not record.held:
+            held = record.held
+        if self._writer and not held:
             self._writer.write(record)
 
     def add(self, make: MakeSpan, sequence_id: int | None = None) -> None:
@@ -192,22 +201,24 @@ class ActiveTrace:
         return self._holds_back
 
     def hold_back(self) -> None:
-        """Keep spans for `last_spans`: those that have ended and are not on their way, and those that end from now on.
+        """Keep spans for `last_spans`: those that are not on their way yet, and those that start from now on.
 
         On the event loop of the trace. Who does this as the agent ends spares a request for the places of what it did
-        last, and one for the spans.
+        last, and one for the spans. While a span is open nothing is kept: its place would come before its parent's.
         """
         with self._lock:
-            self._holds_back = self._writer is not None
-            for record in self._ended:
-                record.held = self._holds_back and not record.sent
+            self._holds_back = self._writer is not None and len(self._ended) == self._started
+            if self._holds_back:
+                self._held = sorted((record for record in self._ended if not record.sent), key=index_of)
+                for record in self._held:
+                    record.held = True
 
     @asynccontextmanager
     async def last_spans(self) -> AsyncGenerator[list[Span]]:
-        """Give the block what was held back, to be written by it; those without a place have the sequence id 0.
+        """Give the block what was held back, in order of start, to be written by it; 0 stands for a missing place.
 
-        The store has all other spans by then. If the block fails, and for what ends meanwhile, the spans take their
-        usual way; if there are too many to be written at once, they have taken it.
+        The store has all other spans by then. If the block fails, and for what starts meanwhile, the spans take their
+        usual way; if there are too many to be written at once, or one is open, they have taken it.
 
         Raises:
             StoreError: The store did not take a span, or did not answer in time.
@@ -227,8 +238,8 @@ class ActiveTrace:
         if self._writer and any(record.under_way for record in self._ended):
             await self._writer.flush()
         self._raise_error()
-        held = [record for record in self._ended if record.held]
-        if not is_small(held):
+        held = self._held.copy()
+        if not all(record.ended for record in held) or not is_small(held):
             await self.flush()
             return []
         return held
@@ -239,20 +250,21 @@ class ActiveTrace:
             raise error
 
     def _release(self) -> None:
-        """Let what is held back, and what ends from now on, take its usual way."""
+        """Let what is held back, and what starts from now on, take its usual way."""
         with self._lock:
             self._holds_back = False
-            held = [record for record in self._ended if record.held]
+            held, self._held = self._held, []
             for record in held:
-                record.held = False
-        for record in held:
-            self._queue(record)
+                if record.held:
+                    record.held = False
+                    self._queue(record)
 
     def _queue(self, record: SpanRecord) -> None:
         if self._writer:
             if record.sequence_id is None and not record.asked:
                 self._writer.reserve(record)
-            self._writer.write(record)
+            if record.ended:
+                self._writer.write(record)
 
     def latest_first(self) -> list[SpanRecord]:
         """Return the ended spans in the reverse of `spans`' order, as they are kept."""
@@ -270,6 +282,11 @@ class ActiveTrace:
             with suppress(InvalidValue):
                 spans.append(record.span(last + record.index if record.sequence_id is None else record.sequence_id))
         return sorted(spans, key=lambda span: (span.sequence_id, span.start_time or 0.0))
+
+
+def index_of(record: SpanRecord) -> int:
+    """Return when the span started, counted in spans of its trace."""
+    return record.index
 
 
 def is_small(records: Sequence[SpanRecord]) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from agentlightning.errors import InvalidValue, StoreError
 from agentlightning.store.retry import CALL_TIMEOUT, may_pass, persistently
-from agentlightning.tracer.active import PART, PART_CHARACTERS, SpanRecord, characters_of
+from agentlightning.tracer.active import PART, PART_CHARACTERS, SpanRecord, characters_of, index_of
 from agentlightning.tracer.batcher import Batcher
 
 if TYPE_CHECKING:
@@ -73,8 +73,9 @@ class SpanWriter:
             logger.warning("A span of rollout %s ended after its event loop was closed", record.rollout_id)
 
     async def _reserve_batch(self, records: list[SpanRecord]) -> None:
-        # One that was held back and released meanwhile stands here twice.
+        # One that was held back and released meanwhile stands here twice, and maybe after a later one.
         records = [record for record in dict.fromkeys(records) if not record.held and record.sequence_id is None]
+        records.sort(key=index_of)
         for record in records:
             record.asked = True
         if records:

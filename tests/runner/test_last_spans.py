@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import Counter
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
 
-from agentlightning.emitter import emit_message, emit_reward, get_message_value
+from agentlightning.emitter import emit_message, emit_reward, get_message_value, get_reward_value, operation
 from agentlightning.errors import LeaseLost, RolloutCancelled, StoreError, TooLarge
 from agentlightning.execution.events import ThreadingEvent
 from agentlightning.litagent import LitAgent, rollout
@@ -18,7 +18,7 @@ from agentlightning.runner import LitAgentRunner
 from agentlightning.store import InMemoryLightningStore, LightningStoreThreaded
 from agentlightning.store.operations import Operation
 from agentlightning.tracer import DummyTracer, OtelTracer, Tracer
-from agentlightning.types import Hook, Rollout
+from agentlightning.types import Hook, Rollout, Span
 
 DEADLINE = 30.0
 
@@ -60,6 +60,16 @@ async def step(
     with runner.run_context(agent=agent, store=store, hooks=hooks):
         async with asyncio.timeout(DEADLINE):
             return await runner.step("task")
+
+
+def delayed(call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """Let a call of the store take a while."""
+
+    async def later(*args: Any) -> Any:
+        await asyncio.sleep(0.1)
+        return await call(*args)
+
+    return later
 
 
 @rollout
@@ -189,6 +199,107 @@ async def test_many_spans_take_their_usual_way(store: Watched) -> None:
     await step(store, agent)
     assert await store.messages() == texts
     assert store.calls["finish_attempt"] == 0
+
+
+@pytest.mark.parametrize("size", [1, 300_000])
+@pytest.mark.parametrize("count", [1, 60])
+@pytest.mark.parametrize("tracer", [DummyTracer, OtelTracer])
+async def test_what_an_agent_returns_is_its_last_reward(
+    store: Watched, tracer: type[Tracer], count: int, size: int
+) -> None:
+    @rollout
+    async def agent(task: str) -> float:
+        for _ in range(count):
+            emit_reward(0.0)
+        emit_message("x" * size)
+        return 1.0
+
+    done = await step(store, agent, tracer())
+    spans = await store.query_spans(done.rollout_id)
+    rewards = [reward for span in spans if (reward := get_reward_value(span)) is not None]
+    assert rewards == [0.0] * count + [1.0]
+
+
+def nested_at_once() -> None:
+    with operation(name="1"):
+        with operation(name="2"):
+            emit_message("3")
+        emit_message("4")
+    with operation(name="5"):
+        pass
+
+
+async def nested(pause: float) -> None:
+    with operation(name="1"):
+        with operation(name="2"):
+            await asyncio.sleep(pause)
+            emit_message("3")
+        emit_message("4")
+    with operation(name="5"):
+        await asyncio.sleep(pause)
+
+
+async def numbers(store: Watched) -> dict[str, int]:
+    (found,) = await store.query_rollouts()
+    return {_label(span): span.sequence_id for span in await store.query_spans(found.rollout_id)}
+
+
+def _label(span: Span) -> str:
+    return get_message_value(span) or str(span.attributes.get("agentlightning.operation.name", "reward"))
+
+
+@pytest.mark.parametrize("many", [False, True])
+@pytest.mark.parametrize("slow", [False, True])
+@pytest.mark.parametrize("pause", [None, 0.02])
+async def test_parents_come_before_their_children(
+    store: Watched, monkeypatch: pytest.MonkeyPatch, pause: float | None, slow: bool, many: bool
+) -> None:
+    if slow:
+        monkeypatch.setattr(store, "get_many_span_sequence_ids", delayed(store.get_many_span_sequence_ids))
+
+    @rollout
+    async def agent(task: str) -> float:
+        emit_message("0")
+        await asyncio.sleep(0)
+        if pause is None:
+            nested_at_once()
+        else:
+            await nested(pause)
+        for number in range(60 if many else 0):
+            emit_message(str(6 + number))
+        return 1.0
+
+    await step(store, agent, OtelTracer())
+    found = await numbers(store)
+    reward = found.pop("reward")
+    assert found == {str(number): number + 1 for number in range(len(found))}
+    assert reward == len(found) + 1
+
+
+async def test_a_parent_comes_before_a_child_that_is_still_open(store: Watched) -> None:
+    agent_has_ended, tasks = asyncio.Event(), list[asyncio.Task[None]]()
+
+    async def child() -> None:
+        with operation(name="child"):
+            await agent_has_ended.wait()
+
+    @rollout
+    async def agent(task: str) -> float:
+        with operation(name="parent"):
+            tasks.append(asyncio.create_task(child()))
+            with operation(name="other"):
+                pass
+            await asyncio.sleep(0)
+        return 1.0
+
+    await step(store, agent, OtelTracer())
+    agent_has_ended.set()
+    await asyncio.gather(*tasks)
+    async with asyncio.timeout(DEADLINE):
+        while "child" not in await numbers(store):
+            pass
+    found = await numbers(store)
+    assert found["parent"] == min(found.values())
 
 
 async def test_hooks_see_all_spans_as_the_store_has_them(store: Watched) -> None:

@@ -20,7 +20,7 @@ async def finish_attempt(
     spans: Sequence[EncodedSpan],
     changes: dict[str, Value],
 ) -> Attempt:
-    """Write the spans, give a number to those that have none, and set the status."""
+    """Write the spans, number those that have no place in the order in which they are given, and set the status."""
     for span in spans:
         if span.key != key:
             raise InvalidValue(f"span {span.span_id} is not of attempt {key[1]} of rollout {key[0]}")
