@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 from typing import Any, Final
 
 from agentlightning._internal.aio import to_its_end, wait_for_flag
+from agentlightning._internal.threads import run_in_thread
 from agentlightning.execution.events import ExecutionEvent
 from agentlightning.execution.parts import Order
 from agentlightning.execution.ray_cluster import load_ray
@@ -15,7 +17,7 @@ from agentlightning.processes.failure import Failure
 logger = logging.getLogger(__name__)
 
 _KILL_SECONDS: Final = 5.0
-"""For Ray to say that an actor that it killed is dead."""
+"""For Ray to take the order to kill an actor, and again to say that it is dead."""
 
 
 class RayMember:
@@ -77,12 +79,21 @@ class RayMember:
                 logger.warning("%s did not end within %g s and is killed.", self._who, self._cancel_seconds)
         finally:
             if not running.done():
-                self.kill()
-                await to_its_end(asyncio.wait({running}, timeout=_KILL_SECONDS))
+                await to_its_end(self._kill_and_wait(running))
 
-    def kill(self) -> None:
+    async def _kill_and_wait(self, running: asyncio.Task[Failure | None]) -> None:
+        await self.kill()
+        await asyncio.wait({running}, timeout=_KILL_SECONDS)
+
+    async def kill(self) -> None:
         """End it for good, wherever it is, and also while it waits for a place."""
-        load_ray().kill(self._actor)
+        ray = load_ray()
+        try:
+            # In a thread of its own, as Ray blocks for good where the cluster has lost its head.
+            async with asyncio.timeout(_KILL_SECONDS):
+                await run_in_thread(partial(ray.kill, self._actor), f"agl-kill-{self._who}")
+        except (TimeoutError, ray.exceptions.RayError):
+            logger.warning("%s may live on: the cluster does not answer.", self._who)
 
     async def _stop_on(self, event: ExecutionEvent) -> None:
         await wait_for_flag(event)

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 _OURS: Final = frozenset({"num_cpus", "max_restarts", "max_task_retries", "max_concurrency", "lifetime", "name"})
 _THREADS: Final = 8
 """Calls of an actor at once: its run, orders, and the questions that Ray asks again after a break of the network."""
-_END_SECONDS: Final = 10.0
+_END_SECONDS: Final = 20.0
 """For the thread of the runners, once the last of them has ended or was killed."""
 
 

@@ -6,8 +6,10 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from agentlightning._internal.aio import to_its_end, wait_for_flag
+from agentlightning._internal.threads import run_in_thread
 from agentlightning.errors import ExecutionError
 from agentlightning.execution.events import ThreadingEvent
 from agentlightning.execution.ray_cluster import load_ray, room
@@ -16,6 +18,10 @@ from agentlightning.execution.supervisor import end_tasks, release_workers
 from agentlightning.store import LightningStore
 
 logger = logging.getLogger(__name__)
+
+_ASK_AFTER_SECONDS: Final = 30.0
+"""That runners may be missing before the cluster is asked: Ray ends a driver 60 s after the head node is lost."""
+_ANSWER_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True)
@@ -107,7 +113,7 @@ class RaySupervisor:
             if not event.is_set():
                 self._give_up(number, error)
         finally:
-            member.kill()
+            await to_its_end(member.kill())
 
     async def _up(self, member: RayMember, number: int, event: ThreadingEvent) -> bool:
         """Wait for the runner to be there; returns whether it is to run."""
@@ -148,20 +154,29 @@ class RaySupervisor:
         """See to it that enough runners are there.
 
         Raises:
-            ExecutionError: They were not, for too long.
+            ExecutionError: They were not, for too long, or the cluster does not say whether they will be.
         """
         seconds = self._supervision.start_seconds
+        ask_after = min(seconds, _ASK_AFTER_SECONDS)
         while True:
-            try:
-                async with asyncio.timeout(seconds):
-                    await self._enough.wait()
-            except TimeoutError:
+            if not await self._enough_within(ask_after):
+                answer = await _answer_of_cluster()
+                if answer is not None and await self._enough_within(seconds - ask_after):
+                    continue
                 if not event.is_set():
                     raise ExecutionError(
-                        f"{len(self.there)} of {self._counts()} after {seconds:g} s: "
-                        f"each asks for {self._supervision.asks}, and {room()}"
-                    ) from None
+                        f"{len(self.there)} of {self._counts()} after {seconds if answer else ask_after:g} s: "
+                        f"each asks for {self._supervision.asks}, and {answer or 'the cluster does not answer'}"
+                    )
             await self._short.wait()
+
+    async def _enough_within(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._enough.wait()
+        except TimeoutError:
+            return False
+        return True
 
     def _give_up(self, number: int, error: Exception) -> None:
         self._lost += 1
@@ -182,6 +197,16 @@ class RaySupervisor:
     def _counts(self) -> str:
         least = self._supervision.min_runners
         return f"{self._supervision.n_runners} runners are there, and there must be {least}"
+
+
+async def _answer_of_cluster() -> str | None:
+    """Ask what the cluster has to give, in a thread of its own: Ray waits for a lost head node for good."""
+    ray = load_ray()
+    try:
+        async with asyncio.timeout(_ANSWER_SECONDS):
+            return await run_in_thread(room, "agl-ray-room")
+    except (TimeoutError, ray.exceptions.RayError):
+        return None
 
 
 def _first_line(error: Exception) -> str:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from types import SimpleNamespace
@@ -55,7 +56,7 @@ class Actor:
 
 @pytest.fixture(autouse=True)
 def _ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    ray = SimpleNamespace(kill=lambda actor: actor.die())
+    ray = SimpleNamespace(kill=lambda actor: actor.die(), exceptions=SimpleNamespace(RayError=ConnectionError))
     monkeypatch.setattr("agentlightning.execution.ray_member.load_ray", lambda: ray)
 
 
@@ -108,3 +109,20 @@ async def test_one_that_does_not_listen_is_dead_when_its_run_has_ended(times: in
     assert running.cancelled()
     assert actor.killed
     assert not member.ended_well
+
+
+async def test_killing_ends_where_the_cluster_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Ray waits for a lost head node for good."""
+    monkeypatch.setattr("agentlightning.execution.ray_member._KILL_SECONDS", 0.05)
+    over = threading.Event()
+    actor = Actor()
+    monkeypatch.setattr(actor, "die", lambda: over.wait(60))
+    try:
+        async with asyncio.timeout(30):
+            await RayMember(actor, b"", "it", 60.0).kill()
+        assert not over.is_set()
+    finally:
+        over.set()
+    assert "it may live on: the cluster does not answer" in caplog.text

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -53,7 +54,7 @@ class ScriptedMember:
         self.ended_well = True
         return None
 
-    def kill(self) -> None:
+    async def kill(self) -> None:
         self.killed = True
 
 
@@ -142,6 +143,36 @@ async def test_run_ends_when_those_that_died_find_no_place_again() -> None:
     cluster = Cluster(ScriptedMember(unavailable()), start_seconds=0.1)
     with pytest.raises(ExecutionError, match="0 of 1 runners are there"):
         await cluster.run()
+
+
+async def test_run_ends_when_the_cluster_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray waits for a lost head node for good, and so would the loop that asks it."""
+    over = threading.Event()
+    module = "agentlightning.execution.ray_supervisor"
+    monkeypatch.setattr(f"{module}.room", lambda: over.wait(60))
+    monkeypatch.setattr(f"{module}._ASK_AFTER_SECONDS", 0.05)
+    monkeypatch.setattr(f"{module}._ANSWER_SECONDS", 0.05)
+    cluster = Cluster(ScriptedMember(unavailable()), start_seconds=3600)
+    try:
+        with pytest.raises(ExecutionError, match=r"0 of 1 runners .* after 0.05 s: .* and the cluster does not answer"):
+            await cluster.run()
+        assert not over.is_set()
+    finally:
+        over.set()
+
+
+async def test_cluster_that_answers_has_the_whole_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = "agentlightning.execution.ray_supervisor"
+    asked = threading.Event()
+    monkeypatch.setattr(f"{module}.room", lambda: asked.set() or "the cluster has none")
+    monkeypatch.setattr(f"{module}._ASK_AFTER_SECONDS", 0.05)
+    cluster = Cluster(ScriptedMember(), start_seconds=3600)
+    running = asyncio.create_task(cluster.run())
+    assert await asyncio.to_thread(asked.wait, 60)
+    await asyncio.wait({running}, timeout=0.1)
+    assert not running.done()
+    cluster.event.set()
+    await running
 
 
 async def test_those_that_used_up_their_quota_are_not_missed() -> None:
