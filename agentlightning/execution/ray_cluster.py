@@ -109,6 +109,8 @@ def _join(ray: Any, address: str) -> str:
         ray.init(address=address, logging_level=logging.ERROR)
     except OSError as error:
         raise ConfigurationError(f"there is no Ray cluster at {address!r}: {error}") from error
+    except ValueError as error:
+        raise ConfigurationError(f"there is no Ray cluster at {address!r}, which is no host:port: {error}") from error
     return ray.util.get_node_ip_address()
 
 
@@ -133,4 +135,5 @@ def _sigterm_left_alone() -> Generator[None]:
             raise SystemExit(TERMINATED) from None
         raise
     finally:
-        signal.signal(signal.SIGTERM, former)
+        if former is not None:  # of a library in C, which Python cannot set again
+            signal.signal(signal.SIGTERM, former)

@@ -99,6 +99,20 @@ def test_clusters_that_cannot_be_used_are_named_at_once() -> None:
         strategy.execute(never, never, agl.InMemoryLightningStore())
 
 
+@pytest.mark.parametrize("address", ["10.0.0.1", "nonsense"])
+def test_malformed_addresses_are_named_as_such(address: str) -> None:
+    message = f"there is no Ray cluster at '{address}', which is no host:port: .+"
+    with pytest.raises(ConfigurationError, match=message), connected(address, 1):
+        pass
+    assert not ray.is_initialized()
+
+
+def test_a_handler_of_sigterm_that_python_did_not_set_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signal, "getsignal", lambda _: None)
+    with pytest.raises(ConfigurationError, match="no host:port"), connected("nonsense", 1):
+        pass
+
+
 def test_ray_that_is_missing_or_too_old_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     strategy = agl.RayExecutionStrategy()
     monkeypatch.setattr(ray, "__version__", "2.9.3")
