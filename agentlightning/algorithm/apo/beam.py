@@ -78,12 +78,13 @@ class Beam:
             self._experiments(f"round-{number}/parent-{place}", parent, batch)
             for place, (parent, batch) in enumerate(zip(parents, batches, strict=True))
         )
-        proposals = await together(
-            self._propose(f"round-{number}/parent-{place}/branch-{branch}", parents[place], experiments[place], way)
+        asked = [
+            (f"round-{number}/parent-{place}/branch-{branch}", parents[place], experiments[place], way)
             for place in range(len(parents))
             for branch, way in enumerate(ways[place])
-        )
-        self._give_up(proposals)
+        ]
+        proposals = await together(self._propose(*each) for each in asked)
+        self._give_up(proposals, [self._proposer.asked(*each[1:]) for each in asked])
         dropped = self._take(number, proposals)
         return RoundRecord(number, next(self._val_batches), {}, [], dropped)
 
@@ -157,12 +158,12 @@ class Beam:
         return (await self._journal.once("experiments", key, asked, describe))["runs"]
 
     async def _propose(self, key: str, parent: Candidate, experiments: Sequence[Any], ways: Any) -> Proposal:
-        given_up = self._journal.find("given up", key, parent.prompt_template.template)
+        given_up = self._journal.find("given up", key, self._proposer.asked(parent, experiments, ways))
         if given_up is not None:
             return Proposal(key, parent, dropped=given_up["reason"])
         return await self._proposer.propose(key, parent, experiments, ways)
 
-    def _give_up(self, proposals: Sequence[Proposal]) -> None:
+    def _give_up(self, proposals: Sequence[Proposal], asked: Sequence[Answer]) -> None:
         """Write down who got no answer, so that a resumed run does the same; if nobody got one, the run ends."""
         unanswered = [each for each in proposals if each.unanswered]
         if unanswered and len(unanswered) == len(proposals):
@@ -170,8 +171,9 @@ class Beam:
                 f"no better prompt was proposed, as no model answered; the first error: {unanswered[0].dropped}. A run "
                 "with a folder goes on by fit(…, resume=FOLDER)"
             )
-        for each in unanswered:
-            self._journal.write("given up", each.key, each.parent.prompt_template.template, {"reason": each.dropped})
+        for each, question in zip(proposals, asked, strict=True):
+            if each.unanswered:
+                self._journal.write("given up", each.key, question, {"reason": each.dropped})
 
     def _take(self, number: int, proposals: Sequence[Proposal]) -> list[Proposal]:
         """Count the new prompts among the candidates; returns the proposals that are not tried."""

@@ -73,6 +73,19 @@ class Proposer:
         """Return a way to ask for a critique, and one to ask for an edit."""
         return rng.choice(self._critiques), rng.choice(self._edits)
 
+    def asked(
+        self, parent: Candidate, experiments: Sequence[Any], ways: tuple[PromptFile, PromptFile]
+    ) -> dict[str, Any]:
+        """Return all that decides what models are asked for a proposal, as JSON."""
+        settings = self._settings
+        return {
+            "prompt": parent.prompt_template.template,
+            "experiments": experiments,
+            "texts": [way.text for way in ways],
+            "models": [settings.gradient_model, settings.apply_edit_model],
+            "temperature": settings.diversity_temperature,
+        }
+
     async def propose(
         self, key: str, parent: Candidate, experiments: Sequence[Any], ways: tuple[PromptFile, PromptFile]
     ) -> Proposal:

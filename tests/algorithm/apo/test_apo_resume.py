@@ -165,3 +165,38 @@ def test_what_critics_read_stays_the_same_when_spans_are_lost_or_come_late(
     again = Optimiser()
     train(again, [], resume=tmp_path, beam_rounds=1)
     assert again.asked == []
+
+
+class Refusal(Exception):
+    status_code = 400
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"gradient_model": "another"},
+        {"apply_edit_model": "another"},
+        {"diversity_temperature": 0.5},
+        {"gradient_prompt_files": "critique.txt"},
+        {"apply_edit_prompt_files": "edit.txt"},
+    ],
+    ids=lambda change: next(iter(change), "nothing"),
+)
+def test_what_was_given_up_is_asked_for_again_if_that_is_asked_otherwise(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    (tmp_path / "critique.txt").write_text("<prompt>\n{{ prompt_template }}\n</prompt>\n{{ experiments }}")
+    (tmp_path / "edit.txt").write_text("<prompt>\n{{ prompt_template }}\n</prompt>\n<critique>{{ critique }}")
+    options = {name: str(tmp_path / value) if name.endswith("files") else value for name, value in change.items()}
+
+    def given_up(optimiser: Optimiser, **settings: Any) -> int:
+        algorithm, _ = train(optimiser, [], beam_rounds=1, beam_width=1, branch_factor=3, **settings)
+        assert algorithm.history is not None
+        return sum("did not answer" in (each.dropped or "") for each in algorithm.history.rounds[0].dropped)
+
+    refusing = Optimiser(spoil=lambda number, said: Refusal("no") if number == 2 else None)
+    assert given_up(refusing, run_dir=tmp_path / "run") == 1
+    again = Optimiser()
+    assert given_up(again, resume=tmp_path / "run", **options) == (0 if change else 1)
+    assert bool(again.asked) is bool(change)
