@@ -22,7 +22,7 @@ from agentlightning.runner.outcome import record_result
 from agentlightning.runner.settings import AttemptSettings
 from agentlightning.runner.stop import LOST, out_of_time
 from agentlightning.runner.verdict import Verdict
-from agentlightning.store.retry import CALL_TIMEOUT, may_pass, persistently
+from agentlightning.store.retry import CALL_TIMEOUT, persistently
 from agentlightning.tracer.active import ActiveTrace, SpanRecord, active_trace
 from agentlightning.types import Hook, NamedResources, ProxyLLM, Span
 
@@ -83,7 +83,7 @@ class AttemptRun:
         if failure is None:
             return
         if holds_back:
-            await self._write_the_rest(failure)
+            await self._write_the_rest()
         if ended_well and isinstance(failure, LeaseLost):
             raise RolloutCancelled(LOST.text) from failure
         reason = self._stop.reason
@@ -104,9 +104,9 @@ class AttemptRun:
             await trace.flush()  # raises what is wrong with one of them
             await self._verdict.succeeded()
 
-    async def _write_the_rest(self, failure: BaseException) -> None:
+    async def _write_the_rest(self) -> None:
         """Let the store have the spans that were to be written with the success, before it hears of the failure."""
-        if self._trace is None or may_pass(failure):  # it is away, and gets them when it is back
+        if self._trace is None:
             return
         error = await _caught(uninterrupted(self._trace.flush(), self._settings.max_outage + CALL_TIMEOUT))
         if isinstance(error, Exception):

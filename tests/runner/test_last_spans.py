@@ -302,6 +302,18 @@ async def test_a_parent_comes_before_a_child_that_is_still_open(store: Watched) 
     assert found["parent"] == min(found.values())
 
 
+async def test_the_store_has_all_spans_before_it_hears_of_a_failure(
+    store: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it was away as the attempt ended, and takes its time for them when it is back."""
+    store.refusals["finish_attempt"] = [StoreError("it is away")]
+    monkeypatch.setattr(store, "add_many_spans", delayed(store.add_many_spans))
+    with pytest.raises(StoreError, match="it is away"):
+        await step(store, three_messages)
+    assert await store.status() == "failed"
+    assert await store.messages() == ["a", "b", "c"]
+
+
 async def test_hooks_see_all_spans_as_the_store_has_them(store: Watched) -> None:
     seen: list[int] = []
 
