@@ -388,6 +388,25 @@ async def test_a_connection_that_nobody_takes_is_an_error_in_time(monkeypatch: p
         await ask(HttpClient(0.01), "http://127.0.0.1:1")
 
 
+@pytest.mark.parametrize("begun", [b"", OK[:-1]], ids=["nothing", "short"])
+async def test_an_answer_that_takes_too_long_ends_its_connection(peer: Peer, http: HttpClient, begun: bytes) -> None:
+    peer.answers = [begun]
+    with pytest.raises(TimeoutError, match="in time"):
+        await (await http.request(server_of(peer.url), "POST", "/x", {}, b"", seconds=0.05)).read()
+    await peer.until(lambda: peer.ended == 1)
+
+
+async def test_an_answer_that_came_in_time_leaves_no_deadline_behind(peer: Peer, http: HttpClient) -> None:
+    peer.answers = [OK]
+    await (await http.request(server_of(peer.url), "POST", "/x", {}, b"", seconds=0.05)).read()
+    asking = asyncio.create_task(ask(http, peer.url))
+    await asyncio.wait([asking], timeout=0.1)
+    assert not asking.done()
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+
+
 async def test_whoever_is_cancelled_leaves_no_connection(peer: Peer, http: HttpClient) -> None:
     peer.answers = [b" "]  # the beginning of an answer that never goes on
     asking = asyncio.create_task(ask(http, peer.url))

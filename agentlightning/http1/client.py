@@ -47,6 +47,7 @@ class HttpClient:
         body: bytes,
         *,
         repeatable: bool = False,
+        seconds: float | None = None,
     ) -> Answer:
         """Send a request; returns once the answer's head is there. Who is cancelled closes the connection.
 
@@ -57,24 +58,27 @@ class HttpClient:
             headers: What is said beside host and length, in lower case.
             body: The body.
             repeatable: Whether it may be sent again, where a kept connection ends before anything of an answer came.
+            seconds: How long the whole answer may take; None where that is the caller's affair.
 
         Raises:
             ConnectTimeout: Nobody took the connection.
+            TimeoutError: The answer took too long; reading it may raise this, too.
             OSError: It could not be made, or it broke.
             ValueError: The request cannot be sent.
         """
         if self._loop is not asyncio.get_running_loop():
             raise RuntimeError("these connections belong to another event loop: each needs a client of its own")
         message = _head_of(server, method, target, headers, body) + body
+        deadline = None if seconds is None else self._loop.time() + seconds
         kept = self._taken(server.address)
         if kept is not None:
             try:
-                return await kept.ask(message, to_head=method == "HEAD")
+                return await kept.ask(message, to_head=method == "HEAD", deadline=deadline)
             except ConnectionError:
                 if not repeatable or not kept.silent:
                     raise
-        connection = await self._connected(server.address)
-        return await connection.ask(message, to_head=method == "HEAD")
+        connection = await self._connected(server.address, deadline)
+        return await connection.ask(message, to_head=method == "HEAD", deadline=deadline)
 
     async def close(self) -> None:
         """Close all connections; requests under way fail."""
@@ -102,12 +106,14 @@ class HttpClient:
             connection.abort()
         return None
 
-    async def _connected(self, address: Address) -> Connection:
+    async def _connected(self, address: Address, deadline: float | None) -> Connection:
+        left = self._connect_seconds if deadline is None else deadline - self._loop.time()
+        seconds = min(left, self._connect_seconds)
         try:
-            async with asyncio.timeout(self._connect_seconds):
+            async with asyncio.timeout(seconds):
                 connection = await self._made(*address)
         except TimeoutError as error:
-            raise ConnectTimeout(f"timeout: nobody takes a connection within {self._connect_seconds:g} s") from error
+            raise ConnectTimeout(f"timeout: nobody takes a connection within {seconds:g} s") from error
         if self._closed:
             connection.abort()
             await connection.ended
@@ -143,18 +149,16 @@ class HttpClient:
 
 
 def _head_of(server: Server, method: str, target: str, headers: Mapping[str, str], body: bytes) -> bytes:
-    lines = [f"{method} {target} HTTP/1.1\r\n{server.lines}"]
-    lines += [f"{name}: {value}\r\n" for name, value in headers.items()]
-    if body or method not in _BODILESS:
-        lines.append(f"content-length: {len(body)}\r\n")
-    if server.user is not None and "authorization" not in headers:
-        lines.append(f"authorization: {server.user}\r\n")
-    head = "".join(lines)
-    ends = len(lines) + server.lines.count("\n")
-    if head.count("\n") != ends or head.count("\r") != ends or "\0" in head:
+    said = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+    checked = said + target
+    if checked.count("\n") != len(headers) or checked.count("\r") != len(headers) or "\0" in checked:
         raise ValueError("a header of more than one line cannot be sent")
+    if body or method not in _BODILESS:
+        said = f"{said}content-length: {len(body)}\r\n"
+    if server.user is not None and "authorization" not in headers:
+        said = f"{said}authorization: {server.user}\r\n"
     try:
-        return f"{head}\r\n".encode("latin-1")
+        return f"{method} {target} HTTP/1.1\r\n{server.lines}{said}\r\n".encode("latin-1")
     except UnicodeEncodeError as error:
         raise ValueError(
             f"a header with {error.object[error.start]!r}, which is not Latin-1, cannot be sent"

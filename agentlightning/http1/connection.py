@@ -53,6 +53,7 @@ class Connection(asyncio.Protocol):
         self._packed = False
         self._inflater: Any = None
         self._unused = 0
+        self._timer: asyncio.TimerHandle | None = None
 
     @property
     def usable(self) -> bool:
@@ -64,17 +65,20 @@ class Connection(asyncio.Protocol):
         """Whether nothing came since it was asked."""
         return not self._unused
 
-    async def ask(self, request: bytes, *, to_head: bool) -> Answer:
+    async def ask(self, request: bytes, *, to_head: bool, deadline: float | None = None) -> Answer:
         """Send a request and return its answer, once its head is there; who is cancelled closes the connection.
 
         Raises:
             ConnectionError: It ended, or what came is no answer.
+            TimeoutError: The deadline, by the loop's clock, passed.
         """
         self._unused = 0
         if self._transport.is_closing():
             raise ConnectionError("the connection is closed")
         head = self._head = self._loop.create_future()
         self._to_head = to_head
+        if deadline is not None:
+            self._timer = self._loop.call_at(deadline, self._time_out)
         try:
             self._transport.write(request)
             return await head
@@ -117,7 +121,8 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell who waits."""
         self._everyone.discard(self)
-        self._fail(f"it closed the connection{f' ({exc})' if exc is not None else ''}")
+        self._stop_timer()
+        self._fail(ConnectionError(f"it closed the connection{f' ({exc})' if exc is not None else ''}"))
         if not self.ended.done():
             self.ended.set_result(None)
 
@@ -200,18 +205,27 @@ class Connection(asyncio.Protocol):
     def _finish(self) -> None:
         assert self._answer is not None
         answer, self._answer, self._head = self._answer, None, None
+        self._stop_timer()
         if self._inflater is not None and (not self._inflater.eof or self._inflater.unused_data):
             answer.fail(ConnectionError("what it compressed is not whole"))
             self.abort()
         else:
             answer.end()
 
-    def _break(self, reason: str) -> None:
-        self._fail(reason)
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _time_out(self) -> None:
+        self._fail(TimeoutError("timeout: the answer did not come in time"))
         self.abort()
 
-    def _fail(self, reason: str) -> None:
-        error = ConnectionError(reason)
+    def _break(self, reason: str) -> None:
+        self._fail(ConnectionError(reason))
+        self.abort()
+
+    def _fail(self, error: OSError) -> None:
         if self._answer is not None:
             self._answer.fail(error)
         if self._head is not None and not self._head.done():

@@ -140,18 +140,13 @@ class Exchange:
         """Return an answer with its body; that nothing is done twice is what requests have keys for."""
         server, headers = self._server, {**self._headers, **request.headers}
         target = server.path + request.target
-        limit = asyncio.timeout(seconds)
+        answer = await http.request(
+            server, request.verb, target, headers, request.body, repeatable=True, seconds=seconds
+        )
         try:
-            async with limit:
-                answer = await http.request(server, request.verb, target, headers, request.body, repeatable=True)
-                try:
-                    return answer, await answer.read()
-                finally:
-                    answer.close()
-        except TimeoutError as error:
-            if limit.expired():
-                raise TimeoutError(f"timeout: no answer within {seconds:g} s") from error
-            raise
+            return answer, await answer.read()
+        finally:
+            answer.close()
 
     async def _withdraw(self, http: HttpClient, key: str) -> None:
         """Tell the store to undo a request. If that fails, its worker's next heartbeat does not list the claim."""
