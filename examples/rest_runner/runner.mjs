@@ -1,4 +1,4 @@
-// A runner in another language: claims rollouts over REST, asks the model, reports. Needs Node 18 or later, no packages.
+// A runner in another language: claims rollouts over REST, asks the model, reports. Needs Node 20 or later, no packages.
 const [store, name = "node-1"] = process.argv.slice(2);
 
 async function call(verb, path, body) {
@@ -45,6 +45,9 @@ async function run({ rollout_id, input, resources_id, attempt: { attempt_id } })
   const { resources } = await call("GET", `/resources/${resources_id}`);
   // The gateway's address with the attempt in it: so it knows whose call it records.
   const base = resources.llm.endpoint.replace(/\/v1$/, `/rollout/${rollout_id}/attempt/${attempt_id}/v1`);
+  // The store takes an attempt for lost when nothing is heard of its worker for a minute.
+  const beat = () => call("POST", `/workers/${name}`, {}).catch((error) => console.error(`no heartbeat: ${error.message}`));
+  const beating = setInterval(beat, 10_000);
   let status = "succeeded";
   try {
     await reward(rollout_id, attempt_id, await agent(input, resources.llm, base));
@@ -52,7 +55,13 @@ async function run({ rollout_id, input, resources_id, attempt: { attempt_id } })
     console.error(`${rollout_id}: ${error.message}`);
     status = "failed";
   }
-  await call("POST", `/rollouts/${rollout_id}/attempts/${attempt_id}`, { status });
+  try {
+    await call("POST", `/rollouts/${rollout_id}/attempts/${attempt_id}`, { status });
+  } catch (error) {
+    console.error(`${rollout_id}: ${error.message}`); // the attempt was lost meanwhile, and another has begun
+  } finally {
+    clearInterval(beating);
+  }
 }
 
 for (let served = 0; ; ) {
