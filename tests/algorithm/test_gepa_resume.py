@@ -14,9 +14,10 @@ from typing import Any
 
 import gepa_program
 import pytest
-from gepa_program import better_text, search
+from gepa_program import TASKS, better_text, search
 
 import agentlightning as agl
+from agentlightning.algorithm.prompt_search import PromptEvaluator, Scored
 
 PROGRAM = Path(gepa_program.__file__)
 
@@ -151,3 +152,52 @@ def test_a_reflection_that_failed_is_not_asked_for_again(tmp_path: Path) -> None
     again = search(tmp_path, resume=True, reflection_lm=reflect)
     assert len(asked) == calls
     assert [each.record() for each in again.history.candidates] == [each.record() for each in first.history.candidates]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"reflection_model": "better"}, {"reflection_prompt_template": "Improve ```<curr_param>``` by <side_info>"}, {}],
+    ids=lambda change: next(iter(change), "nothing"),
+)
+def test_what_is_asked_otherwise_is_asked_anew(
+    tmp_path: Path, change: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Spans that come late or are lost change nothing: what was shown is known."""
+    first = noted(tmp_path, max_metric_calls=18)
+
+    async def none(self: PromptEvaluator, scored: Scored) -> list[Any]:
+        return []
+
+    monkeypatch.setattr(PromptEvaluator, "spans", none)
+    again = [line for line in noted(tmp_path, resume=True, max_metric_calls=18, **change) if "reflection" in line]
+    assert len([line for line in first if "reflection" in line]) == 1
+    assert len(again) == len(change)
+
+
+def test_what_other_rollouts_led_to_is_asked_anew(tmp_path: Path) -> None:
+    """A rollout that failed is run again, and the model reads what came of it now."""
+    down = True
+
+    @agl.rollout
+    async def agent(task: dict[str, str], prompt: agl.PromptTemplate) -> float:
+        if down and task == TASKS[0]:
+            raise ConnectionError("the model is down")
+        if task["rule"] not in prompt.template:
+            agl.emit_message(f"The answer lacks this rule: {task['rule']}.")
+        return float(task["rule"] in prompt.template)
+
+    options: dict[str, Any] = {"agent": agent, "reflection_minibatch_size": 9, "max_metric_calls": 30}
+    search(tmp_path, **options)
+    asked: list[str] = []
+
+    def reflect(question: str) -> str:
+        asked.append(question)
+        return f"```\n{better_text(question)}\n```"
+
+    search(tmp_path, resume=True, reflection_lm=reflect, **options)
+    assert asked == []
+    down = False
+    found = search(tmp_path, resume=True, reflection_lm=reflect, **options)
+    assert len(asked) == 1
+    assert "is down" not in asked[0]
+    assert found.history.candidates[0].rewards == [0.0] * 6

@@ -89,9 +89,10 @@ class Reflector:
         self._count_failures(answers)
         found: list[dict[str, str]] = [{} for _ in jobs]
         for (number, key, name), answer in zip(asked, answers, strict=True):
-            texts = jobs[number][0]
-            if self._journal.find("reflection", key, _asked(name, texts)) is None:
-                self._journal.write("reflection", key, _asked(name, texts), answer)
+            texts, told, _ = jobs[number]
+            question = self._asked(name, texts, told)
+            if self._journal.find("reflection", key, question) is None:
+                self._journal.write("reflection", key, question, answer)
             if answer["reason"] is None:
                 found[number][name] = answer["text"]
             else:
@@ -109,7 +110,7 @@ class Reflector:
 
         It is written down also where the model did not answer: a run that goes on takes the same way.
         """
-        known = self._journal.find("reflection", key, _asked(name, texts))
+        known = self._journal.find("reflection", key, self._asked(name, texts, told))
         if known is not None:
             return known
         try:
@@ -153,6 +154,12 @@ class Reflector:
             f"Keep every placeholder, written as it is, and add none: {written(needed, prompt)}"
         )
 
-
-def _asked(name: str, texts: Mapping[str, str]) -> dict[str, Any]:
-    return {"prompt": name, "of": dict(texts)}
+    def _asked(self, name: str, texts: Mapping[str, str], told: Mapping[str, Told]) -> dict[str, Any]:
+        """Return all that decides what the model is asked, as JSON."""
+        return {
+            "prompt": name,
+            "of": dict(texts),
+            "told": told[name],
+            "model": self._model,
+            "template": self._template,
+        }

@@ -9,7 +9,8 @@ from gepa.core.adapter import EvaluationBatch
 
 from agentlightning.algorithm.gepa.bridge import Bridge
 from agentlightning.algorithm.gepa.records import reflective_record
-from agentlightning.algorithm.prompt_search import PromptEvaluator, Scored, together
+from agentlightning.algorithm.prompt_search import Journal, PromptEvaluator, Scored, together
+from agentlightning.algorithm.prompt_search.journal import Answer
 from agentlightning.errors import ExecutionError
 from agentlightning.types import PromptTemplate, RolloutMode
 
@@ -20,6 +21,8 @@ Texts: TypeAlias = dict[str, str]
 
 _FIRST: Final = "0"
 """Key of the first evaluation, that of the initial prompts."""
+_SHOWN: Final = "train"
+"""Key of all that is shown: rollouts are only ever shown in one way."""
 
 
 class RolloutAdapter:
@@ -27,6 +30,7 @@ class RolloutAdapter:
 
     Args:
         bridge: To the loop where rollouts are awaited.
+        journal: Where it is written down what the reflection model is shown.
         evaluator: Runs them.
         seed: The prompts to begin with; those of other candidates are like them but for their text.
         tasks: The datasets.
@@ -40,11 +44,13 @@ class RolloutAdapter:
     def __init__(
         self,
         bridge: Bridge,
+        journal: Journal,
         evaluator: PromptEvaluator,
         seed: Mapping[str, PromptTemplate],
         tasks: Mapping[RolloutMode, Sequence[Any]],
     ) -> None:
         self._bridge = bridge
+        self._journal = journal
         self._evaluator = evaluator
         self._seed = seed
         self._tasks = tasks
@@ -94,12 +100,15 @@ class RolloutAdapter:
         )
 
     async def _tell(self, scored: Sequence[Scored]) -> list[dict[str, Any]]:
-        return [
-            reflective_record(
-                self._tasks["train"][each.task], await self._evaluator.spans(each), each.reward, each.error
-            )
-            for each in scored
-        ]
+        """Return what is shown of rollouts, which stays the same when spans come late."""
+
+        async def describe() -> Answer:
+            spans = await together(map(self._evaluator.spans, scored))
+            told = [(self._tasks["train"][each.task], read, each) for each, read in zip(scored, spans, strict=True)]
+            return {"told": [reflective_record(task, read, each.reward, each.error) for task, read, each in told]}
+
+        asked = [each.rollout_id for each in scored]
+        return (await self._journal.once("told", _SHOWN, asked, describe))["told"]
 
 
 def prompts_of(texts: Mapping[str, str], seed: Mapping[str, PromptTemplate]) -> dict[str, PromptTemplate]:

@@ -54,7 +54,7 @@ class Search:
     async def run(self) -> None:
         """Run to the end."""
         bridge, settings = Bridge(), self.settings
-        adapter = RolloutAdapter(bridge, self.evaluator, self.seed, self.tasks)
+        adapter = RolloutAdapter(bridge, self.journal, self.evaluator, self.seed, self.tasks)
         progress = Progress(bridge, self.context, self.evaluator, self.seed, self.writer, self.history)
         reflector = Reflector(
             bridge,
