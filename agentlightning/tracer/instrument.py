@@ -102,7 +102,8 @@ class Instrumentors:
 
     def _imported(self, name: str, module: ModuleType) -> None:
         self._awaited.discard(name)
-        self._switch_on(name)
+        if _is_imported(name):
+            self._switch_on(name)
 
     def _switch_on(self, name: str) -> None:
         with self._lock:
@@ -147,7 +148,11 @@ def _last_imported(name: str) -> str:
 
 
 def _is_imported(name: str) -> bool:
-    return _last_imported(name) in sys.modules
+    module = _last_imported(name)
+    if module not in sys.modules:
+        return False
+    # Those that we ship are for packages: a file that is called agents.py is the user's own.
+    return name not in SHIPPED or hasattr(sys.modules.get(module.partition(".")[0]), "__path__")
 
 
 def _instrumentor(name: str) -> BaseInstrumentor:

@@ -9,6 +9,7 @@ import sys
 import types
 from collections.abc import AsyncIterator, Callable, Iterator
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import pytest
 from langchain_openai import ChatOpenAI
@@ -127,6 +128,25 @@ def test_langchain_is_instrumented_whatever_part_is_imported_first(module: str) 
             print(sorted(instrumented()))
     """
     assert run_program(program) == "['langchain']\n"
+
+
+@pytest.mark.parametrize("when", ["before", "within"])
+def test_a_module_that_has_the_name_of_an_sdk_is_left_alone(tmp_path: Path, when: str) -> None:
+    (tmp_path / "agents.py").touch()
+    first, then = ("import agents", "pass") if when == "before" else ("pass", "import agents")
+    program = f"""if True:
+        import logging, sys
+        sys.path.insert(0, {str(tmp_path)!r})
+        from agentlightning.tracer import OtelTracer
+        from agentlightning.tracer.instrument import imported_but_not_instrumented
+        logging.basicConfig(stream=sys.stdout, level=logging.WARNING, force=True)
+        {first}
+        for _ in range(2):
+            with OtelTracer().lifespan():
+                {then}
+        print(imported_but_not_instrumented())
+    """
+    assert run_program(program) == "[]\n"
 
 
 async def test_a_call_keeps_its_tokens_streamed_or_not(client: AsyncOpenAI) -> None:
