@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import agentlightning as agl
@@ -53,4 +54,5 @@ async def main(part: str) -> None:
 if __name__ == "__main__":
     if sys.argv[1:] not in (["algorithm"], ["runner"]):
         sys.exit(f"usage: python {Path(sys.argv[0]).name} algorithm|runner")
-    asyncio.run(main(sys.argv[1]))
+    with suppress(KeyboardInterrupt):
+        asyncio.run(main(sys.argv[1]))

@@ -26,7 +26,8 @@ async def test_algorithm_runner_and_store_in_three_terminals(tmp_path: Path) -> 
             code, lines, said = await outcome(algorithm)
             assert code == 0, said
             runner.send_signal(signal.SIGINT)
-            await outcome(runner)
+            code, _, said = await outcome(runner)
+            assert code == 0, said
     assert lines == ["0.19 without the", "0.42 without the, of, a", "0.56 without the, of, a, and, in"]
 
 
@@ -40,6 +41,13 @@ async def test_the_environment_says_which_part_a_terminal_plays() -> None:
         assert (code, lines) == (0, ["0.56 with 3 rollouts"]), said
         code, _, said = await outcome(runner)
         assert code == 0, said
+
+
+@pytest.mark.parametrize("name", ["custom_algorithm", "rest_runner"])
+async def test_a_program_that_lacks_its_model_says_so(name: str) -> None:
+    async with running_python(EXAMPLES / name / "main.py", OPENAI_MODEL="", OPENAI_BASE_URL="") as program:
+        code, lines, said = await outcome(program)
+    assert (code, lines, said) == (1, [], "set OPENAI_MODEL and OPENAI_BASE_URL, as README.md says\n")
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
