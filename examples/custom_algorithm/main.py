@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Any
 
 from openai import AsyncOpenAI
@@ -67,5 +68,7 @@ def main(**settings: Any) -> agl.TrainingResult:
 
 
 if __name__ == "__main__":
+    if not (os.environ.get("OPENAI_MODEL") and os.environ.get("OPENAI_BASE_URL")):
+        sys.exit("set OPENAI_MODEL and OPENAI_BASE_URL, as README.md says")
     result = main(on_metrics=print)
     print("best:", result.score, result.resources)

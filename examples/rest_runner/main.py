@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Any
 
 import agentlightning as agl
@@ -46,4 +47,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    if not (os.environ.get("OPENAI_MODEL") and os.environ.get("OPENAI_BASE_URL")):
+        sys.exit("set OPENAI_MODEL and OPENAI_BASE_URL, as README.md says")
     main()
