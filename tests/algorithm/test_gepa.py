@@ -292,6 +292,19 @@ def test_rollouts_that_fail_count_nothing_and_are_told() -> None:
     assert f"The rollout failed with ValueError: The answer lacks this rule: {RULES[0]}." in question
 
 
+def test_a_prompt_that_breaks_the_agent_is_no_better_than_one_that_is_penalised() -> None:
+    @agl.rollout
+    async def agent(task: Any, prompt: agl.PromptTemplate) -> float:
+        if prompt.template != SEED:
+            raise RuntimeError("the prompt broke it")
+        return -0.2
+
+    algorithm = agl.GEPA(make_reflection(), max_metric_calls=40, perfect_score=None)
+    assert fit(algorithm, agent).score == pytest.approx(-0.2)
+    assert algorithm.get_best_prompt().template == SEED
+    assert {each.rewards is None for each in algorithm.history.candidates[1:]} == {True}
+
+
 def test_an_agent_that_only_fails_ends_the_search() -> None:
     @agl.rollout
     async def agent(task: Any, prompt: agl.PromptTemplate) -> float:

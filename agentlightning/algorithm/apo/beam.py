@@ -66,7 +66,7 @@ class Beam:
         """Try a prompt on all validation tasks; returns its score."""
         numbers = range(len(self._tasks["val"]))
         await self._try(candidate.round, candidate, "val", numbers)
-        return candidate.score("val", numbers)
+        return candidate.score("val", numbers, self._history.worst)
 
     async def propose(self, number: int, beam: Sequence[Candidate]) -> RoundRecord:
         """Ask for better prompts than those of the beam, and begin the round with what came of it."""
@@ -93,8 +93,15 @@ class Beam:
         new = [each for each in self._history.candidates.values() if each.round == record.number]
         pool, tasks = [*beam, *new], record.validation_tasks
         await together(self._try(record.number, each, "val", tasks) for each in pool)
-        ranked = sorted(pool, key=lambda each: -each.score("val", tasks).mean)  # of equals, the older comes first
-        record.ranking = {each.version: each.score("val", tasks) for each in ranked}
+        worst = self._history.worst
+        scores = {each.version: each.score("val", tasks, worst) for each in pool}
+
+        def rank(candidate: Candidate) -> tuple[float, int]:
+            score = scores[candidate.version]
+            return -score.mean, score.failed
+
+        ranked = sorted(pool, key=rank)  # of equals, the older comes first
+        record.ranking = {each.version: scores[each.version] for each in ranked}
         record.beam = [each.version for each in ranked[: self._settings.beam_width]]
         return ranked[: self._settings.beam_width]
 
@@ -107,7 +114,7 @@ class Beam:
             record.comparison = Comparison(leader.version, None, None, promoted=True)
             return leader
         numbers = range(len(self._tasks["val"]))
-        before, after = best.rewards("val", numbers), leader.rewards("val", numbers)
+        before, after = (each.rewards("val", numbers, self._history.worst) for each in (best, leader))
         difference = paired_difference(before, after) if len(numbers) > 1 else None
         higher = sum(after) > sum(before)
         wanted = self._settings.promotion == "evidence" and len(numbers) >= _FEWEST_TASKS
@@ -132,7 +139,7 @@ class Beam:
         prompts = {self._history.resource: candidate.prompt_template}
         scored = await self._evaluator.evaluate(f"{candidate.version}/round-{number}/{mode}", prompts, tasks, mode)
         candidate.results[mode].update({each.task: each for each in scored})
-        score = candidate.score(mode, missing)
+        score = candidate.score(mode, missing, self._history.worst)
         logger.info("[Round %02d | Prompt %s] %s on %d %s tasks", number, candidate.version, score, len(missing), mode)
         if candidate.parent is None:
             _check_signal([each for results in candidate.results.values() for each in results.values()])

@@ -16,7 +16,7 @@ class Score:
     """How good a prompt is on some tasks.
 
     Attributes:
-        mean: Mean reward; a failed or unrewarded rollout counts 0.
+        mean: Mean reward; a failed or unrewarded rollout counts as the lowest reward that was seen, and at most 0.
         standard_error: Of the mean; None of a single task.
         tasks: How many tasks.
         failed: How many rollouts failed.
@@ -56,13 +56,13 @@ class Candidate:
         """Return those of the tasks that it was not tried on."""
         return [task for task in dict.fromkeys(tasks) if task not in self.results[mode]]
 
-    def rewards(self, mode: RolloutMode, tasks: Iterable[int]) -> list[float]:
-        """Return the reward of each task."""
-        return [self.results[mode][task].value for task in tasks]
+    def rewards(self, mode: RolloutMode, tasks: Iterable[int], worst: float) -> list[float]:
+        """Return the reward of each task; `worst` stands where there is none."""
+        return [self.results[mode][task].value(worst) for task in tasks]
 
-    def score(self, mode: RolloutMode, tasks: Sequence[int]) -> Score:
-        """Return how good it is on tasks that it was tried on."""
-        rewards = self.rewards(mode, tasks)
+    def score(self, mode: RolloutMode, tasks: Sequence[int], worst: float) -> Score:
+        """Return how good it is on tasks that it was tried on; `worst` stands where there is no reward."""
+        rewards = self.rewards(mode, tasks, worst)
         error = stdev(rewards) / math.sqrt(len(rewards)) if len(rewards) > 1 else None
         failed = sum(self.results[mode][task].error is not None for task in tasks)
         return Score(fmean(rewards), error, len(rewards), failed)

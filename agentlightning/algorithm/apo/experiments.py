@@ -25,7 +25,7 @@ def describe_experiment(task: Any, scored: Scored, spans: Sequence[Span], adapte
     return {
         "task": shortened(task if isinstance(task, str) else json.dumps(task, ensure_ascii=False)),
         "status": "succeeded" if scored.error is None else "failed",
-        "final_reward": scored.value,
+        "final_reward": scored.reward or 0.0,
         "error": scored.error,
         "transcript": shortened(_transcript(adapter.adapt(spans))),
         "spans": shortened("\n".join(map(_span, spans))),

@@ -72,9 +72,18 @@ class History:
     best: Candidate | None = None
     cost: dict[str, float] = field(default_factory=dict[str, float])
 
+    @property
+    def worst(self) -> float:
+        """What a rollout without a reward counts: the lowest reward that was seen, and at most 0."""
+        results = (of_mode for each in self.candidates.values() for of_mode in each.results.values())
+        rewards = (one.reward for of_mode in results for one in of_mode.values() if one.reward is not None)
+        return min(0.0, min(rewards, default=0.0))
+
     def validation_score(self, candidate: Candidate) -> Score | None:
         """Return a prompt's score on all validation tasks; None if it was not tried on all."""
-        return None if candidate.missing("val", self.validation) else candidate.score("val", self.validation)
+        return (
+            None if candidate.missing("val", self.validation) else candidate.score("val", self.validation, self.worst)
+        )
 
     def record(self) -> dict[str, Any]:
         """Return everything as JSON."""

@@ -51,6 +51,8 @@ class Report:
         return f"best {score}  {cost['rollouts']:,} rollouts  {cost['model_calls']:,} model calls"
 
     def _keep(self, best: Candidate) -> None:
+        if best is not self._history.best and self._history.worst < 0:
+            self._context.best = None  # its score has fallen where a failure of it counts less than it did
         self._history.best = best
         self._history.cost = self._cost.record()
         prompts = {self._history.resource: best.prompt_template}
@@ -59,7 +61,7 @@ class Report:
             write_history(self._history, self._context.run_dir)
 
     def _score(self, best: Candidate) -> Score:
-        return best.score("val", self._history.validation)
+        return best.score("val", self._history.validation, self._history.worst)
 
 
 def _figures(score: Score) -> dict[str, Any]:

@@ -48,7 +48,7 @@ class GEPA(Algorithm):
         perfect_score: The highest reward there is: what reaches it on all validation tasks ends the search. None for no
             such bound.
         rollout_batch_timeout: Seconds that the rollouts of an evaluation have together; late ones are cancelled and
-            count 0, as failed ones do.
+            count as failed ones do: the lowest reward that was seen, and at most 0.
         seed: Of all that is drawn.
         sleep: Waits for some seconds before a model is asked again.
 

@@ -55,6 +55,7 @@ class RolloutAdapter:
         self._seed = seed
         self._tasks = tasks
         self._evaluations = 0
+        self._worst = 0.0
 
     def evaluate(
         self, batch: list[Example], candidate: Texts, capture_traces: bool = False
@@ -78,23 +79,33 @@ class RolloutAdapter:
     async def _evaluate_all(
         self, keys: Sequence[str], items: Sequence[tuple[Texts, list[Example]]]
     ) -> list[EvaluationBatch[Scored, str]]:
-        return await together(
+        found = await together(
             self._evaluate(key, texts, batch) for key, (texts, batch) in zip(keys, items, strict=True)
         )
+        rewards = [each.reward for scored in found for each in scored if each.reward is not None]
+        self._worst = min([self._worst, *rewards])
+        return [self._batch(batch, scored) for (_, batch), scored in zip(items, found, strict=True)]
 
-    async def _evaluate(self, key: str, texts: Texts, batch: list[Example]) -> EvaluationBatch[Scored, str]:
-        """Run a batch, in which GEPA may have filled up places with tasks that it holds already."""
+    async def _evaluate(self, key: str, texts: Texts, batch: list[Example]) -> list[Scored]:
+        """Run the tasks of a batch, each once."""
         mode = batch[0][0]
         numbers = list(dict.fromkeys(number for _, number in batch))
         tasks = [(number, self._tasks[mode][number]) for number in numbers]
         found = await self._evaluator.evaluate(key, prompts_of(texts, self._seed), tasks, mode)
         if key == _FIRST:
             _check_signal(found)
+        return found
+
+    def _batch(self, batch: list[Example], found: Sequence[Scored]) -> EvaluationBatch[Scored, str]:
+        """Return what GEPA reads of a batch, in which it may have filled up places with tasks that it holds already.
+
+        What has no reward counts as the lowest one so far, so that who only fails does better than nobody before.
+        """
         by_number = {each.task: each for each in found}
         scored = [by_number[number] for _, number in batch]
         return EvaluationBatch(
             outputs=[each.rollout_id for each in scored],
-            scores=[each.value for each in scored],
+            scores=[each.value(self._worst) for each in scored],
             trajectories=scored,
             num_metric_calls=len(found),
         )

@@ -29,10 +29,13 @@ class Scored:
     reward: float | None
     error: str | None
 
-    @property
-    def value(self) -> float:
-        """The reward, which is 0 where there is none."""
-        return self.reward or 0.0
+    def value(self, worst: float) -> float:
+        """Return the reward, or what stands for it where there is none.
+
+        Args:
+            worst: The lowest reward that was seen, and at most 0: with penalties, failing shall be no way to do better.
+        """
+        return worst if self.reward is None else self.reward
 
 
 class PromptEvaluator:

@@ -234,6 +234,37 @@ def test_rollouts_that_are_late_are_cancelled_and_count_nothing(tmp_path: Path) 
     assert first["validation"]["failed"] >= 1
 
 
+@pytest.mark.parametrize("first", [True, False], ids=["compared", "without initial validation"])
+def test_a_prompt_that_breaks_the_agent_is_no_better_than_one_that_is_penalised(first: bool) -> None:
+    @agl.rollout
+    async def agent(task: str, prompt: agl.PromptTemplate) -> float:
+        if prompt != SEED:
+            raise RuntimeError("the prompt broke it")
+        return -0.2
+
+    algorithm, result = train(
+        Optimiser(), [], agent=agent, resources={"prompt": SEED}, beam_rounds=1, run_initial_validation=first
+    )
+    assert algorithm.get_best_prompt() == SEED
+    assert result.score == pytest.approx(-0.2)
+
+
+def test_a_failure_counts_as_the_lowest_reward_also_where_that_is_seen_later() -> None:
+    """The first prompt fails where the others are penalised, and does a little worse elsewhere."""
+
+    @agl.rollout
+    async def agent(task: str, prompt: agl.PromptTemplate) -> float:
+        if prompt == SEED and task == VAL[0]:
+            raise RuntimeError("the prompt broke it")
+        return -0.5 if prompt == SEED else -0.9 if task == VAL[0] else -0.49
+
+    settings: dict[str, Any] = {"beam_rounds": 1, "val_batch_size": 24, "promotion": "mean"}
+    algorithm, result = train(Optimiser(), [], agent=agent, resources={"prompt": SEED}, **settings)
+    assert algorithm.get_best_prompt() != SEED
+    assert result.resources == {"prompt": algorithm.get_best_prompt()}
+    assert result.score == pytest.approx((-0.9 - 23 * 0.49) / 24)
+
+
 @pytest.mark.parametrize("stopped", [1, 8], ids=["some queued", "all running"])
 def test_ctrl_c_leaves_nothing_running_and_what_it_stopped_is_run_again(tmp_path: Path, stopped: int) -> None:
     """One prompt is tried on eight tasks, by eight runners."""

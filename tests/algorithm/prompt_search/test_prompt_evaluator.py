@@ -74,7 +74,11 @@ async def test_scores_come_in_the_order_of_the_tasks_with_whole_resources(tmp_pa
     async with bench.evaluator() as evaluator:
         found = await evaluator.evaluate("first", prompts("ab"), [(7, 3), (1, 9), (2, 4)], "val")
         spans = await evaluator.spans(found[0])
-    assert [(each.task, each.reward, each.value) for each in found] == [(7, 6.0, 6.0), (1, None, 0.0), (2, 8.0, 8.0)]
+    assert [(each.task, each.reward, each.value(-1.0)) for each in found] == [
+        (7, 6.0, 6.0),
+        (1, None, -1.0),
+        (2, 8.0, 8.0),
+    ]
     assert found[1].error == "RuntimeError: nine is too much"
     assert bench.models == {"m"}
     assert {span.rollout_id for span in spans} == {found[0].rollout_id}
@@ -140,7 +144,7 @@ async def test_late_rollouts_are_cancelled_and_count_as_failed() -> None:
     async with bench.evaluator(timeout=0.5) as evaluator:
         (found,) = await evaluator.evaluate("first", prompts("ab"), [(0, 5)], "val")
     assert found == Scored(0, found.rollout_id, None, "it was cancelled before it ended")
-    assert found.value == 0.0
+    assert found.value(-1.0) == -1.0
     await bench.store.close()
 
 
