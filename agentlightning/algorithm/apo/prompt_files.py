@@ -77,7 +77,7 @@ def _read(purpose: Purpose, path: Path) -> PromptFile:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"the prompt {path} cannot be read: {error}") from error
-    names = placeholders(PromptTemplate(template=text, engine="jinja"))
+    names = {each.partition(".")[0] for each in placeholders(PromptTemplate(template=text, engine="jinja"))}
     unknown, missing = names - GIVEN[purpose], _NEEDED[purpose] - names
     if unknown or missing:
         said = f"asks for {sorted(unknown)}" if unknown else f"says nothing of {sorted(missing)}"

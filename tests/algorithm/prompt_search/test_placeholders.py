@@ -6,6 +6,7 @@ import pytest
 
 import agentlightning as agl
 from agentlightning.algorithm.prompt_search import complaint, placeholders, written
+from agentlightning.errors import InvalidPrompt
 
 
 def prompt(text: str, engine: Any = "f-string") -> agl.PromptTemplate:
@@ -16,11 +17,12 @@ def prompt(text: str, engine: Any = "f-string") -> agl.PromptTemplate:
     ("text", "engine", "names"),
     [
         ("{task} and {task}", "f-string", {"task"}),
-        ("{task.question!r:>{width}}", "f-string", {"task.question", "width"}),
+        ("{task.question!r:>{width}}", "f-string", {"task.question!r:>{width}"}),
         ('{{"json": {task}}}', "f-string", {"task"}),
         ("no names", "f-string", set()),
         ("{% for each in tasks %}{{ each.text }}{% endfor %}", "jinja", {"tasks"}),
         ('{"json": {{ task }}}', "jinja", {"task"}),
+        ("{{ task.question | upper }} {{ 3 }}", "jinja", {"task.question"}),
         ("<poml>{{ task }}</poml>", "poml", set()),
     ],
 )
@@ -50,8 +52,31 @@ def test_what_is_wrong_with_a_prompt_is_said(text: str, engine: str, said: str |
     assert found == said if said is None or found is None else said in found
 
 
-def test_every_prompt_without_a_complaint_can_be_filled() -> None:
-    for each in (prompt("Do {task}."), prompt("{{ task }}", "jinja")):
-        assert complaint(each, frozenset({"task"})) is None
-        assert "42" in each.format(task=42)
+@pytest.mark.parametrize(
+    ("text", "engine", "fills"),
+    [
+        ("Do {task}.", "f-string", True),
+        ("{{ task }}", "jinja", True),
+        ("{{ task | upper }}", "jinja", True),
+        ("Do {task:d}.", "f-string", False),
+        ("Do {task:nice}.", "f-string", False),
+        ("Do {task!z}.", "f-string", False),
+        ("Do {task.name}.", "f-string", False),
+        ("Do {task:{task}}.", "f-string", False),
+        ("{{ task.x.y }}", "jinja", False),
+        ("{{ task | nice }}", "jinja", False),
+        ("{{ task }}{% include 'other' %}", "jinja", False),
+    ],
+)
+def test_a_prompt_has_no_complaint_just_if_it_can_be_filled(text: str, engine: str, fills: bool) -> None:
+    each = prompt(text, engine)
+    assert (complaint(each, frozenset({"task"})) is None) is fills
+    if fills:
+        assert "TEXT" in each.format(task="TEXT")
+    else:
+        with pytest.raises(InvalidPrompt):
+            each.format(task="TEXT")
+
+
+def test_names_are_written_as_they_stand_in_a_prompt() -> None:
     assert written(frozenset({"b", "a"}), prompt("", "jinja")) == "{{ a }}, {{ b }}"
