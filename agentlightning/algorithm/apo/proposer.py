@@ -15,7 +15,10 @@ from agentlightning.algorithm.prompt_search import Reply, Writer, complaint, wri
 from agentlightning.errors import ModelError
 from agentlightning.types import PromptTemplate
 
-_FENCED: Final = re.compile(r"```\w*\n(.*)\n```", re.DOTALL)
+_INTRODUCED: Final = r"(?:(?:here|sure|certainly|below)\b[^\n]*\n\s*)?"
+_FENCED: Final = re.compile(_INTRODUCED + r"```\w*\n((?:(?!```).)*)\n```", re.DOTALL | re.IGNORECASE)
+"""A single fence: of two blocks, or of one in the other, each belongs to the prompt."""
+_TAGGED: Final = re.compile(_INTRODUCED + r"<prompt>((?:(?!</?prompt>).)*)</prompt>", re.DOTALL | re.IGNORECASE)
 _REPAIR: Final = (
     "This prompt cannot be used: {complaint}. The placeholders must be exactly these: {placeholders}. {braces} "
     "Answer with the corrected prompt alone."
@@ -139,6 +142,8 @@ class Proposer:
 
 
 def _unwrapped(text: str) -> str:
-    """Return a prompt without the fence that a model puts around it although it was told not to."""
-    fenced = _FENCED.fullmatch(text.strip())
-    return (fenced.group(1) if fenced else text).strip()
+    """Return a prompt without the fence and the tags that a model puts around it although it was told not to."""
+    for around in (_FENCED, _TAGGED, _FENCED):
+        found = around.fullmatch(text.strip())
+        text = found.group(1) if found else text
+    return text.strip()
