@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from agentlightning.algorithm.prompt_search import check_number, check_whole
 from agentlightning.errors import ConfigurationError
 
 Promotion: TypeAlias = Literal["evidence", "mean"]
@@ -33,9 +34,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name in _COUNTS:
-            if getattr(self, name) < 1:
-                raise ConfigurationError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if not self.rollout_batch_timeout > 0:
-            raise ConfigurationError(f"rollout_batch_timeout must be above 0, not {self.rollout_batch_timeout}")
+            check_whole(name, getattr(self, name), 1)
+        check_whole("seed", self.seed)
+        check_number("diversity_temperature", self.diversity_temperature, least=0)
+        check_number("rollout_batch_timeout", self.rollout_batch_timeout, above=0)
         if self.promotion not in ("evidence", "mean"):
             raise ConfigurationError(f"promotion must be 'evidence' or 'mean', not {self.promotion!r}")

@@ -1,5 +1,6 @@
 """What the algorithms that search for prompts share: a journal, evaluations, and the model that writes prompts."""
 
+from agentlightning.algorithm.prompt_search.checks import check_number, check_whole
 from agentlightning.algorithm.prompt_search.cost import Cost
 from agentlightning.algorithm.prompt_search.evaluator import PromptEvaluator, Scored
 from agentlightning.algorithm.prompt_search.journal import JOURNAL_FILE, Journal
@@ -17,6 +18,8 @@ __all__ = [
     "Scored",
     "SearchProgress",
     "Writer",
+    "check_number",
+    "check_whole",
     "complaint",
     "placeholders",
     "together",

@@ -386,6 +386,12 @@ def test_a_first_prompt_that_is_malformed_is_refused_before_anything_is_run() ->
         {"rollout_batch_timeout": 0},
         {"promotion": "luck"},
         {"max_concurrency": 0},
+        {"max_concurrency": 2.5},
+        {"beam_width": "4"},
+        {"branch_factor": True},
+        {"diversity_temperature": -1},
+        {"rollout_batch_timeout": float("nan")},
+        {"seed": None},
     ],
     ids=str,
 )
