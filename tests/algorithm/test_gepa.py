@@ -326,8 +326,17 @@ def test_an_agent_without_rewards_ends_the_search() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"reflection_minibatch_size": 0}, "must be at least 1"),
-        ({"proposals": 0}, "must be at least 1"),
+        ({"reflection_minibatch_size": 0}, "reflection_minibatch_size must be a whole number of at least 1"),
+        ({"proposals": 0}, "proposals must be a whole number of at least 1"),
+        ({"proposals": 1.5}, "proposals must be"),
+        ({"max_metric_calls": "90"}, "max_metric_calls must be"),
+        ({"rollout_batch_timeout": 0}, "rollout_batch_timeout must be a number above 0"),
+        ({"rollout_batch_timeout": -1}, "rollout_batch_timeout must be a number above 0"),
+        ({"candidate_selection_strategy": "best"}, "candidate_selection_strategy must be one of .*pareto"),
+        ({"module_selector": "some"}, "module_selector must be one of .*round_robin"),
+        ({"perfect_score": "1"}, "perfect_score must be a number, not '1'"),
+        ({"prompts": []}, "leaves nothing to evolve"),
+        ({"seed": None}, "seed must be a whole number, not None"),
         ({"reflection_prompt_template": "<side_info>"}, "lacks <curr_param>"),
         ({"reflection_lm": 3}, "reflection_lm is a function, or an asynchronous client"),
     ],
@@ -335,7 +344,7 @@ def test_an_agent_without_rewards_ends_the_search() -> None:
 def test_what_cannot_work_is_refused_when_it_is_made(options: dict[str, Any], message: str) -> None:
     reflection: Any = options.pop("reflection_lm", None) or make_reflection()
     with pytest.raises(ConfigurationError, match=message):
-        agl.GEPA(reflection, max_metric_calls=90, **options)
+        agl.GEPA(reflection, **{"max_metric_calls": 90, **options})
 
 
 @pytest.mark.parametrize(

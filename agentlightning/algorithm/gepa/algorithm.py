@@ -83,16 +83,16 @@ class GEPA(Algorithm):
         self._settings = Settings(
             model=reflection_model,
             max_metric_calls=max_metric_calls,
+            prompts=None if prompts is None else list(prompts),
             minibatch=reflection_minibatch_size,
             proposals=proposals,
             selection=candidate_selection_strategy,
             module_selector=module_selector,
             template=reflection_prompt_template,
             perfect_score=perfect_score,
+            timeout=rollout_batch_timeout,
             seed=seed,
         )
-        self._names = None if prompts is None else list(prompts)
-        self._timeout = rollout_batch_timeout
         self._sleep = sleep
         self._seed: dict[str, PromptTemplate] = {}
         self.history = History()
@@ -117,12 +117,12 @@ class GEPA(Algorithm):
         training, validation = _tasks(train_dataset), _tasks(val_dataset) or _tasks(train_dataset)
         if not training:
             raise ConfigurationError("GEPA needs tasks: fit(agent, train_dataset)")
-        self._seed = _prompts(resources, self._names)
+        self._seed = _prompts(resources, self._settings.prompts)
         settings = self._settings.for_tasks(len(training), len(validation))
         self.history = History()
         context, at_once = self.get_context(), settings.proposals * len(self._seed)
         journal = Journal(context.run_dir / JOURNAL_FILE if context.run_dir else None)
-        evaluator = PromptEvaluator(context, journal, resources, timeout=self._timeout, at_once=settings.proposals)
+        evaluator = PromptEvaluator(context, journal, resources, timeout=settings.timeout, at_once=settings.proposals)
         search = Search(
             context=context,
             journal=journal,
