@@ -239,7 +239,8 @@ def test_the_question_can_be_another() -> None:
 @pytest.mark.parametrize("failure", [Refused(429), Refused(503), ConnectionError("down"), TimeoutError()])
 def test_a_model_that_is_limited_or_down_costs_retries_and_not_the_run(failure: Exception) -> None:
     client = Client(failure, failure, None, failure)
-    algorithm = agl.GEPA(client, max_metric_calls=90, sleep=no_sleep)
+    algorithm = agl.GEPA(client, max_metric_calls=90)
+    algorithm._sleep = no_sleep  # pyright: ignore[reportPrivateUsage]
     result = fit(algorithm)
     assert result.score == 1.0
     assert result.metrics["retries"] == 3

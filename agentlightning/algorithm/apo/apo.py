@@ -65,7 +65,6 @@ class APO(Algorithm, Generic[T]):
         promotion: What makes a leader the best: that the paired comparison says `better`, or a higher `mean`. Fewer
             than six validation tasks are never evidence; then it is the mean.
         seed: Of the choice of tasks and texts.
-        sleep: Waits for some seconds before a model is asked again.
 
     A run with a folder writes down every answer and every evaluation before it uses them (`journal.jsonl`), so that
     `fit(…, resume=FOLDER)` pays for none of them again, and leaves `history.json` and `history.md` there.
@@ -97,7 +96,6 @@ class APO(Algorithm, Generic[T]):
         max_concurrency: int = 16,
         promotion: Promotion = "evidence",
         seed: int = 0,
-        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         self._settings = Settings(
             gradient_model=gradient_model,
@@ -122,7 +120,7 @@ class APO(Algorithm, Generic[T]):
         self._client = async_openai_client
         self._critiques = read_prompt_files("critique", gradient_prompt_files)
         self._edits = read_prompt_files("edit", apply_edit_prompt_files)
-        self._sleep = sleep
+        self._sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
         self.history: History | None = None
 
     async def run(self, train_dataset: Dataset[T] | None = None, val_dataset: Dataset[T] | None = None) -> None:

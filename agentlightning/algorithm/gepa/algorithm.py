@@ -50,7 +50,6 @@ class GEPA(Algorithm):
         rollout_batch_timeout: Seconds that the rollouts of an evaluation have together; late ones are cancelled and
             count as failed ones do: the lowest reward that was seen, and at most 0.
         seed: Of all that is drawn.
-        sleep: Waits for some seconds before a model is asked again.
 
     Attributes:
         history: The candidates; filled by `run`.
@@ -75,7 +74,6 @@ class GEPA(Algorithm):
         perfect_score: float | None = 1.0,
         rollout_batch_timeout: float = 3600.0,
         seed: int = 0,
-        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         if find_spec("gepa") is None:
             raise MissingExtra("gepa", "gepa", "GEPA")
@@ -93,7 +91,7 @@ class GEPA(Algorithm):
             timeout=rollout_batch_timeout,
             seed=seed,
         )
-        self._sleep = sleep
+        self._sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
         self._seed: dict[str, PromptTemplate] = {}
         self.history = History()
 

@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -102,12 +102,13 @@ def train(
     agent: agl.LitAgent[Any] | None = None,
     val: list[str] = VAL,
     n_runners: int = 8,
+    sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     **settings: Any,
 ) -> tuple[agl.APO[str], agl.TrainingResult]:
     """Run APO; returns it and how the run ended."""
-    algorithm = agl.APO[str](
-        optimiser, **{"beam_rounds": 4, "beam_width": 2, "branch_factor": 2, "val_batch_size": 8} | settings
-    )
+    arguments: dict[str, Any] = {"beam_rounds": 4, "beam_width": 2, "branch_factor": 2, "val_batch_size": 8} | settings
+    algorithm = agl.APO[str](optimiser, **arguments)
+    algorithm._sleep = sleep  # pyright: ignore[reportPrivateUsage]  # no test waits for a model
     trainer = agl.Trainer(
         algorithm=algorithm,
         n_runners=n_runners,
