@@ -19,10 +19,14 @@ class Answer:
 
     Attributes:
         status: HTTP status.
-        headers: Values by name in lower case, as bytes that are read as Latin-1; several of a name with commas.
+        headers: Values by name in lower case; several of a name with commas between them.
     """
 
-    def __init__(self, transport: asyncio.Transport, status: int, headers: dict[str, str]) -> None:
+    __slots__ = (
+        "_complete", "_error", "_paused", "_pieces", "_size", "_transport", "_waiter", "_whole", "headers", "status",
+    )  # fmt: skip
+
+    def __init__(self, transport: asyncio.Transport, status: int, headers: dict[bytes, bytes]) -> None:
         self.status = status
         self.headers = headers
         self._transport = transport
@@ -37,7 +41,7 @@ class Answer:
     @property
     def media_type(self) -> str:
         """What kind of body it has, such as `text/event-stream`."""
-        return self.headers.get("content-type", "").partition(";")[0].strip().lower()
+        return self.headers.get(b"content-type", b"").decode("latin-1").partition(";")[0].strip().lower()
 
     async def read(self) -> bytes:
         """Return the whole body.

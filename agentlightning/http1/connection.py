@@ -47,7 +47,7 @@ class Connection(asyncio.Protocol):
         )  # servers are not all exact, and nobody stands between them and us
         self._head: asyncio.Future[Answer] | None = None
         self._answer: Answer | None = None
-        self._headers: dict[str, str] = {}
+        self._headers: dict[bytes, bytes] = {}
         self._to_head = False
         self._until_end = False
         self._packed = False
@@ -137,8 +137,8 @@ class Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header of the answer, or one that follows its body, which nobody needs."""
         if self._answer is None:
-            key, text = name.decode("latin-1").lower(), value.decode("latin-1")
-            self._headers[key] = f"{self._headers[key]}, {text}" if key in self._headers else text
+            name = name.lower()
+            self._headers[name] = b"%b, %b" % (self._headers[name], value) if name in self._headers else value
 
     def on_headers_complete(self) -> None:
         """The answer's head is there, unless it only announces one."""
@@ -146,10 +146,12 @@ class Connection(asyncio.Protocol):
         if status < 200 or self._head is None:
             return
         self._unused = 0
-        framed = self._framed()
+        headers = self._headers
+        chunked = b"transfer-encoding" in headers and self._is_chunked()
+        framed = chunked or b"content-length" in headers
         self._until_end = not framed and status not in _WITHOUT_BODY
-        self._packed, self._inflater = self._is_packed(), None
-        answer = self._answer = Answer(self._transport, status, self._headers)
+        self._packed, self._inflater = b"content-encoding" in headers and self._is_packed(), None
+        answer = self._answer = Answer(self._transport, status, headers)
         if not self._head.done():
             self._head.set_result(answer)
         if self._to_head or (framed and status in _WITHOUT_BODY):  # the parser waits for a body
@@ -178,14 +180,14 @@ class Connection(asyncio.Protocol):
         else:
             self.abort()
 
-    def _framed(self) -> bool:
-        """Whether the answer says how long its body is."""
-        if (coding := self._headers.get("transfer-encoding")) is not None and coding.strip().lower() != "chunked":
+    def _is_chunked(self) -> bool:
+        coding = self._headers[b"transfer-encoding"].decode("latin-1").strip().lower()
+        if coding != "chunked":
             raise ValueError(f"a body in the transfer encoding {coding}, which nobody asked for")
-        return coding is not None or "content-length" in self._headers
+        return True
 
     def _is_packed(self) -> bool:
-        encoding = self._headers.get("content-encoding", "").strip().lower()
+        encoding = self._headers[b"content-encoding"].decode("latin-1").strip().lower()
         if encoding in ("", "identity"):
             return False
         if encoding not in _INFLATED:

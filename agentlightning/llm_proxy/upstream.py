@@ -167,6 +167,7 @@ def _broken(error: Exception, url: str, timeout: float) -> ModelError:
 
 def _kept_headers(answer: Answer) -> dict[str, str]:
     own = _OWN_HEADERS
-    if connection := answer.headers.get("connection"):
+    headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in answer.headers.items()}
+    if connection := headers.get("connection"):
         own = own.union(name.strip().lower() for name in connection.split(","))
-    return {key: value for key, value in answer.headers.items() if key not in own}
+    return {key: value for key, value in headers.items() if key not in own}

@@ -133,7 +133,7 @@ class Exchange:
             return body
         failure = _error_of(answer.status, body)
         if answer.status in _MAY_PASS:
-            raise MayPass(failure, _retry_after(answer.headers.get("retry-after", "")))
+            raise MayPass(failure, _retry_after(answer.headers.get(b"retry-after", b"")))
         raise failure
 
     async def _answer(self, http: HttpClient, request: Request, seconds: float) -> tuple[Answer, bytes]:
@@ -171,7 +171,7 @@ class Exchange:
         return False
 
 
-def _retry_after(value: str) -> float:
+def _retry_after(value: bytes) -> float:
     try:
         return min(float(value or 0.0), _LONGEST_RETRY_AFTER)
     except ValueError:  # a date, which no store sends
