@@ -9,7 +9,7 @@ from typing import Any
 from agentlightning._internal.text import shortened
 from agentlightning.adapter import TraceToMessages
 from agentlightning.adapter.messages import OpenAIMessages
-from agentlightning.algorithm.prompt_search import Scored
+from agentlightning.algorithm.prompt_search import Scored, told_once
 from agentlightning.types import Span
 
 
@@ -34,12 +34,7 @@ def describe_experiment(task: Any, scored: Scored, spans: Sequence[Span], adapte
 
 def _transcript(conversations: Sequence[OpenAIMessages]) -> str:
     """Return conversations as text, without those that a later one goes on with."""
-    told = [conversation["messages"] for conversation in conversations]
-    ends = [
-        messages
-        for place, messages in enumerate(told)
-        if not any(later[: len(messages)] == messages for later in told[place + 1 :])
-    ]
+    ends = told_once(conversations)
     return "\n\n".join("\n".join(map(_message, messages)) for messages in ends) or "(No model call was seen.)"
 
 

@@ -8,7 +8,7 @@ from typing import Any, Final, cast
 
 from agentlightning._internal.text import shortened, text_of
 from agentlightning.adapter import TraceToMessages
-from agentlightning.adapter.messages import OpenAIMessages
+from agentlightning.algorithm.prompt_search import told_once
 from agentlightning.emitter import find_reward_spans, get_message_value, get_rewards_from_span
 from agentlightning.semconv import AGL_EXCEPTION
 from agentlightning.types import Span
@@ -35,16 +35,8 @@ def reflective_record(task: Any, spans: Sequence[Span], reward: float | None, er
 
 
 def _conversations(spans: Sequence[Span]) -> Iterator[str]:
-    """Yield each conversation once: a call whose history a later one repeats is told by that one."""
-    told = TraceToMessages().adapt(spans)
-    for index, conversation in enumerate(told):
-        if not any(_repeats(later, conversation) for later in told[index + 1 :]):
-            yield "\n\n".join(_line(message) for message in conversation["messages"])
-
-
-def _repeats(later: OpenAIMessages, earlier: OpenAIMessages) -> bool:
-    asked = earlier["messages"][:-1]
-    return len(later["messages"]) > len(earlier["messages"]) and later["messages"][: len(asked)] == asked
+    for messages in told_once(TraceToMessages().adapt(spans)):
+        yield "\n\n".join(map(_line, messages))
 
 
 def _line(message: Mapping[str, Any]) -> str:

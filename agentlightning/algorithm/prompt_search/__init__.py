@@ -1,6 +1,7 @@
 """What the algorithms that search for prompts share: a journal, evaluations, and the model that writes prompts."""
 
 from agentlightning.algorithm.prompt_search.checks import check_number, check_whole
+from agentlightning.algorithm.prompt_search.conversations import told_once
 from agentlightning.algorithm.prompt_search.cost import Cost
 from agentlightning.algorithm.prompt_search.evaluator import PromptEvaluator, Scored
 from agentlightning.algorithm.prompt_search.journal import JOURNAL_FILE, Journal
@@ -23,5 +24,6 @@ __all__ = [
     "complaint",
     "placeholders",
     "together",
+    "told_once",
     "written",
 ]
