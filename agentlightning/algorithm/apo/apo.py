@@ -54,8 +54,8 @@ class APO(Algorithm, Generic[T]):
         beam_width: How many prompts go on to the next round.
         branch_factor: How often each parent is rewritten.
         beam_rounds: How many rounds.
-        rollout_batch_timeout: Seconds that the rollouts of one prompt in one step have together; late ones are
-            cancelled and count as failed.
+        rollout_batch_timeout: Seconds that the rollouts of one prompt in one step have together, times the prompts that
+            are tried at once, for these share the runners; late ones are cancelled and count as failed.
         run_initial_validation: Whether the first prompt is run on all validation tasks; if not, the first leader is the
             best without having been compared.
         gradient_prompt_files: Texts that ask for a critique: files, or a folder of `.txt` files; None for ours.

@@ -49,8 +49,8 @@ class PromptEvaluator:
         context: What the run gives.
         journal: Where evaluations are written down.
         resources: The resources to begin with.
-        timeout: Seconds that the rollouts of an evaluation have together, and as many for each evaluation that was
-            queued before it and has not ended; late ones are cancelled and count as failed.
+        timeout: Seconds that the rollouts of an evaluation have together, times the evaluations that run when its
+            rollouts are queued, itself among them; late ones are cancelled and count as failed.
         at_once: How many evaluations run at a time; further ones wait.
 
     Attributes:
