@@ -47,8 +47,9 @@ class GEPA(Algorithm):
             `<side_info>` for what happened; None for the library's own.
         perfect_score: The highest reward there is: what reaches it on all validation tasks ends the search. None for no
             such bound.
-        rollout_batch_timeout: Seconds that the rollouts of an evaluation have together, times the evaluations that run at
-            once, for these share the runners; late ones are cancelled and count as failed ones do: the lowest reward that was seen, and at most 0.
+        rollout_batch_timeout: Seconds that the rollouts of an evaluation have together, times the evaluations that run
+            at once, for these share the runners; late ones are cancelled and count as failed ones do: the lowest reward
+            that was seen, and at most 0.
         seed: Of all that is drawn.
 
     Attributes:
