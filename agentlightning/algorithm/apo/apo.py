@@ -22,9 +22,9 @@ from agentlightning.algorithm.prompt_search import (
     PromptEvaluator,
     SearchProgress,
     Writer,
+    drop_connections,
     placeholders,
 )
-from agentlightning.algorithm.prompt_search.connections import drop_connections
 from agentlightning.errors import ConfigurationError
 from agentlightning.types import Dataset, PromptTemplate
 

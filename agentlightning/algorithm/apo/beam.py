@@ -14,8 +14,7 @@ from agentlightning.algorithm.apo.history import Comparison, History, RoundRecor
 from agentlightning.algorithm.apo.proposer import Proposal, Proposer
 from agentlightning.algorithm.apo.settings import Settings
 from agentlightning.algorithm.paired import paired_difference
-from agentlightning.algorithm.prompt_search import Journal, PromptEvaluator, Scored, together
-from agentlightning.algorithm.prompt_search.journal import Answer
+from agentlightning.algorithm.prompt_search import Answer, Journal, PromptEvaluator, Scored, together
 from agentlightning.errors import ExecutionError
 from agentlightning.types import RolloutMode
 from agentlightning.types.task_input import normalize_task_input

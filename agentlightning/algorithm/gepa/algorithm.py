@@ -12,8 +12,14 @@ from agentlightning.algorithm.base import Algorithm
 from agentlightning.algorithm.gepa.history import History
 from agentlightning.algorithm.gepa.reflection_lm import ReflectionLM, as_client
 from agentlightning.algorithm.gepa.settings import ModuleSelector, Selection, Settings
-from agentlightning.algorithm.prompt_search import JOURNAL_FILE, Journal, PromptEvaluator, Writer, placeholders
-from agentlightning.algorithm.prompt_search.connections import drop_connections
+from agentlightning.algorithm.prompt_search import (
+    JOURNAL_FILE,
+    Journal,
+    PromptEvaluator,
+    Writer,
+    drop_connections,
+    placeholders,
+)
 from agentlightning.errors import ConfigurationError, MissingExtra
 from agentlightning.types import Dataset, NamedResources, PromptTemplate
 

@@ -11,6 +11,7 @@ from gepa.strategies.instruction_proposal import InstructionProposalSignature
 from agentlightning.algorithm.gepa.bridge import Bridge
 from agentlightning.algorithm.gepa.history import History
 from agentlightning.algorithm.prompt_search import (
+    Answer,
     Journal,
     Reply,
     Writer,
@@ -19,7 +20,6 @@ from agentlightning.algorithm.prompt_search import (
     together,
     written,
 )
-from agentlightning.algorithm.prompt_search.journal import Answer
 from agentlightning.errors import ModelError
 from agentlightning.types import PromptTemplate
 

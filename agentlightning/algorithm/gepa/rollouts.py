@@ -9,8 +9,7 @@ from gepa.core.adapter import EvaluationBatch
 
 from agentlightning.algorithm.gepa.bridge import Bridge
 from agentlightning.algorithm.gepa.records import reflective_record
-from agentlightning.algorithm.prompt_search import Journal, PromptEvaluator, Scored, together
-from agentlightning.algorithm.prompt_search.journal import Answer
+from agentlightning.algorithm.prompt_search import Answer, Journal, PromptEvaluator, Scored, together
 from agentlightning.errors import ExecutionError
 from agentlightning.types import PromptTemplate, RolloutMode
 
