@@ -23,8 +23,8 @@ CLIENT_LEFT: Final = 499
 """What servers log for a client that left; nobody receives it."""
 
 _KEEP_ALIVE_SECONDS: Final = 30
-"""How long an idle connection stays open: longer than clients keep theirs (aiohttp 15 s), so that none sends a request
-into a connection that is being closed."""
+"""How long an idle connection stays open: longer than clients keep theirs (aiohttp 15 s, our own 4 s), so that none
+sends a request into a connection that is being closed."""
 _THREAD_SECONDS: Final = 10.0
 _FIRST_HEAD_SECONDS: Final = 10
 """How long a new connection has for the head of its first request."""
