@@ -11,19 +11,22 @@ async function call(verb, path, body) {
   return response.json();
 }
 
-// The agent: one model call, and a reward that is one comparison.
-async function agent(task, llm, base) {
-  const response = await fetch(`${base}/chat/completions`, {
+const post = (url, llm, body) =>
+  fetch(url, {
     method: "POST",
     headers: { "Content-Type": "application/json", Authorization: `Bearer ${llm.api_key ?? "unused"}` },
-    body: JSON.stringify({
-      ...llm.sampling_parameters,
-      model: llm.model,
-      messages: [{ role: "user", content: task.question }],
-    }),
+    body: JSON.stringify(body ?? {}),
   });
-  if (!response.ok) throw new Error(`the model answered ${response.status}: ${await response.text()}`);
-  const reply = await response.json();
+
+async function ok(response) {
+  if (!response.ok) throw new Error(`the gateway answered ${response.status}: ${await response.text()}`);
+  return response.json();
+}
+
+// The agent: one model call, and a reward that is one comparison.
+async function agent(task, llm, base) {
+  const messages = [{ role: "user", content: task.question }];
+  const reply = await ok(await post(`${base}/chat/completions`, llm, { ...llm.sampling_parameters, model: llm.model, messages }));
   return reply.choices[0].message.content.trim() === task.answer ? 1 : 0;
 }
 
@@ -50,7 +53,10 @@ async function run({ rollout_id, input, resources_id, attempt: { attempt_id } })
   const beating = setInterval(beat, 10_000);
   let status = "succeeded";
   try {
-    await reward(rollout_id, attempt_id, await agent(input, resources.llm, base));
+    const value = await agent(input, resources.llm, base);
+    // The gateway records calls behind the answers: from here on, the store has those of this attempt.
+    await ok(await post(base.replace(/\/v1$/, "/flush"), resources.llm));
+    await reward(rollout_id, attempt_id, value);
   } catch (error) {
     console.error(`${rollout_id}: ${error.message}`);
     status = "failed";

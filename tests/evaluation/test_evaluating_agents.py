@@ -100,7 +100,7 @@ def test_failure_counts_0_and_is_named(caplog: pytest.LogCaptureFixture) -> None
 
 
 def test_run_that_does_not_end_in_time_counts_0() -> None:
-    [found] = agl.evaluate(stuck_on_the_first, tasks(4), {"old": prompt("hm")}, timeout=5.0).sets
+    [found] = agl.evaluate(stuck_on_the_first, tasks(4), {"old": prompt("hm")}, timeout=3.0).sets
     assert (found.rewards, found.failed) == ([0.0, 1.0, 1.0, 1.0], 1)
 
 
