@@ -22,17 +22,23 @@ if TYPE_CHECKING:
 _NANOSECONDS = 1_000_000_000
 
 
-def repair(places: Places, calls: Iterable[SeenCall]) -> bool:
-    """Move stray calls below the innermost span that was open around them.
+def repair(places: Places, calls: Iterable[SeenCall]) -> Places:
+    """Move stray calls below the innermost span that was open around them, until none is left to move.
 
     A call is stray if no span that saw it has an agent or a span of the agent's program above it. Only calls move; what
     their ids say of their parents stays true; and where two spans were open side by side, nobody can say which of them
     made the call, so it stays above both.
 
     Returns:
-        Whether a call was moved, so that the places are no longer true.
+        The places as they are now.
     """
     seen = [[sighting.span_id for sighting in call.sightings] for call in calls]
+    while _moved(places, seen):  # without its strays, a span may stand for the whole trace, and more calls are stray
+        places = Places(places.all[0].node)
+    return places
+
+
+def _moved(places: Places, seen: list[list[str]]) -> bool:
     hosts = _hosts(places, {span_id for ids in seen for span_id in ids})
     strays = _strays(places, seen) if hosts else []
     moves = [(stray, host) for stray, host in _pairs(strays, hosts) if host is not stray.place.parent]

@@ -359,8 +359,8 @@ def select_from_spans(
     forest = link_spans(spans)
     tree, reading = TraceTree.from_forest(forest), read_distinct(forest.spans)
     places = Places(tree)
-    if repair_hierarchy and repair(places, reading.seen):
-        places = Places(tree)
+    if repair_hierarchy:
+        places = repair(places, reading.seen)
     calls = select_calls(
         places,
         answered(reading),

@@ -230,6 +230,14 @@ def test_a_stray_call_is_put_below_the_agent_that_was_at_work(parent: str | None
     assert len(TracerTraceToTriplet(agent_match="agent")(spans)) == 1
 
 
+def test_calls_that_are_stray_once_others_are_put_away_are_put_below_their_agent_too() -> None:
+    session = make_span("session", 0, "gone", time=(0, 9))
+    first, second = make_agent("first", 1, "session", time=(0, 1)), make_agent("second", 2, "session", time=(2, 4))
+    early, late = make_call("early", 3, None, time=(0, 1)), make_call("late", 4, "session", time=(3, 4))
+    found = repaired(session, first, second, early, late)
+    assert (found["early"], found["late"]) == ("first", "second")
+
+
 @st.composite
 def any_agents_and_calls(draw: st.DrawFn) -> list[Span]:
     spans: list[Span] = []
